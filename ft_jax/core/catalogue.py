@@ -1,0 +1,156 @@
+"""Every method by name, with what it needs and how to build one small enough to test its laws."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from ft_jax.core.method import Composition, Method
+from ft_jax.core.params import Params, nearest
+from ft_jax.core.state import Batch
+
+FAMILIES = (
+    "incremental",
+    "transfer",
+    "distillation",
+    "meta",
+    "multimodal",
+    "rl",
+    "tuning",
+    "attention",
+    "ensemble",
+    "adaptive",
+)
+KINDS = ("surgery", "trainable", "loss", "update", "memory", "lift", "events")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A tiny training problem on which any method of the catalogue can be built and run.
+
+    Attributes:
+      apply: ``(params, batch, key) -> Outputs`` of a two-layer language model.
+      params: its parameters.
+      batch: ``input_ids``, ``labels`` and ``weights``, each ``[8, time]``.
+      key: for building.
+    """
+
+    apply: Callable
+    params: Params
+    batch: Batch
+    key: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Neutral:
+    """Numbers at which a method trains exactly like the step without it.
+
+    Attributes:
+      hyper: the numbers, such as ``{"weight": 0.0}``.
+      like: the composition it then equals; nothing at all by default.
+      batch: from the method's batch to the one the plain step sees; the same by default.
+    """
+
+    hyper: Mapping[str, float]
+    like: Callable[[Problem], Method | Composition] | None = None
+    batch: Callable[[Batch], Batch] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A method's line in the catalogue.
+
+    Attributes:
+      family, name: ``"transfer"`` and ``"transfer.lora"``.
+      paper: authors, year, arXiv id or venue.
+      kind: which parts of a `Method` it uses, from `KINDS`.
+      build: its constructor; the docstring is the method's documentation.
+      example: builds one for a `Problem`.
+      needs: the batch fields it reads, in words of the data conventions.
+      batch: the problem's batch to the one the example trains on.
+      neutral: where it does nothing, or the reason why there is no such place, in a sentence.
+      pretrained: right after surgery the outputs equal the base's, as its paper says.
+    """
+
+    family: str
+    name: str
+    paper: str
+    kind: tuple[str, ...]
+    build: Callable[..., Method]
+    example: Callable[[Problem], Method]
+    needs: tuple[str, ...] = ()
+    batch: Callable[[Batch], Batch] | None = None
+    neutral: Neutral | str = ""
+    pretrained: bool = True
+
+    @property
+    def summary(self) -> str:
+        """The first line of the documentation."""
+        return inspect.getdoc(self.build).splitlines()[0]
+
+    def describe(self) -> dict[str, Any]:
+        """What ``ft-jax methods --json`` prints."""
+        return {
+            "family": self.family,
+            "name": self.name,
+            "paper": self.paper,
+            "kind": list(self.kind),
+            "needs": list(self.needs),
+            "summary": self.summary,
+        }
+
+
+class Catalogue(Mapping[str, Entry]):
+    """The registered methods, by full name."""
+
+    def __init__(self):
+        self._entries: dict[str, Entry] = {}
+
+    def __getitem__(self, name: str) -> Entry:
+        if name not in self._entries:
+            raise KeyError(f"no method is called {name!r}; the nearest are {nearest(name, self._entries)}")
+        return self._entries[name]
+
+    def __iter__(self):
+        return iter(sorted(self._entries, key=lambda name: (FAMILIES.index(name.partition(".")[0]), name)))
+
+    def __len__(self):
+        return len(self._entries)
+
+    def add(self, entry: Entry) -> None:
+        """Registers `entry`; a name can be taken once."""
+        if entry.family not in FAMILIES:
+            raise ValueError(f"family {entry.family!r} of {entry.name} is unknown; use one of {', '.join(FAMILIES)}")
+        unknown = [kind for kind in entry.kind if kind not in KINDS]
+        if unknown or not entry.kind:
+            raise ValueError(f"kind {entry.kind} of {entry.name} is not made of {', '.join(KINDS)}")
+        if entry.name in self._entries:
+            raise ValueError(f"{entry.name} is in the catalogue already; choose another name")
+        self._entries[entry.name] = entry
+
+
+catalogue = Catalogue()
+
+
+def register(
+    family: str,
+    *,
+    paper: str,
+    kind: tuple[str, ...],
+    example: Callable[[Problem], Method],
+    neutral: Neutral | str,
+    needs: tuple[str, ...] = (),
+    batch: Callable[[Batch], Batch] | None = None,
+    pretrained: bool = True,
+    name: str | None = None,
+) -> Callable[[Callable[..., Method]], Callable[..., Method]]:
+    """Decorator that puts a method's constructor in the catalogue as ``family.name``; see `Entry`."""
+
+    def decorate(build):
+        full = f"{family}.{name or build.__name__}"
+        catalogue.add(Entry(family, full, paper, kind, build, example, needs, batch, neutral, pretrained))
+        return build
+
+    return decorate

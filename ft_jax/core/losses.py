@@ -1,0 +1,246 @@
+"""Losses over classes and tokens that never hold all logits, and the plain losses built from them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ft_jax.core.method import Loss
+from ft_jax.core.outputs import Outputs, logits_of
+from ft_jax.core.weights import shape
+
+LOGITS_PER_CHUNK = 2**26
+"""How many logits a chunk may hold: 256 MiB in float32."""
+
+
+def chunked_mean(
+    row_loss: Callable,
+    rows: Any,
+    shared: Any,
+    aligned: Any,
+    constants: Any,
+    weights: Float[Array, "batch time"],
+    total: Float[Array, ""],
+    chunk: int,
+) -> Float[Array, ""]:
+    """``Σ weights · row_loss(...) / total``, made `chunk` time steps at a time with the gradient formed on the way.
+
+    One pass over the chunks gives the value and, where a gradient is wanted, the gradients of `rows` and
+    `shared`, so neither a chunk's logits nor anything to recompute them is kept.
+
+    Args:
+      row_loss: ``(rows, shared, aligned, constants) -> [batch, time]`` for any slice of time.
+      rows: differentiated arrays ``[batch, time, ...]``, such as hidden states.
+      shared: differentiated and the same for every chunk, such as the unembedding.
+      aligned: arrays ``[batch, time, ...]`` that are not differentiated, such as labels.
+      constants: not differentiated and the same for every chunk, such as a temperature.
+      weights: how much each position counts; not differentiated.
+      total: what the weighted sum is divided by.
+      chunk: time steps per chunk.
+    """
+    constants, weights, aligned = jax.lax.stop_gradient((constants, weights, aligned))
+    if weights.ndim < 2 or weights.shape[1] <= chunk:
+        return jnp.sum(weights * row_loss(rows, shared, aligned, constants)) / total
+    return _chunked_sum(row_loss, chunk, rows, shared, aligned, constants, weights) / total
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _chunked_sum(row_loss, chunk, rows, shared, aligned, constants, weights):
+    def body(total, piece):
+        rows, aligned, weights = piece
+        return total + jnp.sum(weights * row_loss(rows, shared, aligned, constants)), None
+
+    return jax.lax.scan(body, jnp.float32(0), _pieces((rows, aligned, weights), chunk))[0]
+
+
+def _chunked_sum_forward(row_loss, chunk, rows, shared, aligned, constants, weights):
+    shared_learns = any(leaf.perturbed for leaf in jax.tree.leaves(shared, is_leaf=_is_primal))
+    rows, shared, aligned, constants, weights = jax.tree.map(
+        lambda leaf: leaf.value, (rows, shared, aligned, constants, weights), is_leaf=_is_primal
+    )
+    leaves, outline = jax.tree.flatten(shared)
+    learning = [shared_learns and jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+
+    def value(rows, learned, aligned, weights):
+        learned = iter(learned)
+        joined = outline.unflatten([next(learned) if yes else leaf for yes, leaf in zip(learning, leaves, strict=True)])
+        return jnp.sum(weights * row_loss(rows, joined, aligned, constants))
+
+    learned = [leaf for yes, leaf in zip(learning, leaves, strict=True) if yes]
+
+    def body(carry, piece):
+        total, sums = carry
+        rows, aligned, weights = piece
+        loss, (d_rows, d_learned) = jax.value_and_grad(value, argnums=(0, 1))(rows, learned, aligned, weights)
+        return (total + loss, [a + b.astype(jnp.float32) for a, b in zip(sums, d_learned, strict=True)]), d_rows
+
+    start = (jnp.float32(0), [jnp.zeros(leaf.shape, jnp.float32) for leaf in learned])
+    (total, sums), d_rows = jax.lax.scan(body, start, _pieces((rows, aligned, weights), chunk))
+    time = weights.shape[1]
+    d_rows = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :time], d_rows)
+    sums = iter([s.astype(leaf.dtype) for s, leaf in zip(sums, learned, strict=True)])
+    d_shared = outline.unflatten([next(sums) if yes else None for yes in learning])
+    return total, (d_rows, d_shared)
+
+
+def _chunked_sum_backward(row_loss, chunk, residuals, cotangent):
+    d_rows, d_shared = jax.tree.map(lambda x: (x * cotangent).astype(x.dtype), residuals)
+    return d_rows, d_shared, None, None, None
+
+
+def _is_primal(leaf) -> bool:
+    return isinstance(leaf, jax.custom_derivatives.CustomVJPPrimal)
+
+
+_chunked_sum.defvjp(_chunked_sum_forward, _chunked_sum_backward, symbolic_zeros=True)
+
+
+def _pieces(tree, chunk: int):
+    """``[batch, time, ...]`` to ``[chunks, batch, chunk, ...]``, zero-padded; the batch stays whole for sharding."""
+
+    def split(x):
+        x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % chunk)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
+
+    return jax.tree.map(split, tree)
+
+
+def default_chunk(outputs: Outputs) -> int:
+    """Time steps per chunk so that a chunk has at most `LOGITS_PER_CHUNK` logits."""
+    return max(1, LOGITS_PER_CHUNK // (outputs.hidden.shape[0] * shape(outputs.unembedding)[1]))
+
+
+def cross_entropy(
+    outputs: Outputs,
+    labels: Int[Array, "batch ..."],
+    weights: Float[Array, "batch ..."] | None = None,
+    total: Float[Array, ""] | None = None,
+    chunk: int | None = None,
+) -> Float[Array, ""]:
+    """Mean cross-entropy in nats: ``Σ weights · (logsumexp(logits) - logits[label]) / total``.
+
+    Args:
+      outputs: the model's, with an unembedding.
+      labels: ``[batch]`` for one class an example or ``[batch, time]`` for tokens; negative ones don't count.
+      weights: how much each label counts; 1 by default.
+      total: the divisor; the sum of the weights by default.
+      chunk: time steps whose logits are held at once; any number gives the same result.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> outputs = Outputs(hidden=jnp.zeros((2, 3)), unembedding=jnp.ones((3, 4)))
+      >>> round(float(cross_entropy(outputs, jnp.array([0, 1]))), 4)
+      1.3863
+    """
+    counted = (labels >= 0).astype(jnp.float32)
+    weights = counted if weights is None else counted * weights
+    total = divisor(weights) if total is None else total
+    row_loss = functools.partial(_cross_entropy_rows, softcap=outputs.softcap)
+    chunk = chunk or default_chunk(outputs)
+    return chunked_mean(row_loss, outputs.hidden, outputs.head, labels, (), weights, total, chunk)
+
+
+def _cross_entropy_rows(hidden, head, labels, constants, softcap):
+    logits = logits_of(hidden, head, softcap)
+    chosen = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+
+def kl_divergence(
+    student: Outputs,
+    teacher: Outputs,
+    temperature: Float[Array, ""] | float = 1.0,
+    weights: Float[Array, "batch ..."] | None = None,
+    total: Float[Array, ""] | None = None,
+    chunk: int | None = None,
+) -> Float[Array, ""]:
+    """Mean ``temperature² · KL(softmax(teacher / temperature) || softmax(student / temperature))``, in nats.
+
+    Hinton et al. 2015, arXiv:1503.02531, section 2: the square keeps the gradient's size when the
+    temperature changes. The teacher and the temperature are not differentiated.
+
+    Args:
+      student, teacher: outputs over one vocabulary for the same positions.
+      temperature: softens both distributions.
+      weights, total, chunk: as in `cross_entropy`.
+    """
+    weights = jnp.ones(student.hidden.shape[:-1]) if weights is None else weights
+    total = divisor(weights) if total is None else total
+    row_loss = functools.partial(_kl_rows, softcaps=(student.softcap, teacher.softcap))
+    constants = (teacher.head, jnp.asarray(temperature, jnp.float32))
+    chunk = chunk or default_chunk(student)
+    return chunked_mean(row_loss, student.hidden, student.head, teacher.hidden, constants, weights, total, chunk)
+
+
+def _kl_rows(hidden, head, teacher_hidden, constants, softcaps):
+    teacher_head, temperature = constants
+    log_q = jax.nn.log_softmax(logits_of(hidden, head, softcaps[0]) / temperature)
+    log_p = jax.nn.log_softmax(logits_of(teacher_hidden, teacher_head, softcaps[1]) / temperature)
+    return temperature**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def token_log_probabilities(
+    outputs: Outputs, labels: Int[Array, "batch time"], chunk: int | None = None
+) -> Float[Array, "batch time"]:
+    """``log p(label)`` at every position, in nats.
+
+    Preference and policy losses are nonlinear in these, so the gradient can't be formed in the forward
+    pass; each chunk's logits are recomputed in the backward pass instead of kept.
+    """
+    chunk = min(chunk or default_chunk(outputs), labels.shape[1])
+
+    @jax.checkpoint
+    def rows(hidden, labels, head):
+        return -_cross_entropy_rows(hidden, head, labels, (), outputs.softcap)
+
+    pieces = _pieces((outputs.hidden, labels), chunk)
+    _, values = jax.lax.scan(lambda _, piece: (None, rows(*piece, outputs.head)), None, pieces)
+    return jnp.moveaxis(values, 0, 1).reshape(labels.shape[0], -1)[:, : labels.shape[1]]
+
+
+def divisor(weights) -> Float[Array, ""]:
+    """The sum of weights, or 1 where nothing counts, so that an empty mean is 0 and not NaN."""
+    total = jnp.sum(weights)
+    return jnp.where(total > 0, total, 1.0)
+
+
+def batch_weights(batch, labels) -> tuple[Array, Array | None]:
+    """``(weights, total)`` of a batch: its ``weights`` or ones, and the divisor that makes shards add up.
+
+    Where a batch is one shard of a larger one (a micro-batch, a device's part), the step puts the whole
+    batch's mean weight per shard at ``total_weight``; the average over shards of ``Σ weights · loss / total``
+    is then the whole batch's mean, also where shards hold different numbers of tokens.
+    """
+    weights = batch.get("weights")
+    weights = jnp.ones(labels.shape) if weights is None else weights
+    return jnp.where(labels >= 0, weights, 0.0), batch.get("total_weight")
+
+
+def supervised(apply, term: str = "task", chunk: int | None = None) -> Loss:
+    """Cross-entropy of a model's outputs with ``batch["labels"]``: classification and language modelling.
+
+    Args:
+      apply: ``(params, batch, key) -> Outputs``; labels are ``[batch]`` or ``[batch, time]``, like the
+        outputs' hidden states without their last axis. Labels of tokens are the targets of their positions.
+      term: the name of the loss's only term.
+      chunk: see `cross_entropy`.
+    """
+
+    def loss(params, batch, context):
+        outputs = apply(context.join(params)["model"], batch, context.dropout_key)
+        weights, total = batch_weights(batch, batch["labels"])
+        return {term: cross_entropy(outputs, batch["labels"], weights, total, chunk)}, outputs
+
+    return loss
+
+
+def forward(apply) -> Loss:
+    """A loss with no terms of its own: the model's outputs, for methods that bring the terms (contrastive ones)."""
+
+    def loss(params, batch, context):
+        return {}, apply(context.join(params)["model"], batch, context.dropout_key)
+
+    return loss

@@ -1,0 +1,209 @@
+"""From a loss, an optimizer and a composition to the pure functions of a training run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ft_jax.core.losses import divisor
+from ft_jax.core.method import Composition, Loss, Method, Program, compose
+from ft_jax.core.optimizers import Optimizer, as_optimizer, numbers
+from ft_jax.core.outputs import Outputs
+from ft_jax.core.params import digest, partition
+from ft_jax.core.state import Batch, Context, EvalEvent, StepEvent, TaskEvent, TrainState
+
+
+def logits(outputs: Outputs, batch: Batch) -> Any:
+    """The default prediction: the outputs' logits, or None for a model without a head."""
+    return None if outputs.unembedding is None else outputs.logits
+
+
+def make_step(
+    loss: Loss,
+    optimizer: Optimizer | optax.GradientTransformation,
+    method: Method | Composition = Composition(),
+    *,
+    accumulate: int = 1,
+    axis: str | None = None,
+    predict: Callable[[Outputs, Batch], Any] = logits,
+) -> Program:
+    """The program of a run: pure functions to jit, vmap, pmap and shard as you like.
+
+    ``jax.jit(program.step, donate_argnums=0)`` is the usual training step.
+
+    Args:
+      loss: ``(params, batch, context) -> (terms, outputs)``, such as `ft_jax.core.losses.supervised`.
+      optimizer: `ft_jax.core.optimizers.optimizer` or any optax transformation.
+      method: what to train with.
+      accumulate: micro-batches whose gradients are averaged in one step; the batch must divide by it.
+      axis: the name of a mapped device axis (pmap): gradients and terms are averaged over it.
+      predict: ``(outputs, batch) -> predictions``, what evaluation returns and step events carry.
+
+    Raises:
+      ValueError: micro-batches with a loss that compares the examples of a batch.
+
+    Example:
+      >>> import optax
+      >>> from ft_jax.core import Outputs, supervised
+      >>> def apply(params, batch, key):
+      ...     return Outputs(hidden=batch["x"], unembedding=params["w"])
+      >>> program = make_step(supervised(apply), optax.sgd(0.1))
+      >>> state = program.init({"w": jnp.zeros((2, 3))}, jax.random.key(0))
+      >>> state, metrics = jax.jit(program.step)(state, {"x": jnp.ones((4, 2)), "labels": jnp.array([0, 1, 2, 0])})
+      >>> round(float(metrics["loss"]), 4)
+      1.0986
+    """
+    method = compose(method)
+    optimizer = as_optimizer(optimizer)
+    coupled = [part.name for part in method if part.couples]
+    if accumulate > 1 and coupled:
+        raise ValueError(
+            f"{coupled[0]} compares the examples of a batch, so {accumulate} micro-batches would change its loss; "
+            "set accumulate=1 and use more devices or rematerialisation for memory"
+        )
+    wrapped = method.fold("loss", loss)
+    transform = method.fold("update", optimizer.transform)
+
+    def view(params, context):
+        return method.run("view", params, context)
+
+    def init(params, key):
+        surgery_key, memory_key, run_key = jax.random.split(key, 3)
+        whole = {"model": params}
+        for part in reversed(method.parts):
+            if part.surgery is not None:
+                whole = part.surgery(whole, jax.random.fold_in(surgery_key, digest(part.name)))
+        trainable, frozen = partition(whole, [part.trainable for part in method if part.trainable is not None])
+        memory = {
+            part.name: part.memory(trainable, jax.random.fold_in(memory_key, digest(part.name)))
+            for part in method
+            if part.memory is not None
+        }
+        hyper = {"optimizer": numbers(optimizer.hyper)}
+        hyper |= {part.name: numbers(part.hyper) for part in method if part.hyper}
+        return TrainState(
+            step=jnp.int32(0),
+            params=trainable,
+            frozen=frozen,
+            opt_state=transform.init(trainable),
+            memory=memory,
+            hyper=hyper,
+            key=run_key,
+        )
+
+    def context_of(state, train, key=None, shard=0):
+        key = jax.random.fold_in(state.key, state.step) if key is None else key
+        local = shard if axis is None or not train else shard + accumulate * jax.lax.axis_index(axis)
+        return Context(
+            frozen=state.frozen,
+            memory=state.memory,
+            hyper=state.hyper,
+            key=key,
+            local_key=jax.random.fold_in(key, local),
+            step=state.step,
+            train=train,
+            axis=axis if train else None,
+            view=view,
+        )
+
+    def differentiate(state, batch, key, shard):
+        context = context_of(state, True, key, shard)
+
+        def total(params):
+            terms, outputs = wrapped(params, batch, context)
+            value = sum(terms.values(), start=jnp.float32(0))
+            return value, (terms, predict(outputs, batch) if method.has("after_step") else None)
+
+        (value, (terms, predictions)), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
+        return value, terms, predictions, gradients
+
+    def gradients_of(state, batch, key):
+        batch = _with_total_weight(batch, accumulate, axis)
+        if accumulate == 1:
+            result = differentiate(state, batch, key, 0)
+        else:
+            result = _accumulated(lambda piece, shard: differentiate(state, piece, key, shard), batch, accumulate)
+        value, terms, predictions, gradients = result
+        if axis is not None:
+            value, terms, gradients = jax.lax.pmean((value, terms, gradients), axis)
+        return value, terms, predictions, gradients
+
+    def step(state, batch):
+        key = jax.random.fold_in(state.key, state.step)
+        value, terms, predictions, gradients = gradients_of(state, batch, key)
+        updates, opt_state = transform.update(
+            gradients,
+            state.opt_state,
+            state.params,
+            hyper=state.hyper,
+            memory=state.memory,
+            step=state.step,
+            gradient=lambda other: gradients_of(state, other, key)[3],
+            value=value,
+        )
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": value, **terms, "gradient_norm": optax.global_norm(gradients)}
+        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+        if method.has("after_step"):
+            if axis is not None:
+                gather = lambda x: x if x.ndim == 0 else jax.lax.all_gather(x, axis, tiled=True)  # noqa: E731
+                batch, predictions = jax.tree.map(gather, (batch, predictions))
+            state = method.run("after_step", state, StepEvent(batch, terms, gradients, updates, predictions, key))
+        return state, metrics
+
+    def evaluate(state, batch):
+        terms, outputs = wrapped(state.params, batch, context_of(state, False))
+        return terms, predict(outputs, batch)
+
+    def after_task(state, batches):
+        return method.run("after_task", state, TaskEvent(batches, context_of(state, False), loss))
+
+    def after_eval(state, metrics):
+        return method.run("after_eval", state, EvalEvent(metrics))
+
+    return method.fold("lift", Program(init, step, evaluate, after_task, after_eval))
+
+
+def _with_total_weight(batch: Batch, accumulate: int, axis: str | None) -> Batch:
+    """`batch` with each part's mean weight per shard, see `ft_jax.core.losses.batch_weights`."""
+    if accumulate == 1 and axis is None:
+        return batch
+    batch = {name: _with_total_weight(x, accumulate, axis) if isinstance(x, dict) else x for name, x in batch.items()}
+    weights = batch.get("weights")
+    if weights is None and "labels" in batch:
+        weights = jnp.ones(batch["labels"].shape)
+    if weights is None:
+        return batch
+    if "labels" in batch:
+        weights = jnp.where(batch["labels"] >= 0, weights, 0.0)
+    total = divisor(weights) if axis is None else divisor(jax.lax.pmean(jnp.sum(weights), axis))
+    return {**batch, "total_weight": total / accumulate}
+
+
+def _accumulated(differentiate, batch, count: int):
+    """Averages over `count` micro-batches; example ``i`` goes to micro-batch ``i % count``.
+
+    Interleaving keeps a batch that is sharded over devices where it is: each device splits its own rows.
+    """
+
+    def split(x):
+        if x.ndim == 0:
+            return jnp.broadcast_to(x, (count,))
+        if x.shape[0] % count:
+            raise ValueError(f"a batch of {x.shape[0]} does not divide into {count} micro-batches; change one of them")
+        return jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
+
+    pieces = jax.tree.map(split, batch)
+    shapes = jax.eval_shape(differentiate, jax.tree.map(lambda x: x[0], pieces), 0)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[1], shapes[3]))
+
+    def body(sums, piece):
+        value, terms, predictions, gradients = differentiate(*piece)
+        return jax.tree.map(jnp.add, sums, (value, terms, gradients)), predictions
+
+    sums, predictions = jax.lax.scan(body, zeros, (pieces, jnp.arange(count)))
+    value, terms, gradients = jax.tree.map(lambda x: x / count, sums)
+    whole = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), predictions)
+    return value, terms, whole, gradients

@@ -1,0 +1,139 @@
+"""What a weight can do, and the functions models call on it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+class Weight:
+    """A matrix ``[inputs, outputs]`` that need not be stored as one.
+
+    Subclasses are frozen dataclasses registered as pytrees (use the `operator` decorator) and define
+    `matmul`, `materialize` and `shape`; `fold_bias` where the operator acts on the whole projection.
+    """
+
+    def matmul(self, x: Array, bias: Array | None = None) -> Array:
+        """``x [..., inputs]`` to ``[..., outputs]``; the bias is added where the unadapted layer adds it."""
+        raise NotImplementedError
+
+    def materialize(self) -> Array:
+        """The dense array ``[inputs, outputs]`` with the same effect."""
+        raise NotImplementedError
+
+    def fold_bias(self, bias: Array) -> Array:
+        """The bias that goes with `materialize`."""
+        return fold_bias(self.base, bias) if hasattr(self, "base") else bias
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(inputs, outputs)``, without computing anything."""
+        raise NotImplementedError
+
+
+def operator(*static: str):
+    """Class decorator: a frozen dataclass, registered as a pytree with `static` as its metadata."""
+
+    def decorate(cls):
+        cls = dataclasses.dataclass(frozen=True)(cls)
+        fields = [field.name for field in dataclasses.fields(cls)]
+        data = [name for name in fields if name not in static]
+        return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=list(static))
+
+    return decorate
+
+
+def is_weight(value: Any) -> bool:
+    """Whether `value` is an operator (as ``is_leaf`` of a tree map, it stops at whole weights)."""
+    return isinstance(value, Weight)
+
+
+def matmul(
+    weight, x: Float[Array, "... inputs"], bias: Float[Array, " outputs"] | None = None
+) -> Float[Array, "... outputs"]:
+    """The projection ``x @ weight + bias``.
+
+    Args:
+      weight: an array ``[inputs, outputs]`` or a `Weight`.
+      x: activations ``[..., inputs]``.
+      bias: ``[outputs]`` or None. It is an argument and not the caller's addition because operators such
+        as IA3 scale the layer's output, bias included.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> matmul(jnp.eye(2), jnp.ones((3, 2))).shape
+      (3, 2)
+    """
+    if isinstance(weight, Weight):
+        return weight.matmul(x, bias)
+    y = x @ weight.astype(x.dtype)
+    return y if bias is None else y + bias.astype(y.dtype)
+
+
+def materialize(weight) -> Array:
+    """The dense array a weight stands for."""
+    return weight.materialize() if isinstance(weight, Weight) else weight
+
+
+def fold_bias(weight, bias: Array) -> Array:
+    """The bias to use beside ``materialize(weight)``."""
+    return weight.fold_bias(bias) if isinstance(weight, Weight) else bias
+
+
+def shape(weight) -> tuple[int, ...]:
+    """``(inputs, outputs)`` of any weight."""
+    return tuple(weight.shape)
+
+
+def embed(weight, ids: Int[Array, "..."]) -> Float[Array, "... width"]:
+    """Rows of a table ``[vocabulary, width]``; operators are materialised first."""
+    return jnp.take(materialize(weight), ids, axis=0)
+
+
+def cast(tree, dtype):
+    """`tree` with its floating-point leaves in `dtype`; integer codes stay."""
+
+    def one(leaf):
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(one, tree)
+
+
+def merge(params):
+    """`params` with every operator replaced by the dense weight it stands for, biases folded.
+
+    The merged tree gives the outputs of the unmerged one and holds plain arrays only, so it can be saved
+    in the base model's own format.
+    """
+    if isinstance(params, Weight):
+        return params.materialize()
+    if not isinstance(params, dict):
+        return params
+    merged = {name: merge(child) for name, child in params.items()}
+    kernel, bias = params.get("kernel"), params.get("bias")
+    if isinstance(kernel, Weight) and bias is not None:
+        merged["bias"] = kernel.fold_bias(bias)
+    return merged
+
+
+@operator()
+class Transposed(Weight):
+    """``base`` transposed: a tied unembedding is ``Transposed(embedding table)``."""
+
+    base: Any
+
+    def matmul(self, x, bias=None):
+        y = jnp.einsum("...i,oi->...o", x, materialize(self.base).astype(x.dtype))
+        return y if bias is None else y + bias.astype(y.dtype)
+
+    def materialize(self):
+        return materialize(self.base).T
+
+    def fold_bias(self, bias):
+        return bias
+
+    @property
+    def shape(self):
+        return tuple(reversed(shape(self.base)))

@@ -1,0 +1,51 @@
+"""Package metadata; tools are configured in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="ft_jax",
+    version="0.1.0",
+    description="Fine-tuning methods as values that compose, in JAX",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["ft_jax", "ft_jax.*", "experiments", "experiments.*"]),
+    package_data={"ft_jax": ["py.typed"]},
+    install_requires=[
+        "jax>=0.10,<0.13",
+        "flax>=0.12",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.30",
+        "chex>=0.1.90",
+        "tensorflow-datasets>=4.9.9",
+        "importlib_resources",
+        "array-record>=0.8; sys_platform == 'linux'",
+        "grain>=0.2.12",
+        "jaxtyping>=0.3",
+        "numpy>=2.0",
+        "transformers>=5.0",
+        "tokenizers>=0.22",
+        "safetensors>=0.6",
+        "gguf>=0.17",
+        "huggingface_hub>=1.0",
+        "filelock>=3.16",
+        "requests>=2.32",
+        "jinja2>=3.1",
+        "pyarrow>=18",
+        "scikit-learn>=1.5",
+        "optuna>=4.5",
+        "matplotlib>=3.9",
+        "rich>=13.9",
+        "tyro>=0.9.35",
+        "tensorboardX>=2.6.2",
+    ],
+    extras_require={
+        "gpu": ["jax[cuda12]>=0.10,<0.13"],
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "dev": ["pytest>=8.3", "hypothesis>=6.140", "ruff>=0.13", "import-linter>=2.5"],
+    },
+    entry_points={"console_scripts": ["ft-jax=ft_jax.cli:main"]},
+)
