@@ -7,13 +7,13 @@ from ft_jax.core.optimizers import Optimizer, optimizer, scale_updates, warmup_t
 from ft_jax.core.outputs import Outputs
 from ft_jax.core.params import combine, never, only, partition, replace_weights
 from ft_jax.core.state import Context, EvalEvent, StepEvent, TaskEvent, TrainState
-from ft_jax.core.step import make_step
+from ft_jax.core.step import jit_step, make_step, parameters
 from ft_jax.core.weights import LowRank, Quantized, Scaled, Weight, materialize, matmul, merge, quantize
 
 __all__ = [
     "Composition", "Context", "Entry", "EvalEvent", "Loss", "LowRank", "Method", "Neutral", "Optimizer", "Outputs",
     "Problem", "Program", "Quantized", "Scaled", "StepEvent", "TaskEvent", "TrainState", "Weight", "catalogue",
-    "combine", "compose", "cross_entropy", "forward", "kl_divergence", "make_step", "materialize", "matmul", "merge",
-    "never", "only", "optimizer", "partition", "quantize", "register", "replace_weights", "scale_updates",
-    "supervised", "token_log_probabilities", "warmup_then_decay",
+    "combine", "compose", "cross_entropy", "forward", "jit_step", "kl_divergence", "make_step", "materialize", "matmul",
+    "merge", "never", "only", "optimizer", "parameters", "partition", "quantize", "register", "replace_weights",
+    "scale_updates", "supervised", "token_log_probabilities", "warmup_then_decay",
 ]  # fmt: skip

@@ -81,7 +81,7 @@ def warmup_then_decay(steps: int, warmup: float = 0.1, final: float = 0.0) -> Ca
 def scale_updates(
     inner: optax.GradientTransformationExtraArgs, patterns: tuple[str, ...], factor: Callable[[Mapping], jax.Array]
 ) -> optax.GradientTransformationExtraArgs:
-    """`inner` with the updates of leaves that fit `patterns` multiplied by ``factor(hyper)``: a learning rate of their own."""
+    """`inner` with the updates of leaves that fit `patterns` multiplied by ``factor(hyper)``."""
 
     def update(gradients, state, params=None, **extra):
         updates, state = inner.update(gradients, state, params, **extra)

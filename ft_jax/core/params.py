@@ -50,9 +50,7 @@ def only(*patterns: str) -> Filter:
     """
 
     def keep(path, leaf):
-        if matches(path, patterns):
-            return True
-        return False if path.startswith("model/") else None
+        return matches(path, patterns) if path.startswith("model/") else None
 
     return keep
 

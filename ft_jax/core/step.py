@@ -11,8 +11,10 @@ from ft_jax.core.losses import divisor
 from ft_jax.core.method import Composition, Loss, Method, Program, compose
 from ft_jax.core.optimizers import Optimizer, as_optimizer, numbers
 from ft_jax.core.outputs import Outputs
-from ft_jax.core.params import digest, partition
+from ft_jax.core.params import Params, digest, partition
 from ft_jax.core.state import Batch, Context, EvalEvent, StepEvent, TaskEvent, TrainState
+
+NOTHING = compose()
 
 
 def logits(outputs: Outputs, batch: Batch) -> Any:
@@ -23,7 +25,7 @@ def logits(outputs: Outputs, batch: Batch) -> Any:
 def make_step(
     loss: Loss,
     optimizer: Optimizer | optax.GradientTransformation,
-    method: Method | Composition = Composition(),
+    method: Method | Composition = NOTHING,
     *,
     accumulate: int = 1,
     axis: str | None = None,
@@ -31,7 +33,7 @@ def make_step(
 ) -> Program:
     """The program of a run: pure functions to jit, vmap, pmap and shard as you like.
 
-    ``jax.jit(program.step, donate_argnums=0)`` is the usual training step.
+    ``jit_step(program.step)`` is the usual training step: compiled, with the state donated.
 
     Args:
       loss: ``(params, batch, context) -> (terms, outputs)``, such as `ft_jax.core.losses.supervised`.
@@ -51,7 +53,7 @@ def make_step(
       ...     return Outputs(hidden=batch["x"], unembedding=params["w"])
       >>> program = make_step(supervised(apply), optax.sgd(0.1))
       >>> state = program.init({"w": jnp.zeros((2, 3))}, jax.random.key(0))
-      >>> state, metrics = jax.jit(program.step)(state, {"x": jnp.ones((4, 2)), "labels": jnp.array([0, 1, 2, 0])})
+      >>> state, metrics = jit_step(program.step)(state, {"x": jnp.ones((4, 2)), "labels": jnp.array([0, 1, 2, 0])})
       >>> round(float(metrics["loss"]), 4)
       1.0986
     """
@@ -65,9 +67,6 @@ def make_step(
         )
     wrapped = method.fold("loss", loss)
     transform = method.fold("update", optimizer.transform)
-
-    def view(params, context):
-        return method.run("view", params, context)
 
     def init(params, key):
         surgery_key, memory_key, run_key = jax.random.split(key, 3)
@@ -83,33 +82,13 @@ def make_step(
         }
         hyper = {"optimizer": numbers(optimizer.hyper)}
         hyper |= {part.name: numbers(part.hyper) for part in method if part.hyper}
-        return TrainState(
-            step=jnp.int32(0),
-            params=trainable,
-            frozen=frozen,
-            opt_state=transform.init(trainable),
-            memory=memory,
-            hyper=hyper,
-            key=run_key,
-        )
-
-    def context_of(state, train, key=None, shard=0):
-        key = jax.random.fold_in(state.key, state.step) if key is None else key
-        local = shard if axis is None or not train else shard + accumulate * jax.lax.axis_index(axis)
-        return Context(
-            frozen=state.frozen,
-            memory=state.memory,
-            hyper=state.hyper,
-            key=key,
-            local_key=jax.random.fold_in(key, local),
-            step=state.step,
-            train=train,
-            axis=axis if train else None,
-            view=view,
-        )
+        opt_state = transform.init(trainable)
+        state = TrainState(jnp.int32(0), trainable, None, opt_state, memory, hyper, run_key)
+        return _own(state).replace(frozen=frozen)
 
     def differentiate(state, batch, key, shard):
-        context = context_of(state, True, key, shard)
+        shard = shard if axis is None else shard + accumulate * jax.lax.axis_index(axis)
+        context = _context(state, method, key, shard, train=True, axis=axis)
 
         def total(params):
             terms, outputs = wrapped(params, batch, context)
@@ -154,16 +133,77 @@ def make_step(
         return state, metrics
 
     def evaluate(state, batch):
-        terms, outputs = wrapped(state.params, batch, context_of(state, False))
+        terms, outputs = wrapped(state.params, batch, _context(state, method))
         return terms, predict(outputs, batch)
 
     def after_task(state, batches):
-        return method.run("after_task", state, TaskEvent(batches, context_of(state, False), loss))
+        return method.run("after_task", state, TaskEvent(batches, _context(state, method), loss))
 
     def after_eval(state, metrics):
         return method.run("after_eval", state, EvalEvent(metrics))
 
     return method.fold("lift", Program(init, step, evaluate, after_task, after_eval))
+
+
+def _own(tree):
+    """`tree` in arrays of the state's own.
+
+    A step may donate them, so none may be the caller's or stand in the state twice; and none is weakly
+    typed, which would make the second step compile again.
+    """
+
+    def one(leaf):
+        leaf = jnp.asarray(leaf)
+        extended = jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+        return leaf if extended else jnp.array(leaf, leaf.dtype, copy=True)
+
+    return jax.tree.map(one, tree)
+
+
+def jit_step(step: Callable) -> Callable:
+    """``program.step`` compiled, its state donated except for the frozen parameters.
+
+    The state passed in is used up and its memory reused for the one that comes back. The frozen base stays
+    where it is, so a model's parameters outlive the runs that stand on them.
+    """
+
+    def apart(state, frozen, batch):
+        state, metrics = step(state.replace(frozen=frozen), batch)
+        return state.replace(frozen=None), metrics
+
+    compiled = jax.jit(apart, donate_argnums=0)
+
+    def call(state, batch):
+        frozen = state.frozen
+        state, metrics = compiled(state.replace(frozen=None), frozen, batch)
+        return state.replace(frozen=frozen), metrics
+
+    call.compilations = compiled._cache_size
+    return call
+
+
+def parameters(state: TrainState, method: Method | Composition) -> Params:
+    """The whole parameter tree of a state as models see it: joined, and through every method's view.
+
+    ``merge(parameters(state, method)["model"])`` is what one saves. Of a lifted state take a
+    `ft_jax.core.members.member` first.
+    """
+    return _context(state, compose(method)).join(state.params)
+
+
+def _context(state, method, key=None, shard=0, train=False, axis=None) -> Context:
+    key = jax.random.fold_in(state.key, state.step) if key is None else key
+    return Context(
+        frozen=state.frozen,
+        memory=state.memory,
+        hyper=state.hyper,
+        key=key,
+        local_key=jax.random.fold_in(key, shard),
+        step=state.step,
+        train=train,
+        axis=axis,
+        view=lambda params, context: method.run("view", params, context),
+    )
 
 
 def _with_total_weight(batch: Batch, accumulate: int, axis: str | None) -> Batch:

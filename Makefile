@@ -1,0 +1,46 @@
+# Each target stands alone on a fresh machine with Python 3.11 or later: it makes the virtual environment it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help venv demo test slow lint parity tour matrix record clean
+.DEFAULT_GOAL := help
+
+help:  ## show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+venv: $(STAMP)  ## make .venv with ft_jax and everything it needs
+
+demo: $(STAMP)  ## fine-tune MiniLM for sentiment by a composition of methods and write the report
+	$(BIN)/ft-jax run transfer/sentiment
+
+test: $(STAMP) lint  ## run the tests, the laws over every method and pair included
+	$(BIN)/pytest
+
+slow: $(STAMP)  ## run the slow tests
+	$(BIN)/pytest -m slow
+
+lint: $(STAMP)  ## check style and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+
+parity: $(STAMP)  ## compare with live reference libraries (installs torch, transformers and peft)
+	$(PYTHON) -m venv $(VENV)-parity
+	$(VENV)-parity/bin/pip install --quiet --disable-pip-version-check torch transformers peft trl gguf -e '.[dev]'
+	$(VENV)-parity/bin/pytest -m parity
+
+tour: $(STAMP)  ## run one experiment per family on real data, check the outcomes and write one report
+	$(BIN)/python -m experiments.tour
+
+matrix: $(STAMP)  ## train every pair of methods and draw docs/matrix.svg
+	PYTHONPATH=tests JAX_PLATFORMS=cpu $(BIN)/python -m laws.matrix
+
+clean:  ## remove the virtual environments and runs
+	rm -rf $(VENV) $(VENV)-parity runs build *.egg-info

@@ -1,0 +1,9 @@
+"""What can go wrong on the way from an address to a file."""
+
+
+class AssetUnavailable(FileNotFoundError):
+    """The asset is not on this computer and could not be fetched."""
+
+
+class AssetRefused(ValueError):
+    """The asset was found but must not be used: its digest is wrong, or its archive is unsafe."""

@@ -1,0 +1,82 @@
+"""Independent members in one program, and the fusion of what they predict."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ft_jax.core.catalogue import register
+from ft_jax.core.members import MEMBER_AXES, map_members
+from ft_jax.core.method import Method, Program
+
+
+def mean(logits: Float[Array, "members ... classes"]) -> Float[Array, "... classes"]:
+    """Soft voting: ``log mean_k softmax(logits_k)``, the members' mean probability as log-probabilities."""
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(logits.shape[0])
+
+
+def product(logits: Float[Array, "members ... classes"]) -> Float[Array, "... classes"]:
+    """A normalised product of experts: ``log_softmax(mean_k log_softmax(logits_k))`` (Hinton 2002)."""
+    return jax.nn.log_softmax(jnp.mean(jax.nn.log_softmax(logits), axis=0))
+
+
+def vote(logits: Float[Array, "members ... classes"]) -> Float[Array, "... classes"]:
+    """Hard voting: the log of each class's share of the members' first choices.
+
+    One vote is spread over the classes by the mean probability, so a tie goes to the class that members
+    find likelier and no share is zero.
+    """
+    members, classes = logits.shape[0], logits.shape[-1]
+    votes = jnp.sum(jax.nn.one_hot(jnp.argmax(logits, axis=-1), classes), axis=0)
+    return jnp.log(votes + jnp.exp(mean(logits))) - jnp.log(members + 1.0)
+
+
+FUSIONS: dict[str, Callable[[Array], Array]] = {"mean": mean, "product": product, "vote": vote}
+
+
+@register(
+    "ensemble",
+    paper="Lakshminarayanan et al. 2017, arXiv:1612.01474",
+    kind=("lift",),
+    example=lambda problem: members(2),
+    neutral="its members are whole runs without a weight; the members law compares each with a run of its own",
+)
+def members(count: int, fusion: str | None = "mean", *, name: str = "ensemble.members") -> Method:
+    """Trains `count` members from different keys in one program and fuses their predictions.
+
+    A deep ensemble over whatever the composition learns: with LoRA, members are adapters on one frozen
+    base. Each member has its own initialisation, dropout and sampling; the batch is the same for all.
+
+    Args:
+      count: how many members.
+      fusion: how evaluation fuses the members' logits ``[members, ..., classes]``: ``"mean"`` (soft voting),
+        ``"vote"`` (hard voting), ``"product"`` (product of experts), or None to keep them apart, as trials.
+      name: the method's name.
+
+    Raises:
+      ValueError: fewer than one member or an unknown fusion.
+
+    Example:
+      >>> members(4, fusion="vote").name
+      'ensemble.members'
+    """
+    if count < 1:
+        raise ValueError(f"{name} has {count} members; give it at least 1")
+    if fusion is not None and fusion not in FUSIONS:
+        raise ValueError(f"{name} can't fuse by {fusion!r}; use {', '.join(map(repr, FUSIONS))} or None")
+
+    def lift(program: Program) -> Program:
+        lifted = map_members(program, count)
+        if fusion is None:
+            return lifted
+
+        def evaluate(state, batch):
+            terms, predictions = lifted.evaluate(state, batch)
+            return jax.tree.map(lambda term: jnp.mean(term, axis=0), terms), FUSIONS[fusion](predictions)
+
+        after_eval = jax.vmap(program.after_eval, in_axes=(MEMBER_AXES, None), out_axes=MEMBER_AXES)
+        return dataclasses.replace(lifted, evaluate=evaluate, after_eval=after_eval, trials=program.trials)
+
+    return Method(name=name, lift=lift)

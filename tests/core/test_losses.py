@@ -1,0 +1,129 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from core import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ft_jax.core import LowRank, Outputs, cross_entropy, kl_divergence, quantize, token_log_probabilities
+from ft_jax.core.losses import batch_weights
+
+CHUNKS = (1, 5, 7, 12, 100)
+
+
+def plain_cross_entropy(params, batch):
+    logits = tiny.apply(params, batch, None).logits
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["labels"][..., None], -1)[..., 0]
+    return -jnp.sum(batch["weights"] * chosen) / jnp.sum(batch["weights"])
+
+
+def chunked_cross_entropy(params, batch, chunk):
+    return cross_entropy(tiny.apply(params, batch, None), batch["labels"], batch["weights"], chunk=chunk)
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_chunked_cross_entropy_equals_the_whole_one(chunk):
+    params, batch = tiny.params(), tiny.batch()
+    value, gradients = jax.jit(jax.value_and_grad(lambda p: chunked_cross_entropy(p, batch, chunk)))(params)
+    expected, expected_gradients = jax.value_and_grad(plain_cross_entropy)(params, batch)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    chex.assert_trees_all_close(gradients, expected_gradients, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_chunked_kl_equals_the_whole_one(chunk, temperature):
+    params, batch = tiny.params(), tiny.batch()
+    teacher = tiny.apply(jax.tree.map(lambda x: x * 1.5, params), batch, None)
+
+    def chunked(params):
+        return kl_divergence(tiny.apply(params, batch, None), teacher, temperature, batch["weights"], chunk=chunk)
+
+    def plain(params):
+        p = jax.nn.softmax(teacher.logits / temperature)
+        q = jax.nn.softmax(tiny.apply(params, batch, None).logits / temperature)
+        rows = jnp.sum(p * jnp.log(p / q), axis=-1)
+        return temperature**2 * jnp.sum(batch["weights"] * rows) / jnp.sum(batch["weights"])
+
+    value, gradients = jax.jit(jax.value_and_grad(chunked))(params)
+    expected, expected_gradients = jax.value_and_grad(plain)(params)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    chex.assert_trees_all_close(gradients, expected_gradients, atol=1e-5)
+
+
+def test_second_derivatives_go_through_the_chunks():
+    params, batch = tiny.params(), tiny.batch()
+
+    def after_a_step(loss):
+        def value(params):
+            gradients = jax.grad(loss)(params)
+            return loss(jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients))
+
+        return jax.jit(jax.grad(value))(params)
+
+    chunked = after_a_step(lambda p: chunked_cross_entropy(p, batch, 5))
+    chex.assert_trees_all_close(chunked, after_a_step(lambda p: plain_cross_entropy(p, batch)), atol=1e-6)
+
+
+def test_an_adapter_on_a_quantised_unembedding_learns_through_the_chunks():
+    batch, params = tiny.batch(), tiny.params()
+    base = quantize(params["head"]["kernel"], block=4)
+
+    def loss(factors, chunk):
+        head = LowRank(base, *factors, scale=jnp.float32(2.0))
+        return chunked_cross_entropy({**params, "head": {"kernel": head}}, batch, chunk)
+
+    keys = jax.random.split(jax.random.key(5))
+    factors = (jax.random.normal(keys[0], (tiny.WIDTH, 2)), jax.random.normal(keys[1], (2, tiny.CLASSES)))
+    chunked, whole = jax.grad(loss)(factors, 5), jax.grad(loss)(factors, 100)
+    chex.assert_trees_all_close(chunked, whole, atol=1e-6)
+    assert float(jnp.abs(whole[0]).max()) > 1e-4
+
+
+def test_no_array_holds_all_logits():
+    batch, params = tiny.batch(), tiny.params()
+    jaxpr = jax.make_jaxpr(jax.grad(lambda p: chunked_cross_entropy(p, batch, 3)))(params)
+    whole = tiny.BATCH * tiny.TIME * tiny.CLASSES
+    assert f"{tiny.BATCH},3,{tiny.CLASSES}" in str(jaxpr)
+    whole_jaxpr = jax.make_jaxpr(jax.grad(lambda p: chunked_cross_entropy(p, batch, 100)))(params)
+    assert max(sizes(jaxpr.jaxpr)) < whole <= max(sizes(whole_jaxpr.jaxpr))
+
+
+def sizes(jaxpr):
+    for equation in jaxpr.eqns:
+        yield from (variable.aval.size for variable in equation.outvars if hasattr(variable.aval, "size"))
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")):
+            if hasattr(inner, "jaxpr"):
+                yield from sizes(inner.jaxpr)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 12), st.integers(0, 2**31 - 1))
+def test_any_chunk_gives_the_same_log_probabilities(time, chunk, seed):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    outputs = Outputs(jax.random.normal(keys[0], (2, time, 4)), jax.random.normal(keys[1], (4, 5)))
+    labels = jax.random.randint(keys[2], (2, time), 0, 5)
+    expected = jnp.take_along_axis(jax.nn.log_softmax(outputs.logits), labels[..., None], -1)[..., 0]
+    np.testing.assert_allclose(token_log_probabilities(outputs, labels, chunk), expected, atol=1e-5)
+
+
+def test_negative_labels_do_not_count():
+    outputs = Outputs(jnp.eye(4)[:, :3], jnp.arange(6.0).reshape(3, 2))
+    labels = jnp.array([0, -100, 1, -100])
+    expected = cross_entropy(Outputs(outputs.hidden[jnp.array([0, 2])], outputs.unembedding), jnp.array([0, 1]))
+    np.testing.assert_allclose(cross_entropy(outputs, labels), expected, rtol=1e-6)
+    weights, total = batch_weights({}, labels)
+    np.testing.assert_array_equal(weights, [1, 0, 1, 0])
+    assert total is None
+
+
+def test_a_batch_that_counts_nothing_gives_zero_not_nan():
+    outputs = Outputs(jnp.ones((2, 3)), jnp.ones((3, 4)))
+    assert cross_entropy(outputs, jnp.array([-1, -1])) == 0.0
+
+
+def test_the_softcap_bounds_the_logits():
+    outputs = Outputs(100 * jnp.ones((1, 3)), jnp.ones((3, 2)), softcap=30.0)
+    np.testing.assert_allclose(outputs.logits, 30 * np.tanh(300 / 30), rtol=1e-6)

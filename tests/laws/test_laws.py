@@ -1,0 +1,185 @@
+"""Laws 1 to 6, 8 and 9 of composition, over every method in the catalogue."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from laws.problem import (
+    NAMES,
+    arrays,
+    batch_of,
+    close,
+    compiled,
+    dense,
+    example,
+    problem,
+    program_of,
+    same_bits,
+    start,
+    train,
+)
+
+import ft_jax
+from ft_jax.core import Neutral, compose, parameters, supervised
+from ft_jax.core.members import map_members, member
+
+every_method = pytest.mark.parametrize("name", NAMES)
+
+
+def without(fields, batch):
+    return {field: value for field, value in batch.items() if field not in fields}
+
+
+@every_method
+def test_composing_has_an_identity_and_is_associative(name):
+    method = example(name)
+    program, step = compiled(name)
+    padded = program_of(compose(compose(), method, compose()))
+    state, _ = train(step, start(program), batch_of(name), 2)
+    other, _ = train(jax.jit(padded.step), start(padded), batch_of(name), 2)
+    same_bits(state, other)
+    a, b = (ft_jax.adaptive.uncertainty(("task",), name=tag) for tag in ("a", "b"))
+    assert compose(compose(a, b), method).parts == compose(a, compose(b, method)).parts == (a, b, method)
+
+
+@every_method
+def test_a_step_is_pure(name):
+    program, step = compiled(name)
+    batch = batch_of(name)
+    state = start(program)
+    first, metrics = step(state, batch)
+    again, metrics_again = step(state, batch)
+    same_bits((first, metrics), (again, metrics_again))
+
+    donated, _ = jax.jit(program.step, donate_argnums=0)(start(program), batch)
+    same_bits(first, donated)
+
+    rematerialised = program_of(example(name), loss=remat_loss())
+    other, _ = jax.jit(rematerialised.step)(start(rematerialised), batch)
+    close(first.params, other.params)
+
+    twice = jax.vmap(program.step, in_axes=(None, 0))
+    mapped, _ = jax.jit(twice)(state, jax.tree.map(lambda x: jnp.stack([x, x]), batch))
+    close(first.params, jax.tree.map(lambda x: x[1], mapped.params))
+
+
+def remat_loss():
+    plain = supervised(problem().apply)
+
+    def loss(params, batch, context):
+        return jax.checkpoint(lambda params: plain(params, batch, context))(params)
+
+    return loss
+
+
+@every_method
+def test_zero_strength_is_the_step_without_the_method(name):
+    entry = ft_jax.catalogue[name]
+    if not isinstance(entry.neutral, Neutral):
+        assert len(entry.neutral.split()) > 4, f"{name} has no neutral point and no reason why"
+        pytest.skip(entry.neutral)
+    program, step = compiled(name)
+    state = start(program).with_hyper({f"{name}.{number}": value for number, value in entry.neutral.hyper.items()})
+    plain = compose() if entry.neutral.like is None else compose(entry.neutral.like(problem()))
+    base = program_of(plain)
+    batch = batch_of(name)
+    base_batch = batch if entry.neutral.batch is None else entry.neutral.batch(batch)
+    trained, _ = train(step, state, batch)
+    expected, _ = train(jax.jit(base.step), start(base), base_batch)
+    close(dense(trained, example(name)), dense(expected, plain), 2e-6)
+    moved = [abs(a - b).max() for a, b in zip(arrays(dense(expected, plain)), arrays(problem().params), strict=True)]
+    assert max(moved) > 1e-3
+
+
+@every_method
+def test_members_equal_separate_runs(name):
+    program, step = compiled(name)
+    lifted = map_members(program, 3)
+    state, _ = train(jax.jit(lifted.step), start(lifted), batch_of(name))
+    for index, key in enumerate(jax.random.split(jax.random.key(3), 3)):
+        alone, _ = train(step, jax.jit(program.init)(problem().params, key), batch_of(name))
+        close(member(state, index).replace(key=key), alone.replace(key=key))
+
+
+@every_method
+def test_micro_batches_equal_one_batch_or_are_refused(name):
+    method = example(name)
+    if method.couples:
+        with pytest.raises(ValueError, match=f"{name} compares the examples of a batch"):
+            program_of(method, accumulate=2)
+        return
+    program, step = compiled(name)
+    split = program_of(method, accumulate=2)
+    state, history = train(step, start(program), batch_of(name))
+    other, split_history = train(jax.jit(split.step), start(split), batch_of(name))
+    close(history, split_history)
+    close(state, other)
+
+
+@every_method
+def test_devices_do_not_change_the_curve(name):
+    program, step = compiled(name)
+    batch = batch_of(name)
+    state, history = train(step, start(program), batch)
+
+    count = 2
+    mapped = program_of(example(name), axis="data")
+    replicated = jax.device_put_replicated if hasattr(jax, "device_put_replicated") else None
+    assert replicated is None or callable(replicated)
+    copies = jax.tree.map(lambda x: jnp.stack([x] * count), start(mapped))
+    parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+    pstep = jax.pmap(mapped.step, axis_name="data", devices=jax.devices()[:count])
+    on_devices, device_history = train(pstep, copies, parts)
+    close(history, jax.tree.map(lambda x: x[0], device_history))
+    for device in range(count):
+        close(state, jax.tree.map(lambda x, device=device: x[device], on_devices))
+
+    mesh = jax.make_mesh((2, 2), ("data", "tensor"))
+    sharded = jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, PartitionSpec("data"))), batch)
+    laid = jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, columns(x))), start(program))
+    on_mesh, mesh_history = train(step, laid, sharded)
+    close(history, mesh_history)
+    close(state, on_mesh)
+
+
+def columns(leaf):
+    wide = leaf.ndim >= 1 and leaf.shape[-1] % 2 == 0 and jnp.issubdtype(leaf.dtype, jnp.floating)
+    return PartitionSpec(*(None,) * (leaf.ndim - 1), "tensor") if wide else PartitionSpec()
+
+
+@every_method
+def test_surgery_starts_at_the_pretrained_function(name):
+    entry = ft_jax.catalogue[name]
+    if not entry.pretrained:
+        pytest.skip("its paper does not start at the pretrained function")
+    method = example(name)
+    state = start(program_of(without_lift(method)))
+    outputs = problem().apply(parameters(state, method)["model"], problem().batch, None)
+    close(outputs.logits, problem().apply(problem().params, problem().batch, None).logits, 1e-6)
+
+
+def without_lift(method):
+    return compose() if method.lift is not None else method
+
+
+@every_method
+def test_merged_weights_give_the_unmerged_outputs(name):
+    method = without_lift(example(name))
+    program = program_of(method)
+    batch = batch_of(name) if method is example(name) else problem().batch
+    state, _ = train(jax.jit(program.step), start(program), batch)
+    seen = parameters(state, method)["model"]
+    close(
+        problem().apply(seen, problem().batch, None).logits,
+        problem().apply(dense(state, method), problem().batch, None).logits,
+    )
+
+
+@every_method
+def test_evaluation_takes_plain_examples(name):
+    method = example(name)
+    program, _ = compiled(name)
+    terms, predictions = jax.jit(program.evaluate)(start(program), problem().batch)
+    shape = (*program.trials, *problem().batch["labels"].shape, 32)
+    assert predictions.shape == shape
+    assert all(jnp.all(jnp.isfinite(value)) for value in terms.values()), method.name
