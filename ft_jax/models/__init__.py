@@ -1,0 +1,46 @@
+"""Models: encoders, decoders and image networks, loaded from what people have and saved for what they use."""
+
+from ft_jax.models.attention import Mask, attention
+from ft_jax.models.decoder import Decoder, DecoderConfig, RopeScaling
+from ft_jax.models.encoder import Encoder, EncoderConfig
+from ft_jax.models.model import (
+    Forward,
+    Model,
+    decoder,
+    encoder,
+    masked_mean,
+    mlp,
+    sentence_embedding,
+    shapes,
+    tiny_decoder,
+    tiny_encoder,
+    vit,
+    with_classifier,
+)
+from ft_jax.models.vision import MLPConfig, Perceptron, VisionTransformer, ViTConfig
+
+__all__ = [
+    "Decoder",
+    "DecoderConfig",
+    "Encoder",
+    "EncoderConfig",
+    "Forward",
+    "MLPConfig",
+    "Mask",
+    "Model",
+    "Perceptron",
+    "RopeScaling",
+    "ViTConfig",
+    "VisionTransformer",
+    "attention",
+    "decoder",
+    "encoder",
+    "masked_mean",
+    "mlp",
+    "sentence_embedding",
+    "shapes",
+    "tiny_decoder",
+    "tiny_encoder",
+    "vit",
+    "with_classifier",
+]

@@ -1,0 +1,41 @@
+"""Checks that model configurations and batches share."""
+
+import dataclasses
+
+COLLECTABLE = ("hidden", "attention")
+
+
+def check(config, *, divides: tuple[tuple[str, str], ...]) -> None:
+    """Refuses a configuration with a number out of range, or where a field of `divides` doesn't divide its partner.
+
+    Raises:
+      ValueError: naming field, value and remedy.
+    """
+    name = type(config).__name__
+    for field in dataclasses.fields(config):
+        number = getattr(config, field.name)
+        if field.type == "int" or field.type is int:
+            if number < 1:
+                raise ValueError(f"{name}.{field.name} is {number}; it must be at least 1")
+        elif field.name.endswith("dropout") and not 0.0 <= number < 1.0:
+            raise ValueError(f"{name}.{field.name} is {number}; a dropout rate lies in [0, 1)")
+    for part, whole in divides:
+        if getattr(config, whole) % getattr(config, part):
+            raise ValueError(
+                f"{name}.{part} is {getattr(config, part)} and must divide {whole}, which is {getattr(config, whole)}"
+            )
+    for what in getattr(config, "collect", ()):
+        if what not in COLLECTABLE:
+            raise ValueError(f"{name}.collect has {what!r}; it may hold {' and '.join(map(repr, COLLECTABLE))}")
+
+
+def check_length(ids, longest: int) -> None:
+    """Refuses sequences longer than the model takes.
+
+    Raises:
+      ValueError: naming both lengths.
+    """
+    if ids.shape[1] > longest:
+        raise ValueError(
+            f"input_ids has {ids.shape[1]} tokens a sequence and the model takes {longest}; truncate or split them"
+        )

@@ -1,0 +1,135 @@
+"""A BERT-style bidirectional encoder."""
+
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+from flax import nnx
+
+from ft_jax.core.weights import embed
+from ft_jax.models.attention import SelfAttention, mask_of, positions_of
+from ft_jax.models.configuration import check, check_length
+from ft_jax.models.layers import LayerNorm, Projection, activation, dropout, rematerialise, subkey, table, value
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """The shape of an encoder.
+
+    Attributes:
+      vocabulary: tokens in the table.
+      width: of the residual stream.
+      layers: how many.
+      heads: attention heads, dividing `width`.
+      mlp_width: of the hidden layer of each MLP.
+      positions: longest sequence, in tokens.
+      types: token types (sentence A, sentence B).
+      activation: of the MLP.
+      epsilon: of the norms.
+      dropout: rate on embeddings and on every sublayer's output, in training.
+      attention_dropout: rate on the attention maps, in training.
+      pooler: whether there is BERT's dense tanh layer over the first token (pooling ``"pooler"``).
+      dtype: compute type; parameters keep their own.
+      remat: ``"none"``, ``"dots"`` or ``"full"``: what each layer recomputes in the backward pass.
+      collect: of ``"hidden"`` and ``"attention"``, what `Outputs.states` holds of every layer.
+    """
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    positions: int = 512
+    types: int = 2
+    activation: str = "gelu"
+    epsilon: float = 1e-12
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    pooler: bool = False
+    dtype: str = "float32"
+    remat: str = "none"
+    collect: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        check(self, divides=(("heads", "width"),))
+
+
+class Encoder(nnx.Module):
+    """Devlin et al. 2018, "BERT", arXiv:1810.04805: post-norm transformer layers over learned positions."""
+
+    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.embeddings = Embeddings(config, rngs)
+        self.layers = nnx.Dict({str(i): EncoderLayer(config, rngs) for i in range(config.layers)})
+        self.pooler = Projection(config.width, config.width, bias=True, rngs=rngs) if config.pooler else None
+
+    def __call__(self, batch, key=None):
+        """``input_ids`` and, where given, masks, segments, positions and ``token_type_ids`` of a batch.
+
+        Returns:
+          Hidden states ``[batch, time, width]`` and the states asked for by ``config.collect``.
+        """
+        config = self.config
+        check_length(batch["input_ids"], config.positions)
+        mask = mask_of(batch, causal=False)
+        hidden, states = self.embeddings(batch, subkey(key, config.layers)), {}
+        for name, layer in self.layers.items():
+            run = functools.partial(layer, mask=mask, key=subkey(key, int(name)))
+            hidden, maps = rematerialise(run, config.remat)(hidden)
+            if "hidden" in config.collect:
+                states[f"layers/{name}"] = hidden
+            if maps is not None:
+                states[f"attention/{name}"] = maps
+        return hidden, states
+
+    def pool(self, first):
+        """BERT's sentence vector: ``tanh`` of a dense layer over the first token's hidden state."""
+        return jnp.tanh(self.pooler(first))
+
+
+class Embeddings(nnx.Module):
+    """Sum of token, position and type rows, normalised."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.tokens = table(config.vocabulary, config.width, rngs)
+        self.positions = table(config.positions, config.width, rngs)
+        self.types = table(config.types, config.width, rngs)
+        self.norm = LayerNorm(config.width, config.epsilon)
+
+    def __call__(self, batch, key):
+        ids = batch["input_ids"]
+        types = batch.get("token_type_ids")
+        total = embed(value(self.tokens), ids) + embed(value(self.positions), positions_of(batch))
+        total += embed(value(self.types), jnp.zeros_like(ids) if types is None else types)
+        return dropout(self.norm(total.astype(self.config.dtype)), self.config.dropout, key)
+
+
+class EncoderLayer(nnx.Module):
+    """``x ← norm(x + attention(x))``, then ``x ← norm(x + mlp(x))``."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.attention = SelfAttention(config.width, config.heads, rngs=rngs, rate=config.attention_dropout)
+        self.attention_norm = LayerNorm(config.width, config.epsilon)
+        self.mlp = MLP(config.width, config.mlp_width, config.activation, rngs)
+        self.mlp_norm = LayerNorm(config.width, config.epsilon)
+
+    def __call__(self, x, *, mask, key):
+        rate, maps = self.config.dropout, "attention" in self.config.collect
+        attended, probabilities, _ = self.attention(x, mask, key=subkey(key, 0), maps=maps)
+        x = self.attention_norm(x + dropout(attended, rate, subkey(key, 1)))
+        x = self.mlp_norm(x + dropout(self.mlp(x), rate, subkey(key, 2)))
+        return x, probabilities
+
+
+class MLP(nnx.Module):
+    """``down(activation(up(x)))``."""
+
+    def __init__(self, width: int, hidden: int, name: str, rngs: nnx.Rngs):
+        self.up = Projection(width, hidden, bias=True, rngs=rngs)
+        self.down = Projection(hidden, width, bias=True, rngs=rngs)
+        self.activation = activation(name)
+
+    def __call__(self, x):
+        return self.down(self.activation(self.up(x)))

@@ -1,0 +1,115 @@
+"""The small modules every network here is made of: projections, norms, dropout."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ft_jax.core.weights import matmul
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+def activation(name: str):
+    """The activation function called `name`.
+
+    Raises:
+      ValueError: on an unknown name.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation {name!r} is unknown; known are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def value(parameter):
+    """The array or weight operator an `nnx.Param` holds; None for a parameter that is not there."""
+    return None if parameter is None else parameter.get_value()
+
+
+def table(rows: int, width: int, rngs: nnx.Rngs) -> nnx.Param:
+    """A lookup table ``[rows, width]`` drawn from N(0, 1 / width), so that tied logits are of order one."""
+    return nnx.Param(jax.random.normal(rngs.params(), (rows, width)) * width**-0.5)
+
+
+class Projection(nnx.Module):
+    """``x @ kernel + bias``, where the kernel may be any weight operator; drawn from N(0, gain / inputs)."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool, rngs: nnx.Rngs, gain: float = 1.0):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (inputs, outputs)) * (gain / inputs) ** 0.5)
+        self.bias = nnx.Param(jnp.zeros((outputs,))) if bias else None
+
+    def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
+        return matmul(value(self.kernel), x, value(self.bias))
+
+
+class LayerNorm(nnx.Module):
+    """Ba et al. 2016, "Layer Normalization", arXiv:1607.06450; computed in float32."""
+
+    def __init__(self, width: int, epsilon: float):
+        self.scale = nnx.Param(jnp.ones((width,)))
+        self.bias = nnx.Param(jnp.zeros((width,)))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
+        wide = x.astype(jnp.float32)
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        normal = centred * jax.lax.rsqrt(variance + self.epsilon)
+        return (normal * value(self.scale) + value(self.bias)).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", arXiv:1910.07467; computed in float32."""
+
+    def __init__(self, width: int, epsilon: float):
+        self.scale = nnx.Param(jnp.ones((width,)))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
+        wide = x.astype(jnp.float32)
+        normal = wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + self.epsilon)
+        return (normal * value(self.scale)).astype(x.dtype)
+
+
+def dropout(x: Array, rate: float, key: jax.Array | None) -> Array:
+    """`x` with each value zeroed with probability `rate` and the others scaled by ``1 / (1 - rate)``.
+
+    Without a key, or at rate 0, `x` itself.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> dropout(jnp.ones(2), 0.5, None).tolist()
+      [1.0, 1.0]
+    """
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+def subkey(key: jax.Array | None, index: int) -> jax.Array | None:
+    """The `index`-th key derived from `key`; None stays None (a deterministic pass)."""
+    return None if key is None else jax.random.fold_in(key, index)
+
+
+def rematerialise(function, policy: str):
+    """`function` with its activations kept (``"none"``), its matmul results kept (``"dots"``) or nothing (``"full"``).
+
+    Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174.
+
+    Raises:
+      ValueError: on an unknown policy.
+    """
+    if policy == "none":
+        return function
+    if policy == "dots":
+        return jax.checkpoint(function, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+    if policy == "full":
+        return jax.checkpoint(function)
+    raise ValueError(f"remat policy {policy!r} is unknown; use 'none', 'dots' or 'full'")

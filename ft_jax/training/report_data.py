@@ -1,0 +1,265 @@
+"""What a run folder says, shaped for its report."""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ft_jax.training.report_charts import Mark, Series, number
+
+PHASES = {"before": "before training", "head_only": "head only", "after": "after training"}
+FALLING = ("loss", "perplexity", "error", "divergence", "forgetting", "brier")
+NOT_NUMBERS = ("kind", "step", "phase", "set", "time")
+SPEEDS = ("examples_per_second", "tokens_per_second")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run folder's three files.
+
+    Attributes:
+      folder: where it is.
+      experiment: ``experiment.json``: the resolved experiment with name, command line, seed and versions.
+      summary: ``summary.json``, empty while the run has not ended.
+      train, evaluations, events: the lines of ``metrics.jsonl`` by kind.
+    """
+
+    folder: Path
+    experiment: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    train: Sequence[Mapping[str, Any]]
+    evaluations: Sequence[Mapping[str, Any]]
+    events: Sequence[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One metric of one evaluation set in every phase that was measured."""
+
+    set: str
+    metric: str
+    by_phase: Mapping[str, float]
+
+    @property
+    def rises(self) -> bool:
+        """Whether more is better."""
+        return not any(word in self.metric.lower() for word in FALLING)
+
+    @property
+    def change(self) -> float | None:
+        """After minus before, or None without both."""
+        if "before" in self.by_phase and "after" in self.by_phase:
+            return self.by_phase["after"] - self.by_phase["before"]
+        return None
+
+    @property
+    def verdict(self) -> str:
+        """The change in a word."""
+        change = self.change
+        if change is None or not math.isfinite(change):
+            return ""
+        if change == 0:
+            return "unchanged"
+        return "better" if (change > 0) == self.rises else "worse"
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The learned parameters whose paths differ by a layer's number only."""
+
+    pattern: str
+    leaves: int
+    size: int
+    share: float
+
+
+def read_run(folder: Path) -> Run:
+    """Reads a run folder; a run that is still going has no summary yet.
+
+    Raises:
+      FileNotFoundError: no such folder, or no ``experiment.json`` in it.
+      ValueError: a file that does not hold what it should.
+    """
+    folder = Path(folder)
+    if not (folder / "experiment.json").is_file():
+        what = "has no experiment.json" if folder.is_dir() else "is not a folder"
+        raise FileNotFoundError(f"{folder} {what}; give the folder of a run, which ft-jax run prints")
+    experiment = _json(folder / "experiment.json")
+    summary = _json(folder / "summary.json") if (folder / "summary.json").is_file() else {}
+    lines: dict[str, list] = {"train": [], "evaluation": [], "event": []}
+    for line in _lines(folder / "metrics.jsonl"):
+        lines.setdefault(line.get("kind", "train"), []).append({**line, **line.get("values", {})})
+    return Run(folder, experiment, summary, lines["train"], lines["evaluation"], lines["event"])
+
+
+def _json(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); the run that wrote it may have been stopped") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}, not an object; give the folder of a run")
+    return value
+
+
+def _lines(path: Path) -> list[dict]:
+    if not path.is_file():
+        return []
+    values, lines = [], path.read_text(encoding="utf-8").splitlines()
+    for at, line in enumerate(lines, start=1):
+        try:
+            values.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            # The last line of a run that was killed may be half written.
+            if at < len(lines):
+                raise ValueError(f"line {at} of {path} is not JSON ({error}); mend or remove the line") from None
+    return values
+
+
+def scores(run: Run) -> list[Score]:
+    """Every metric of every evaluation set; the metric people look for first comes first."""
+    by_phase = run.summary.get("scores", {})
+    keys: dict[tuple[str, str], dict[str, float]] = {}
+    for phase, sets in by_phase.items():
+        for name, metrics in (sets or {}).items():
+            for metric, value in metrics.items():
+                for label, single in _spread(metric, value):
+                    keys.setdefault((name, label), {})[phase] = single
+    found = [Score(name, metric, values) for (name, metric), values in keys.items()]
+    order = {name: index for index, name in enumerate(dict.fromkeys(score.set for score in found))}
+    return sorted(found, key=lambda score: (order[score.set], not score.rises))
+
+
+def _spread(metric: str, value) -> list[tuple[str, float]]:
+    """A population's list of values as its best, mean and worst."""
+    if not isinstance(value, list):
+        return [(metric, _float(value))]
+    flat = [_float(one) for one in value]
+    kept = [one for one in flat if math.isfinite(one)] or [math.nan]
+    rises = Score("", metric, {}).rises
+    best, worst = (max(kept), min(kept)) if rises else (min(kept), max(kept))
+    return [(f"{metric}, best of {len(flat)}", best), (f"{metric}, mean", sum(kept) / len(kept)), (f"{metric}, worst", worst)]
+
+
+def _float(value) -> float:
+    return math.nan if value is None else float(value)
+
+
+def headline(run: Run) -> list[Score]:
+    """One score per evaluation set: the first that rises with quality, else the first."""
+    first: dict[str, Score] = {}
+    for score in scores(run):
+        first.setdefault(score.set, score)
+    return list(first.values())
+
+
+def groups(run: Run) -> list[Group]:
+    """The learned parameters by path with layers' numbers replaced by ``*``, largest first."""
+    leaves: Mapping[str, int] = run.summary.get("parameters", {}).get("leaves", {})
+    total = sum(leaves.values()) or 1
+    found: dict[str, list[int]] = {}
+    for path, size in leaves.items():
+        found.setdefault(re.sub(r"(?<=/)\d+(?=/)", "*", path), []).append(size)
+    table = [Group(pattern, len(sizes), sum(sizes), sum(sizes) / total) for pattern, sizes in found.items()]
+    return sorted(table, key=lambda group: -group.size)
+
+
+def marks(run: Run) -> list[Mark]:
+    """The run's events, numbered in order."""
+    told = []
+    for event in run.events:
+        text = str(event.get("message") or event.get("cause") or "event")
+        cause = event.get("cause")
+        if cause and event.get("message"):
+            text = f"{text} ({cause})"
+        told.append((float(event.get("step", 0)), text))
+    return [Mark(step, index, text) for index, (step, text) in enumerate(sorted(told), start=1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """What a chart shows; `smooth` for the noise of single batches."""
+
+    title: str
+    series: Sequence[Series]
+    smooth: bool = False
+
+
+def charts(run: Run) -> list[Chart]:
+    """Loss and its terms, evaluation metrics, numbers that change, gradient norm and speed."""
+    columns = _columns(run.train)
+    hyper = {name: points for name, points in columns.items() if name.startswith("hyper.") or name == "learning_rate"}
+    rest = {name: points for name, points in columns.items() if name not in hyper}
+    speeds = {name: rest.pop(name) for name in SPEEDS if name in rest}
+    norm = rest.pop("gradient_norm", None)
+    loss = rest.pop("loss", None)
+    for name in ("epoch", "seconds"):
+        rest.pop(name, None)
+    found = []
+    if loss:
+        found.append(Chart("Loss (sum of the terms)", [Series("loss", loss)], smooth=True))
+    if rest and (len(rest) > 1 or not loss):
+        found.append(Chart("Terms of the loss", [Series(name, points) for name, points in rest.items()], smooth=True))
+    found += _evaluation_charts(run)
+    for name, points in hyper.items():
+        if len({str(value) for _, value in points}) > 1:
+            found.append(Chart(name.removeprefix("hyper."), [Series(name.removeprefix("hyper."), points)]))
+    if norm:
+        found.append(Chart("Gradient norm", [Series("gradient norm", norm)], smooth=True))
+    for name, points in speeds.items():
+        found.append(Chart(name.replace("_", " ").capitalize(), [Series(name.replace("_", " "), points)], smooth=True))
+    return found
+
+
+def _columns(lines) -> dict[str, list]:
+    columns: dict[str, list] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name not in NOT_NUMBERS and _numeric(value):
+                columns.setdefault(name, []).append((line.get("step", 0), value))
+    return columns
+
+
+def _numeric(value) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(_numeric(one) and not isinstance(one, list) for one in value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _evaluation_charts(run: Run) -> list[Chart]:
+    metrics: dict[str, dict[str, list]] = {}
+    for line in run.evaluations:
+        for name, points in _columns([line]).items():
+            metrics.setdefault(name, {}).setdefault(line.get("set", "evaluation"), []).extend(points)
+    ordered = sorted(metrics.items(), key=lambda item: not Score("", item[0], {}).rises)
+    return [
+        Chart(f"Evaluation: {metric.replace('_', ' ')}", [Series(name, points) for name, points in sets.items()])
+        for metric, sets in ordered
+        if any(len(points) > 1 for points in sets.values())
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    Example:
+      >>> duration(9.34), duration(151.2), duration(7500)
+      ('9.3 s', '2 min 31 s', '2 h 5 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def value_text(score: Score, phase: str) -> str:
+    """A score's value in a phase: metrics between 0 and 1 with three decimals."""
+    value = score.by_phase.get(phase)
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if abs(value) <= 10 and score.rises else number(value)
