@@ -62,8 +62,10 @@ def pip_settings() -> PipSettings:
     options |= {
         name[4:].lower().replace("_", "-"): value for name, value in os.environ.items() if name.startswith("PIP_")
     }
-    index = options.get("index-url") or _default_index()
-    indexes = () if _is_true(options.get("no-index", "")) else (index, *options.get("extra-index-url", "").split())
+    indexes = ()
+    if not _is_true(options.get("no-index", "")):
+        index = options.get("index-url") or _default_index()
+        indexes = (index, *options.get("extra-index-url", "").split())
     return PipSettings(
         indexes=tuple(address for address in indexes if address),
         find_links=tuple(options.get("find-links", "").split()),

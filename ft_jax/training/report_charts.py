@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 WIDTH, HEIGHT = 440, 240
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 18, 34
+LEFT, RIGHT, TOP, BOTTOM = 52, 16, 18, 26
 COLOURS = 6
 MOST_POINTS = 300
 
@@ -50,7 +50,7 @@ def line_chart(title: str, series: Sequence[Series], marks: Sequence[Mark] = (),
     lines = [(name, points) for name, points in lines if points]
     if not lines:
         return ""
-    steps = [step for _, points in lines for step, *_ in points] + [mark.step for mark in marks]
+    steps = [step for one in series for step, _ in one.points] + [mark.step for mark in marks]
     lows = [low for _, points in lines for _, _, low, _ in points]
     highs = [high for _, points in lines for _, _, _, high in points]
     logarithmic = min(lows) > 0 and max(highs) / min(lows) > 200
@@ -125,7 +125,7 @@ def _axis(low: float, high: float, start: float, end: float, logarithmic: bool, 
         low, high = (low - margin, high + margin) if pad else (low, low + margin)
     margin = pad * (high - low)
     low, high = low - margin, high + margin
-    rough = (high - low) / 4
+    rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     gap = next(power * nice for nice in (1, 2, 2.5, 5, 10) if power * nice >= rough)
     first = math.ceil(low / gap - 1e-9)
@@ -144,8 +144,10 @@ def _grid(x, x_ticks, y, y_ticks) -> str:
     base = HEIGHT - BOTTOM
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
     for tick in x_ticks:
+        if x(tick) < LEFT + 16:
+            continue  # the word "step" stands there
         parts.append(f'<text x="{x(tick):.1f}" y="{base + 17}" text-anchor="middle">{number(tick)}</text>')
-    parts.append(f'<text class="unit" x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end">step</text>')
+    parts.append(f'<text x="{LEFT - 7}" y="{base + 17}" text-anchor="end">step</text>')
     return "".join(parts)
 
 
@@ -170,8 +172,9 @@ def _line(points, x, y, colour: int, smooth: bool) -> str:
 def _running_mean(points):
     radius = max(2, len(points) // 25)
     for index, (step, *_) in enumerate(points):
-        reach = min(radius, index, len(points) - 1 - index)
-        window = [mean for _, mean, _, _ in points[index - reach : index + reach + 1]]
+        # Narrower near the ends, where a one-sided mean would bend the curve.
+        reach = max(2, min(radius, index, len(points) - 1 - index))
+        window = [mean for _, mean, _, _ in points[max(0, index - reach) : index + reach + 1]]
         yield step, sum(window) / len(window)
 
 

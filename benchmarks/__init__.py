@@ -1,0 +1,1 @@
+"""Benchmarks: each module prints JSON lines and states what it ran on."""

@@ -1,0 +1,1 @@
+"""Experiments by family: each file defines ``experiment``, and where it compares, its ``baselines`` and ``claims``."""

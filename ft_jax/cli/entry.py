@@ -1,0 +1,129 @@
+"""The entry point: which command, and what a person sees when something is wrong."""
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import NoReturn
+
+BAD_INPUT, FAILED, STOPPED = 2, 1, 130
+
+FILE_ERRORS = FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError | PermissionError
+
+# Commands are imported when asked for, so that listing methods doesn't wait for models or checkpoints.
+COMMANDS = {
+    "run": ("ft_jax.cli.run", "train an experiment; any of its fields can be overridden"),
+    "list": ("ft_jax.cli.experiments", "list the experiments"),
+    "methods": ("ft_jax.cli.methods", "list the methods, or show one method's documentation"),
+    "report": ("ft_jax.cli.reports", "write the report of one or more runs"),
+    "fetch": ("ft_jax.cli.fetch", "fetch an asset to this computer and print its path"),
+}
+
+
+class RunFailed(Exception):
+    """A run that began and did not get to its end; the message says what to change."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises ValueError, in one sentence, in place of printing its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status.
+
+    0 for success, 2 for bad input, 1 for a run that failed, 130 for one that was stopped. What went wrong is
+    one sentence on stderr; ``--debug`` adds the traceback.
+
+    Args:
+      argv: the words after ``ft-jax``; those of the process by default.
+
+    Example:
+      >>> main(["methods", "adaptive.plateau"])  # doctest: +ELLIPSIS
+      adaptive.plateau(...
+      0
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return _command(words)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough; Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        bad_input = _is_bad_input(error)
+        hint = "" if debug or bad_input or isinstance(error, RunFailed) else " (--debug shows where)"
+        print(f"error: {sentence(error)}{hint}", file=sys.stderr)
+        return BAD_INPUT if bad_input else FAILED
+
+
+def _command(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if words[0] == "--version":
+        from ft_jax import __version__
+
+        print(f"ft_jax {__version__}")
+        return 0
+    name, rest = words[0], words[1:]
+    if name not in COMMANDS:
+        raise ValueError(f"there is no command {name!r}; use one of {', '.join(COMMANDS)}")
+    return importlib.import_module(COMMANDS[name][0]).command(rest)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def usage() -> str:
+    """The help of ``ft-jax`` itself."""
+    lines = [f"  ft-jax {name:9}{said}" for name, (_, said) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Fine-tuning methods as values that compose, in JAX.",
+            "",
+            *lines,
+            "",
+            "ft-jax COMMAND --help says more; --debug shows the traceback of an error.",
+        ]
+    )
+
+
+def _is_bad_input(error: BaseException) -> bool:
+    """Whether an error tells a person what to change, rather than that the program broke."""
+    if isinstance(error, KeyError):
+        # A missing key of some dict is no sentence.
+        return " " in str(error.args[0] if error.args else "")
+    return isinstance(error, ValueError | FILE_ERRORS)
+
+
+def sentence(error: BaseException) -> str:
+    """An error's message on one line, without the quotes that KeyError puts round it.
+
+    Example:
+      >>> sentence(KeyError("no method is called 'x'"))
+      "no method is called 'x'"
+    """
+    bad_input = _is_bad_input(error)
+    message = str(error.args[0]) if isinstance(error, KeyError) and bad_input else str(error)
+    line = " ".join(message.split())
+    if len(line) > 1000:
+        line = line[:997] + "..."
+    if line and (bad_input or isinstance(error, RunFailed)):
+        return line
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

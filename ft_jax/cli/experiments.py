@@ -1,0 +1,166 @@
+"""Experiments by name or file: finding, listing and loading them."""
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ft_jax.cli.entry import Parser
+from ft_jax.cli.text import columns
+from ft_jax.core.params import nearest
+
+PACKAGE = "experiments"
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """An experiment's file.
+
+    Attributes:
+      name: ``"transfer/sentiment"``.
+      file: ``.../experiments/transfer/sentiment.py``.
+      doc: the first line of its documentation.
+    """
+
+    name: str
+    file: Path
+    doc: str
+
+    @property
+    def family(self) -> str:
+        """The folder it is in."""
+        return self.name.partition("/")[0]
+
+
+def command(words: Sequence[str]) -> int:
+    """Prints the experiments by family."""
+    parser = Parser(prog="ft-jax list", description="The experiments here and in the installed package, by family.")
+    parser.parse_args(words)
+    found = experiments()
+    if not found:
+        print("no experiments: there is no folder experiments/ here, and the package has none")
+        return 0
+    rows: list[tuple[str, str] | str] = []
+    for family in dict.fromkeys(one.family for one in found):
+        rows.append(family)
+        rows += [(one.name, one.doc) for one in found if one.family == family]
+    print(f"{columns(rows)}\n\nft-jax run NAME trains one; ft-jax run NAME --help lists its fields")
+    return 0
+
+
+def roots() -> list[Path]:
+    """The folders of experiments: the one here first, then the installed package's."""
+    return list(dict.fromkeys(path.resolve() for path in [Path(PACKAGE), *_installed()] if path.is_dir()))
+
+
+def _installed() -> list[Path]:
+    spec = importlib.util.find_spec(PACKAGE)
+    return [] if spec is None else [Path(path) for path in spec.submodule_search_locations or ()]
+
+
+def experiments() -> list[Found]:
+    """Every ``experiments/<family>/<name>.py`` that defines ``experiment``; files here hide installed ones."""
+    found: dict[str, Found] = {}
+    for root in roots():
+        for file in sorted(root.glob("[!_.]*/[!_.]*.py")):
+            name, doc = file.relative_to(root).with_suffix("").as_posix(), _documentation(file)
+            if doc is not None:
+                found.setdefault(name, Found(name, file, doc))
+    return [found[name] for name in sorted(found)]
+
+
+def _documentation(file: Path) -> str | None:
+    """The first line of a file's docstring, without running it; None where it defines no ``experiment``."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        return f"(can't be read: {error.msg}, line {error.lineno})"
+    targets = [
+        target
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    ]
+    if not any(isinstance(target, ast.Name) and target.id == "experiment" for target in targets):
+        return None
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+
+def find(name: str) -> Path:
+    """The file of an experiment.
+
+    Args:
+      name: a path ending in ``.py``, ``family/name``, or the name alone where only one family has it.
+
+    Raises:
+      FileNotFoundError: a path that isn't there.
+      KeyError: an unknown name, with the nearest ones, or one that several families have.
+    """
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"there is no file {name}; ft-jax list shows the experiments by name")
+        return Path(name)
+    known = {one.name: one.file for one in experiments()}
+    if name in known:
+        return known[name]
+    same = [full for full in known if full.rpartition("/")[2] == name]
+    if len(same) == 1:
+        return known[same[0]]
+    if same:
+        raise KeyError(f"several experiments are called {name!r}: name one of {', '.join(same)}")
+    if not known:
+        raise KeyError(f"no experiment is called {name!r}, and there is no folder {PACKAGE}/ here; give a file's path")
+    raise KeyError(f"no experiment is called {name!r}; the nearest are {nearest(name, known)}")
+
+
+def load(file: Path) -> Any:
+    """The ``experiment`` that a file defines.
+
+    Raises:
+      ValueError: a file that fails to run, or defines no `ft_jax.training.experiment.Experiment`.
+    """
+    try:
+        module = _import(file.resolve())
+    except Exception as error:
+        line = _line_in(error, file.resolve())
+        raise ValueError(f"{file} can't be read: {type(error).__name__}: {error}{line}; mend the file") from error
+    from ft_jax.training.experiment import Experiment
+
+    experiment = getattr(module, "experiment", None)
+    if not isinstance(experiment, Experiment):
+        what = "no experiment" if experiment is None else f"experiment as a {type(experiment).__name__}"
+        raise ValueError(f"{file} defines {what}; end it with experiment = Experiment(...)")
+    return experiment
+
+
+def _import(file: Path) -> ModuleType:
+    for root in _installed():
+        if file.is_relative_to(root.resolve()):
+            parts = file.relative_to(root.resolve()).with_suffix("").parts
+            return importlib.import_module(".".join((PACKAGE, *parts)))
+    name = f"experiment_file_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their own module up while they are made.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _line_in(error: BaseException, file: Path) -> str:
+    """Where in the file an error came from, for the message."""
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(file):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return "" if line is None else f" (line {line})"

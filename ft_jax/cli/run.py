@@ -1,0 +1,96 @@
+"""``ft-jax run``: an experiment by name or file, with overrides of any field."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ft_jax.cli.entry import STOPPED, RunFailed
+from ft_jax.cli.experiments import find, load
+from ft_jax.cli.text import columns
+
+USAGE = """ft-jax run NAME [--field.path value ...] [--dry-run] [--debug]
+
+Trains an experiment into its run folder and writes report.html there. The same command resumes a run that
+was stopped, and says so where it is finished.
+
+  NAME                          an experiment of ft-jax list, or a file that defines experiment = Experiment(...)
+  --budget.steps 50             any field of the experiment, parsed by its type
+  --method.transfer.lora.rank 4 any option of its methods
+  --hyper.transfer.lora.alpha 8 any number in the state, by method and number
+  --dry-run                     show shapes, parameters, memory and the composition; train nothing
+  NAME --help                   list the fields with their types and values"""
+
+
+def command(words: Sequence[str]) -> int:
+    """Trains an experiment, or shows what would be trained."""
+    flags = {word for word in words if word in ("--dry-run", "--help", "-h")}
+    rest = [word for word in words if word not in flags]
+    if not rest:
+        if flags & {"--help", "-h"}:
+            print(USAGE)
+            return 0
+        raise ValueError("ft-jax run needs an experiment's name or file; ft-jax list shows the names")
+    if rest[0].startswith("-"):
+        raise ValueError(f"{rest[0]!r} stands before the experiment; write ft-jax run NAME --field.path value")
+    file = find(rest[0])
+
+    from ft_jax.cli.overrides import override
+
+    experiment = override(load(file), rest[1:])
+    if flags & {"--help", "-h"}:
+        print(field_help(experiment))
+        return 0
+    experiment.check()
+    if "--dry-run" in flags:
+        from ft_jax.cli.dry_run import dry_run
+
+        print(dry_run(experiment))
+        return 0
+    return _train(experiment, ["ft-jax", "run", *rest])
+
+
+def field_help(experiment: Any) -> str:
+    """Every field with its type, its value and what it is."""
+    from ft_jax.cli.overrides import fields
+
+    rows: list[tuple[str, str] | str] = []
+    group = None
+    for field in fields(experiment):
+        head = field.path.partition(".")[0] if "." in field.path else "experiment"
+        if head != group:
+            rows.append(head)
+            group = head
+        told = f"{field.kind} = {field.shown}" if field.settable else "(set in the file)"
+        rows.append((f"--{field.path}", f"{told}  {field.help}".rstrip().replace("`", "")))
+    return f"{experiment.name}: fields, types and values\n\n{columns(rows)}\n\nft-jax run --help says more"
+
+
+def _train(experiment: Any, told: list[str]) -> int:
+    from ft_jax.training.fit import fit
+    from ft_jax.training.report import write_report
+    from ft_jax.training.result import Diverged
+
+    try:
+        result = fit(experiment, command=told)
+    except Diverged as error:
+        report = write_report([experiment.folder], experiment.folder / "report.html")
+        raise RunFailed(f"{error}; report: {report}") from error
+    report = write_report([result.run], result.run / "report.html")
+    print(outcome(result, report))
+    return 0 if result.status == "finished" else STOPPED
+
+
+def outcome(result: Any, report: Any) -> str:
+    """What a run came to: scores before and after, expectations, where things are."""
+    from ft_jax.training.report_data import headline_of
+
+    lines = []
+    if result.status == "finished" and result.compilations == 0:
+        lines.append(f"{result.run} was finished already; --out FOLDER trains anew")
+    for score in headline_of(result.summary.get("scores", {})):
+        values = " → ".join(f"{value:.3f} {phase.replace('_', ' ')}" for phase, value in score.by_phase.items())
+        lines.append(f"{score.metric} on {score.set}: {values}")
+    lines += [f"expected {one}" for one in result.outcomes]
+    if result.status != "finished":
+        lines.append(f"{result.status}; the same command goes on from the last checkpoint")
+    lines.append(f"report: {report}")
+    return "\n".join(lines)

@@ -1,0 +1,66 @@
+"""Data: from an address to batches on the devices.
+
+``load`` gives a `Dataset`; `tokenize`, `next_tokens`, `preferences` and `pack` turn its texts to tokens; `batches` and
+`evaluation_batches` make numpy batches with the fields that models take; `zip_streams` puts streams side by side;
+`prefetch_to_device` sends them ahead. The checks say in one sentence what is wrong with bad input.
+"""
+
+from ft_jax.data.checks import (
+    check_batch,
+    check_columns,
+    check_divides,
+    check_finite,
+    check_labels,
+    check_lengths,
+    check_not_empty,
+)
+from ft_jax.data.collate import collate
+from ft_jax.data.completions import next_tokens
+from ft_jax.data.dataset import Computed, Dataset, concatenate
+from ft_jax.data.files import from_file
+from ft_jax.data.images import digits, mnist
+from ft_jax.data.masking import mask_tokens
+from ft_jax.data.packing import pack
+from ft_jax.data.pipeline import Batches, EvaluationBatches, batches, evaluation_batches
+from ft_jax.data.preferences import preferences
+from ft_jax.data.sentiment import DOMAINS, sentiment, unlabelled
+from ft_jax.data.sources import load
+from ft_jax.data.streams import prefetch_to_device, put, zip_streams
+from ft_jax.data.tfds import from_tfds
+from ft_jax.data.tokens import encode, special_ids, tokenize
+
+__all__ = [
+    "DOMAINS",
+    "Batches",
+    "Computed",
+    "Dataset",
+    "EvaluationBatches",
+    "batches",
+    "check_batch",
+    "check_columns",
+    "check_divides",
+    "check_finite",
+    "check_labels",
+    "check_lengths",
+    "check_not_empty",
+    "collate",
+    "concatenate",
+    "digits",
+    "encode",
+    "evaluation_batches",
+    "from_file",
+    "from_tfds",
+    "load",
+    "mask_tokens",
+    "mnist",
+    "next_tokens",
+    "pack",
+    "preferences",
+    "prefetch_to_device",
+    "put",
+    "sentiment",
+    "special_ids",
+    "tokenize",
+    "unlabelled",
+    "zip_streams",
+]

@@ -1,0 +1,45 @@
+"""From an address to a data set."""
+
+from pathlib import Path
+
+from ft_jax.data.dataset import Dataset
+from ft_jax.data.files import from_file
+from ft_jax.data.images import digits, mnist
+from ft_jax.data.sentiment import sentiment
+from ft_jax.data.tfds import from_tfds
+
+
+def load(address: str | Path, split: str | None = None) -> Dataset:
+    """The data set that an address names.
+
+    | address | what it names |
+    | --- | --- |
+    | ``sentiment:movies`` (``amazon``, ``news``, ``tweets``) | sentences with labels, see `sentiment` |
+    | ``digits`` | scikit-learn's digits, see `digits` |
+    | ``mnist``, ``mnist:path/to.npz`` | MNIST, from TFDS or from a file, see `mnist` |
+    | ``tfds:name[:split]`` | a set of tensorflow-datasets, see `from_tfds` |
+    | a path, ``pkg://…`` or ``hf://…`` of a file | jsonl, csv, tsv, parquet or npz, see `from_file` |
+
+    Args:
+      address: as above.
+      split: ``train``, ``validation`` or ``test`` where the set has it; None for all of it.
+
+    Raises:
+      ValueError: the address is of no known form, or the set has no such split.
+      FileNotFoundError: the set isn't on this computer and can't be fetched.
+
+    Example:
+      >>> load("digits", split="train")[0]["images"].shape
+      (8, 8, 1)
+    """
+    text = str(address)
+    kind, _, rest = text.partition(":")
+    if kind == "sentiment":
+        return sentiment(rest, split)
+    if text == "digits":
+        return digits(split)
+    if kind == "mnist":
+        return mnist(rest or "tfds:mnist", split)
+    if kind == "tfds":
+        return from_tfds(text, split)
+    return from_file(address, split)

@@ -1,0 +1,111 @@
+"""Distillation of logits."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ft_jax.core.catalogue import Neutral, register
+from ft_jax.core.losses import batch_weights, kl_divergence
+from ft_jax.core.method import Method
+from ft_jax.core.params import Params, never
+from ft_jax.core.weights import shape
+
+
+@register(
+    "distillation",
+    paper="Hinton, Vinyals and Dean 2015, arXiv:1503.02531, section 2",
+    kind=("surgery", "trainable", "loss"),
+    example=lambda problem: logits(problem.apply, jax.tree.map(lambda leaf: 1.2 * leaf, problem.params), weight=0.5),
+    neutral=Neutral({"weight": 0.0}),
+)
+def logits(
+    apply: Callable,
+    params: Params,
+    weight: float = 1.0,
+    temperature: float = 2.0,
+    hard_weight: float = 1.0,
+    *,
+    name: str = "distillation.logits",
+) -> Method:
+    """Draws the student's softened distribution to a trained teacher's, beside the true labels.
+
+    The loss is ``hard_weight · task + weight · temperature² · KL(teacher || student)``, both distributions
+    at ``softmax(logits / temperature)``, averaged over the positions that count (``batch["weights"]``).
+    Logits over a vocabulary are made chunk by chunk. The teacher runs without dropout and isn't
+    differentiated; its parameters are frozen, held once and shared by all members.
+
+    Args:
+      apply: the teacher's ``(params, batch, key) -> Outputs``, of any architecture that reads the student's
+        batch and predicts its classes or tokens.
+      params: the teacher's parameters.
+      weight: of the term under the method's name; data in ``hyper``, as are all numbers here.
+      temperature: softens both distributions; the square keeps the gradient's size when it changes.
+      hard_weight: of the task's term, named ``"task"``.
+      name: the method's name, under which the teacher's parameters stand.
+
+    Raises:
+      ValueError: a temperature that is not positive; at trace time, a teacher whose vocabulary or positions
+        differ from the student's.
+
+    Example:
+      >>> from ft_jax.core import Outputs, make_step, supervised
+      >>> import optax
+      >>> def apply(params, batch, key):
+      ...     return Outputs(hidden=batch["x"], unembedding=params["w"])
+      >>> method = logits(apply, {"w": jnp.eye(2)}, temperature=1.0)
+      >>> program = make_step(supervised(apply), optax.sgd(0.1), method)
+      >>> state = program.init({"w": jnp.zeros((2, 2))}, jax.random.key(0))
+      >>> _, metrics = program.step(state, {"x": jnp.array([[1.0, 0.0]]), "labels": jnp.array([0])})
+      >>> round(float(metrics["distillation.logits"]), 4)
+      0.1109
+    """
+    if temperature <= 0:
+        raise ValueError(f"{name} has temperature {temperature}; give it a positive one, such as 2.0")
+
+    def surgery(tree, key):
+        return {**tree, name: params}
+
+    def loss(inner):
+        def distilled(learned, batch, context):
+            terms, student = inner(learned, batch, context)
+            hyper, terms = context.hyper[name], dict(terms)
+            teacher = jax.lax.stop_gradient(apply(context.join(learned)[name], batch, None))
+            _refuse_mismatch(student, teacher, name)
+            positions = student.hidden.shape[:-1]
+            weights, total = batch_weights(batch, batch.get("labels", jnp.zeros(positions, jnp.int32)))
+            divergence = kl_divergence(student, teacher, hyper["temperature"], weights, total)
+            if "task" in terms:
+                terms["task"] = hyper["hard_weight"] * terms["task"]
+            return {**terms, name: hyper["weight"] * divergence}, student
+
+        return distilled
+
+    return Method(
+        name=name,
+        hyper={"weight": weight, "temperature": temperature, "hard_weight": hard_weight},
+        surgery=surgery,
+        trainable=never(f"{name}/*"),
+        loss=loss,
+        reads="examples",
+    )
+
+
+def _refuse_mismatch(student, teacher, name: str) -> None:
+    for role, outputs in (("student", student), ("teacher", teacher)):
+        if outputs.unembedding is None:
+            raise ValueError(
+                f"{name} compares logits, but the {role} has no head; give it an apply with an unembedding"
+            )
+    classes = [shape(outputs.unembedding)[1] for outputs in (student, teacher)]
+    if classes[0] != classes[1]:
+        raise ValueError(
+            f"{name} compares logits over one vocabulary, but the student has {classes[0]} classes and the teacher "
+            f"{classes[1]}; choose a teacher with the student's tokenizer or classes"
+        )
+    positions = [outputs.hidden.shape[:-1] for outputs in (student, teacher)]
+    if positions[0] != positions[1]:
+        raise ValueError(
+            f"{name} compares logits position by position, but the student's are {positions[0]} and the teacher's "
+            f"{positions[1]}; give both models outputs for the same positions"
+        )

@@ -1,0 +1,123 @@
+"""Experience replay from a reservoir on the device."""
+
+import jax
+import jax.numpy as jnp
+
+from ft_jax.core.catalogue import Neutral, register
+from ft_jax.core.method import Method
+from ft_jax.core.params import digest
+from ft_jax.core.state import Batch
+from ft_jax.incremental.examples import examples, layout
+
+MOST = 2**31 - 1
+"""How many examples an int32 can count. A stream that is longer goes on as if it had this many."""
+
+
+@register(
+    "incremental",
+    paper="Chaudhry et al. 2019, arXiv:1902.10486; the reservoir is algorithm R of Vitter 1985",
+    kind=("memory", "loss", "events"),
+    example=lambda problem: replay(capacity=6, size=4, example=problem.batch),
+    neutral=Neutral({"weight": 0.0}),
+)
+def replay(
+    capacity: int, size: int, example: Batch, weight: float = 1.0, *, name: str = "incremental.replay"
+) -> Method:
+    """Trains on examples of the past, drawn from a buffer that is a uniform sample of all that were seen.
+
+    Adds the term ``weight · Σ terms(replayed)``: the loss inside, on `size` examples drawn uniformly and with
+    replacement from the buffer. It is 0 while the buffer is empty, and evaluation leaves it out. After
+    each step the batch's examples enter the buffer by algorithm R: example ``t`` (from 0) takes slot ``t``
+    while there is room, and later slot ``j ~ uniform{0..t}`` if ``j < capacity``, so that each of ``n`` seen
+    examples is in the buffer with probability ``capacity / n``. Examples whose weights are all 0 (padding)
+    don't enter.
+
+    Name it after (inside) penalties such as EWC's, which would otherwise be counted again on the replayed
+    examples. Inside a method that makes the batch episodes or preferences it remembers the examples of
+    support and query, or the chosen answers.
+
+    Args:
+      capacity: examples the buffer holds. It is part of the train state, and members have one each.
+      size: examples replayed in each step.
+      example: one batch; the names, types and shapes ``[batch, ...]`` of the fields to remember.
+      weight: of the replayed loss.
+      name: the method's name; ``memory[name]`` is ``{"buffer": fields [capacity, ...], "seen": int32}``.
+
+    Raises:
+      ValueError: a capacity or size below 1.
+      KeyError: in the first step, when the batch lacks a field of `example`.
+
+    Example:
+      >>> batch = {"input_ids": jnp.zeros((2, 5), jnp.int32), "labels": jnp.zeros(2, jnp.int32)}
+      >>> method = replay(capacity=100, size=8, example=batch)
+      >>> method.memory(None, None)["buffer"]["input_ids"].shape
+      (100, 5)
+    """
+    if capacity < 1 or size < 1:
+        raise ValueError(f"{name} has capacity {capacity} and replays {size}; give both at least 1")
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)), dict(example))
+
+    def memory(params, key):
+        buffer = jax.tree.map(lambda one: jnp.zeros((capacity, *one.shape[1:]), one.dtype), like)
+        return {"buffer": buffer, "seen": jnp.int32(0)}
+
+    def loss(inner):
+        def replayed(params, batch, context):
+            terms, outputs = inner(params, batch, context)
+            if not context.train:
+                return terms, outputs
+            past, seen = context.memory[name]["buffer"], context.memory[name]["seen"]
+            rows = jax.random.randint(context.key_for(name), (size,), 0, jnp.clip(seen, 1, capacity))
+            own = context.replace(local_key=jax.random.fold_in(context.local_key, digest(name)))
+            again, _ = inner(params, jax.tree.map(lambda x: x[rows], past), own)
+            value = sum(again.values(), start=jnp.float32(0))
+            return {**terms, name: context.hyper[name]["weight"] * jnp.where(seen > 0, value, 0.0)}, outputs
+
+        return replayed
+
+    def after_step(state, event):
+        key = jax.random.fold_in(event.key, digest(f"{name}/reservoir"))
+        return state.remember(name, insert(state.memory[name], examples(event.batch, like, name), key))
+
+    return Method(
+        name=name,
+        hyper={"weight": weight},
+        memory=memory,
+        loss=loss,
+        after_step=after_step,
+        reads=layout(like),
+    )
+
+
+def insert(memory, batch: Batch, key: jax.Array):
+    """A reservoir after the examples of `batch`, one after another, by algorithm R.
+
+    Args:
+      memory: ``{"buffer": fields [capacity, ...], "seen": int32}``.
+      batch: fields ``[batch, ...]``.
+      key: for the slots.
+
+    Example:
+      >>> empty = {"buffer": {"x": jnp.zeros(3)}, "seen": jnp.int32(0)}
+      >>> insert(empty, {"x": jnp.array([7.0, 8.0])}, jax.random.key(0))["buffer"]["x"].tolist()
+      [7.0, 8.0, 0.0]
+    """
+    buffer, seen = memory["buffer"], memory["seen"]
+    capacity, count = jax.tree.leaves(buffer)[0].shape[0], jax.tree.leaves(batch)[0].shape[0]
+    enters = _counted(batch, count)
+    before = jnp.minimum(seen, MOST - count) + jnp.cumsum(enters, dtype=jnp.int32) - enters
+    slots = jnp.where(before < capacity, before, jax.random.randint(key, (count,), 0, before + 1))
+    slots = jnp.where(enters, slots, capacity)
+    # Of several examples for one slot the last stays, as if they had come one by one.
+    order = jnp.arange(count)
+    last = jnp.full(capacity, -1).at[slots].max(order, mode="drop")
+    stays = (slots < capacity) & (last[jnp.minimum(slots, capacity - 1)] == order)
+    slots = jnp.where(stays, slots, capacity)
+    buffer = jax.tree.map(lambda old, new: old.at[slots].set(new.astype(old.dtype), mode="drop"), buffer, batch)
+    return {"buffer": buffer, "seen": jnp.minimum(seen, MOST - count) + jnp.sum(enters, dtype=jnp.int32)}
+
+
+def _counted(batch, count: int):
+    if "weights" not in batch:
+        return jnp.ones(count, jnp.int32)
+    return jnp.any(batch["weights"].reshape(count, -1) > 0, axis=1).astype(jnp.int32)

@@ -1,0 +1,83 @@
+"""BERT: all-MiniLM-L6-v2 and every checkpoint of model type ``bert``."""
+
+from ft_jax.models.architectures.naming import Architecture, Tensor, norm, projection, required
+from ft_jax.models.encoder import EncoderConfig
+
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+
+
+def read(json, names) -> EncoderConfig:
+    """An `EncoderConfig` from config.json; the tensor names tell whether there is a pooler."""
+    if json.get("position_embedding_type", "absolute") != "absolute":
+        raise ValueError(
+            f"config.json has position_embedding_type {json['position_embedding_type']!r}; only 'absolute' is known"
+        )
+    act = json.get("hidden_act", "gelu")
+    if act not in ACTIVATIONS:
+        raise ValueError(f"config.json has hidden_act {act!r}; known are {', '.join(ACTIVATIONS)}")
+    return EncoderConfig(
+        vocabulary=required(json, "vocab_size", "config.json"),
+        width=required(json, "hidden_size", "config.json"),
+        layers=required(json, "num_hidden_layers", "config.json"),
+        heads=required(json, "num_attention_heads", "config.json"),
+        mlp_width=required(json, "intermediate_size", "config.json"),
+        positions=json.get("max_position_embeddings", 512),
+        types=json.get("type_vocab_size", 2),
+        activation=ACTIVATIONS[act],
+        epsilon=json.get("layer_norm_eps", 1e-12),
+        dropout=json.get("hidden_dropout_prob", 0.1),
+        attention_dropout=json.get("attention_probs_dropout_prob", 0.1),
+        pooler=any(name.endswith("pooler.dense.weight") for name in names),
+    )
+
+
+def write(config: EncoderConfig) -> dict:
+    """The config.json of an `EncoderConfig`."""
+    return {
+        "architectures": ["BertModel"],
+        "model_type": "bert",
+        "vocab_size": config.vocabulary,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.mlp_width,
+        "max_position_embeddings": config.positions,
+        "type_vocab_size": config.types,
+        "hidden_act": {"gelu_tanh": "gelu_new"}.get(config.activation, config.activation),
+        "layer_norm_eps": config.epsilon,
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "torch_dtype": "float32",
+    }
+
+
+def tensors(config: EncoderConfig) -> dict[str, Tensor]:
+    """Every parameter's tensor in a BERT checkpoint."""
+    table = {
+        f"embeddings/{ours}": Tensor(f"embeddings.{theirs}_embeddings.weight")
+        for ours, theirs in (("tokens", "word"), ("positions", "position"), ("types", "token_type"))
+    }
+    table |= norm("embeddings/norm", "embeddings.LayerNorm", bias=True)
+    for i in range(config.layers):
+        ours, theirs = f"layers/{i}", f"encoder.layer.{i}"
+        for part in ("query", "key", "value"):
+            table |= projection(f"{ours}/attention/{part}", f"{theirs}.attention.self.{part}", bias=True)
+        table |= projection(f"{ours}/attention/output", f"{theirs}.attention.output.dense", bias=True)
+        table |= norm(f"{ours}/attention_norm", f"{theirs}.attention.output.LayerNorm", bias=True)
+        table |= projection(f"{ours}/mlp/up", f"{theirs}.intermediate.dense", bias=True)
+        table |= projection(f"{ours}/mlp/down", f"{theirs}.output.dense", bias=True)
+        table |= norm(f"{ours}/mlp_norm", f"{theirs}.output.LayerNorm", bias=True)
+    if config.pooler:
+        table |= projection("pooler", "pooler.dense", bias=True)
+    return table
+
+
+BERT = Architecture(
+    model_types=("bert",),
+    read=read,
+    write=write,
+    tensors=tensors,
+    prefix="bert.",
+    unread=("embeddings.position_ids",),
+    fits=lambda config: isinstance(config, EncoderConfig),
+)

@@ -1,0 +1,145 @@
+"""The methods of an experiment by name and option, made into a composition for a model and its data."""
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from ft_jax.core import Composition, Method, catalogue, compose
+from ft_jax.core.catalogue import FAMILIES
+from ft_jax.core.params import nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a run has before its methods are made.
+
+    Attributes:
+      model: the built model.
+      example: the first host batch; its shapes matter.
+      steps: of the whole run.
+      key: for building.
+    """
+
+    model: Any
+    example: Mapping[str, Any]
+    steps: int
+    key: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Use:
+    """A method of the catalogue and the options of its constructor.
+
+    ``apply``, ``params`` and ``example`` are filled in from the run where the constructor asks for them. An
+    option may be a model spec, which is built when the run starts: a teacher is
+    ``Use("distillation.logits", params=Pretrained(...))``, whose ``apply`` comes along.
+
+    Example:
+      >>> Use("transfer.lora", rank=8).changed(rank=4)
+      Use('transfer.lora', rank=4)
+    """
+
+    name: str
+    options: Mapping[str, Any]
+
+    def __init__(self, name: str, /, **options: Any):
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "options", options)
+
+    def __repr__(self):
+        return f"Use({', '.join([repr(self.name), *(f'{key}={value!r}' for key, value in self.options.items())])})"
+
+    def changed(self, **options: Any) -> "Use":
+        """The same method with some options changed."""
+        return Use(self.name, **{**self.options, **options})
+
+    def signature(self) -> inspect.Signature:
+        """The constructor's signature.
+
+        Raises:
+          KeyError: the catalogue has no such method; the sentence has the nearest.
+        """
+        family = self.name.partition(".")[0]
+        if family in FAMILIES:
+            importlib.import_module(f"ft_jax.{family}")
+        else:
+            load_catalogue()
+        return inspect.signature(catalogue[self.name].build)
+
+    def check(self) -> None:
+        """Raises KeyError on an unknown method, ValueError on an option it doesn't have."""
+        known = self.signature().parameters
+        if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
+            return
+        for option in self.options:
+            if option not in known:
+                raise ValueError(f"{self.name} has no option {option!r}; the nearest are {nearest(option, known)}")
+
+    def build(self, parts: Parts) -> Method:
+        """The method.
+
+        Raises:
+          ValueError: an unknown option, or one that must be given and isn't.
+        """
+        self.check()
+        known = self.signature().parameters
+        options = {}
+        for option, value in self.options.items():
+            if not hasattr(value, "build"):
+                options[option] = value
+                continue
+            built = value.build(jax.random.fold_in(parts.key, len(options)))
+            options[option] = built.params if option == "params" else built
+            if option == "params" and "apply" in known and "apply" not in self.options:
+                options["apply"] = built.apply
+        run = {"apply": parts.model.apply, "params": parts.model.params, "example": parts.example}
+        for name, parameter in known.items():
+            if name in run:
+                options.setdefault(name, run[name])
+            elif (
+                name not in options
+                and parameter.default is parameter.empty
+                and parameter.kind
+                not in (
+                    parameter.VAR_KEYWORD,
+                    parameter.VAR_POSITIONAL,
+                )
+            ):
+                raise ValueError(f"{self.name} needs option {name!r}; give Use({self.name!r}, {name}=...)")
+        return catalogue[self.name].build(**options)
+
+
+MethodLike = Use | Method | Composition | Callable[[Parts], Method]
+
+
+def load_catalogue() -> None:
+    """Imports every family, so that the catalogue is whole."""
+    for family in FAMILIES:
+        importlib.import_module(f"ft_jax.{family}")
+
+
+def check_methods(methods: tuple[MethodLike, ...]) -> None:
+    """Raises, in one sentence, on what can be seen to be wrong before model and data are there."""
+    for method in methods:
+        if isinstance(method, Use):
+            method.check()
+        elif not isinstance(method, Method | Composition) and not callable(method):
+            raise ValueError(
+                f'experiment.method holds {method!r}; use Use("family.method", ...), a Method or a function of Parts'
+            )
+
+
+def build_methods(methods: tuple[MethodLike, ...], parts: Parts) -> Composition:
+    """The composition, outermost first as given."""
+
+    def one(index, method):
+        own = dataclasses.replace(parts, key=jax.random.fold_in(parts.key, index))
+        if isinstance(method, Use):
+            return method.build(own)
+        return method if isinstance(method, Method | Composition) else method(own)
+
+    return compose(*(one(index, method) for index, method in enumerate(methods)))

@@ -1,0 +1,291 @@
+"""An experiment as a value: model, data, method, optimizer, schedule, parallelism, evaluation, budget."""
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ft_jax.core import Loss, Optimizer, Outputs, optimizer, supervised
+from ft_jax.core.params import nearest
+from ft_jax.training.composition import MethodLike
+from ft_jax.training.evaluate import MetricLike
+from ft_jax.training.parallel import Parallelism, as_parallelism
+from ft_jax.training.stream import Feed, Stream
+
+OPTIMIZERS = ("adafactor", "adagrad", "adam", "adamw", "lamb", "lars", "lion", "nadamw", "radam", "rmsprop", "sgd")
+"""Names to suggest; any constructor of optax with a ``learning_rate`` will do."""
+
+
+@runtime_checkable
+class ModelSpec(Protocol):
+    """How to get a model: any frozen dataclass with this method."""
+
+    def build(self, key: jax.Array) -> Any:
+        """A model with ``apply(params, batch, key)``, ``params`` and ``tokenizer``; `key` draws what is new in it."""
+        ...
+
+
+@runtime_checkable
+class DataSpec(Protocol):
+    """How to get data: any frozen dataclass with this method."""
+
+    def build(self, model: Any, feed: Feed) -> Stream:
+        """The tasks to train on in turn, for `model` and in the batches that `feed` asks for."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSpec:
+    """An optax optimizer, its numbers and the schedule of its learning rate.
+
+    Attributes:
+      name: of a constructor in optax, such as ``"adamw"``, ``"sgd"`` or ``"lion"``.
+      learning_rate: the peak of the schedule.
+      weight_decay: for constructors that take one; 0 where None.
+      max_norm: gradients are scaled down to this global norm first; None leaves them.
+      schedule: of the learning rate after the warmup: ``"constant"``, or down to `final` by ``"linear"`` or
+        ``"cosine"``.
+      warmup: the share of all steps in which the rate rises linearly from 0.
+      final: the share of the peak at which a schedule ends.
+      options: further numbers of the constructor, such as ``{"b2": 0.98}``.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float | None = None
+    max_norm: float | None = None
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: float = 0.0
+    final: float = 0.0
+    options: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises ValueError on a number or name that can't be."""
+        build = self._constructor()
+        if not self.learning_rate >= 0 or math.isinf(self.learning_rate):
+            raise ValueError(f"optimizer.learning_rate is {self.learning_rate}; give a finite rate of at least 0")
+        if self.max_norm is not None and not self.max_norm > 0:
+            raise ValueError(f"optimizer.max_norm is {self.max_norm}; give a norm above 0, or None for no clipping")
+        if self.schedule not in ("constant", "linear", "cosine"):
+            raise ValueError(f"optimizer.schedule is {self.schedule!r}; use 'constant', 'linear' or 'cosine'")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"optimizer.warmup is {self.warmup}; give a share of all steps from 0 to below 1")
+        known = inspect.signature(build).parameters
+        if self.weight_decay and "weight_decay" not in known:
+            raise ValueError(
+                f"optax.{self.name} takes no weight_decay, got {self.weight_decay}; use 'adamw' or leave it"
+            )
+        for option in self.options:
+            if option not in known:
+                raise ValueError(
+                    f"optax.{self.name} has no option {option!r}; the nearest are {nearest(option, known)}"
+                )
+
+    def build(self, steps: int) -> Optimizer:
+        """The optimizer for a run of `steps` steps in all."""
+        self.check()
+        constructor = self._constructor()
+        numbers = {"learning_rate": self.learning_rate, **self.options}
+        if "weight_decay" in inspect.signature(constructor).parameters:
+            numbers.setdefault("weight_decay", self.weight_decay or 0.0)
+        schedule = None if self.schedule == "constant" and not self.warmup else self.factor(steps)
+        return optimizer(constructor, schedule=schedule, max_norm=self.max_norm, **numbers)
+
+    def factor(self, steps: int) -> Callable[[jax.Array], jax.Array]:
+        """``step -> share of the peak rate``: a linear rise, then the schedule down to `final` at the last step.
+
+        Example:
+          >>> factor = OptimizerSpec(schedule="linear", warmup=0.5).factor(4)
+          >>> [round(float(factor(step)), 2) for step in range(4)]
+          [0.5, 1.0, 1.0, 0.5]
+        """
+        rise, final = round(self.warmup * steps), self.final
+
+        def share(step):
+            done = jnp.clip((step - rise) / max(steps - rise, 1), 0.0, 1.0)
+            if self.schedule == "linear":
+                down = 1.0 + (final - 1.0) * done
+            elif self.schedule == "cosine":
+                down = final + (1.0 - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+            else:
+                down = jnp.ones_like(done)
+            return jnp.where(step < rise, (step + 1.0) / max(rise, 1), down)
+
+        return share
+
+    def _constructor(self):
+        build = getattr(optax, self.name, None)
+        if build is None or "learning_rate" not in inspect.signature(build).parameters:
+            raise ValueError(f"optax has no optimizer {self.name!r}; the nearest are {nearest(self.name, OPTIMIZERS)}")
+        return build
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSpec:
+    """When to evaluate, what to watch and what to keep.
+
+    Every evaluation set of the task is measured before training, every `every` steps, at the end of each
+    task and at the end.
+
+    Attributes:
+      every: steps between evaluations; None evaluates at the ends of tasks alone.
+      metric: the metric to watch; ``"loss"`` or one of the experiment's metrics.
+      mode: ``"max"`` if more of it is better, ``"min"`` if less.
+      on: the evaluation set to watch; the first by default.
+      keep_best: end with the state that the watched metric liked best.
+      memories: batches of a task shown to methods when it ends, such as for EWC's Fisher information.
+    """
+
+    every: int | None = None
+    metric: str = "loss"
+    mode: Literal["min", "max"] = "min"
+    on: str | None = None
+    keep_best: bool = False
+    memories: int = 8
+
+    def better(self, value: float, than: float | None) -> bool:
+        """Whether `value` is better than the best so far."""
+        if math.isnan(value):
+            return False
+        return than is None or (value < than if self.mode == "min" else value > than)
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How much to train.
+
+    Attributes:
+      steps: updates per task; or
+      epochs: passes over each task's examples.
+      batch_size: examples of one update, over all devices and processes.
+      accumulate: micro-batches an update is made of; memory falls, the result stays.
+      patience: evaluations without a better watched metric after which a task is over; None for all steps.
+      target: a value of the watched metric at which a task is over.
+    """
+
+    steps: int | None = None
+    epochs: float | None = None
+    batch_size: int = 32
+    accumulate: int = 1
+    patience: int | None = None
+    target: float | None = None
+
+    def check(self) -> None:
+        """Raises ValueError on a number that can't be."""
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"budget has steps={self.steps} and epochs={self.epochs}; give exactly one of them")
+        for name in ("steps", "epochs", "batch_size", "accumulate", "patience"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"budget.{name} is {value}; give a number above 0")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"budget.batch_size {self.batch_size} does not divide into {self.accumulate} micro-batches; "
+                "change budget.batch_size or budget.accumulate"
+            )
+
+    def steps_for(self, task: str, examples: int | None) -> int:
+        """Updates on a task of so many examples."""
+        if self.steps is not None:
+            return self.steps
+        if examples is None:
+            raise ValueError(f"task {task!r} doesn't say how many examples it has; give budget.steps, not epochs")
+        return max(1, round(self.epochs * examples / self.batch_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSpec:
+    """What a run saves on its way.
+
+    Attributes:
+      every: steps between checkpoints, besides those at evaluations and at the ends of tasks.
+      keep: how many of the newest to keep.
+    """
+
+    every: int | None = None
+    keep: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything a run is made of; a Python file that defines ``experiment`` is one.
+
+    Attributes:
+      name: also the name of its run folder.
+      model: a `ModelSpec`.
+      data: a `DataSpec`.
+      method: outermost first, `Use` of the catalogue, methods, or functions ``Parts -> Method``.
+      optimizer: see `OptimizerSpec`; any function ``steps -> Optimizer`` with a ``build`` does as well.
+      budget: see `Budget`.
+      evaluation: see `EvaluationSpec`.
+      parallelism: ``"single"``, ``"pmap"`` or a `Mesh`.
+      checkpoints: see `CheckpointSpec`.
+      seed: of everything random: parameters, dropout, sampling and the data's order.
+      hyper: numbers to change at the start, by ``"method.number"``.
+      loss: ``model -> Loss``; cross-entropy with the batch's labels by default.
+      predict: ``(outputs, batch) -> predictions`` for metrics and memories; see `ft_jax.training.evaluate`.
+      metrics: by name, ``(predictions, batch) -> (sum, count)`` or more; by default what fits the labels.
+      expect: the outcome that tests check, see `ft_jax.training.outcome`.
+      log_every: steps between lines of ``metrics.jsonl``.
+      out: the run folder; ``runs/<name>`` by default.
+      doc: what it shows, for lists and the report.
+    """
+
+    name: str
+    model: ModelSpec
+    data: DataSpec
+    method: tuple[MethodLike, ...] = ()
+    optimizer: OptimizerSpec = OptimizerSpec()
+    budget: Budget = Budget(steps=100)
+    evaluation: EvaluationSpec = EvaluationSpec()
+    parallelism: Parallelism | str = "single"
+    checkpoints: CheckpointSpec = CheckpointSpec()
+    seed: int = 0
+    hyper: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    loss: Callable[[Any], Loss] | None = None
+    predict: Callable[[Outputs, Mapping[str, Any]], Any] | None = None
+    metrics: Mapping[str, MetricLike] | None = None
+    expect: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    log_every: int = 10
+    out: str | None = None
+    doc: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.out) if self.out else Path("runs") / self.name
+
+    def loss_of(self, model) -> Loss:
+        """The plain loss, without any method's additions."""
+        return supervised(model.apply) if self.loss is None else self.loss(model)
+
+    def check(self) -> None:
+        """Raises ValueError, in one sentence, on what can be seen to be wrong without data or model."""
+        if not self.name or any(part in ("", ".", "..") for part in self.name.split("/")):
+            raise ValueError(f"experiment name {self.name!r} can't name a folder; use words joined by - _ or /")
+        for field in ("model", "data"):
+            if not hasattr(getattr(self, field), "build"):
+                raise ValueError(
+                    f"experiment.{field} is a {type(getattr(self, field)).__name__} without build(...); "
+                    f"give a {field.capitalize()}Spec"
+                )
+        if isinstance(self.optimizer, OptimizerSpec):
+            self.optimizer.check()
+        self.budget.check()
+        as_parallelism(self.parallelism)
+        if self.evaluation.mode not in ("min", "max"):
+            raise ValueError(f"evaluation.mode is {self.evaluation.mode!r}; use 'min' or 'max'")
+        for name, value in (
+            ("evaluation.every", self.evaluation.every),
+            ("checkpoints.every", self.checkpoints.every),
+            ("checkpoints.keep", self.checkpoints.keep),
+            ("log_every", self.log_every),
+        ):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; give a number of at least 1")

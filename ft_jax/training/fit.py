@@ -1,0 +1,395 @@
+"""Trains an experiment: build and check, restore, then steps, evaluations, tasks and checkpoints in order."""
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ft_jax.assets.cache import cache_folder
+from ft_jax.training.checkpoint import Checkpoints
+from ft_jax.training.evaluate import score
+from ft_jax.training.experiment import Experiment
+from ft_jax.training.logging import Log
+from ft_jax.training.outcome import outcomes
+from ft_jax.training.parallel import as_parallelism, start_processes
+from ft_jax.training.prepare import Plan, check_limits, flatten, prepare
+from ft_jax.training.result import Diverged, Moment, Progress, Result
+from ft_jax.training.run_folder import RunFolder, check_folder, describe, finite
+from ft_jax.training.signals import interruptions
+from ft_jax.training.stream import Feeder, check_batch, stack
+
+IN_FLIGHT = 8
+"""Steps that may be queued on the devices; more would only hold memory and find a divergence later."""
+
+
+def fit(
+    experiment: Experiment,
+    *,
+    run: str | Path | None = None,
+    resume: bool = True,
+    callbacks: Sequence[Callable[[Moment], None]] = (),
+    command: Sequence[str] | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Trains an experiment into a run folder.
+
+    The folder is resumed where it holds the same experiment unfinished: killing a run at any moment and
+    running it again ends in the same bits. A finished one gives its result without training.
+
+    Args:
+      experiment: what to run.
+      run: the run folder; the experiment's by default.
+      resume: False refuses a folder that holds a run already.
+      callbacks: called with a `Moment` after evaluations and tasks.
+      command: the command line to record, for the report.
+      quiet: no progress line.
+
+    Raises:
+      ValueError, KeyError: bad input in one sentence, before anything is trained or overwritten.
+      Diverged: the loss is not finite; the last good checkpoint is kept.
+    """
+    start_processes()
+    use_compilation_cache()
+    path = Path(run) if run is not None else experiment.folder
+    check_folder(experiment, path, resume)
+    plan = prepare(experiment)
+    folder = RunFolder(experiment, path, resume, command)
+    try:
+        return _Loop(plan, folder, tuple(callbacks), quiet).run()
+    finally:
+        folder.release()
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in the ft_jax cache between processes, unless jax was told of another place."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+class _Loop:
+    """The state of one call of `fit`, and what happens to it in order."""
+
+    def __init__(self, plan: Plan, folder: RunFolder, callbacks, quiet: bool):
+        self.plan, self.folder, self.callbacks, self.quiet = plan, folder, callbacks, quiet
+        self.experiment, self.distributed = plan.experiment, plan.distributed
+        self.progress = Progress()
+        self.state = self.distributed.init(plan.model.params, plan.key)
+        self.checkpoints = Checkpoints(
+            folder.path / "checkpoints",
+            plan.composition.names,
+            self.distributed.collect(self.state),
+            self.experiment.checkpoints.keep,
+        )
+        self.since = time.perf_counter()
+
+    def run(self) -> Result:
+        """Restores, trains what is left, and writes the summary."""
+        try:
+            restored = self.checkpoints.newest() is not None
+            if restored:
+                self.state, self.progress = self.restored("last")
+            if self.folder.finished is not None:
+                self.go_back_to_best()
+                return self.result(self.folder.finished, 0)
+            writes = self.folder.path if jax.process_index() == 0 else None
+            start = self.progress.step if restored else -1
+            self.log = Log(writes, self.plan.total_steps, start, self.quiet)
+            try:
+                if restored:
+                    self.log.event(start, "resume", f"resumed from the checkpoint of step {start}")
+                summary = self.train()
+                self.folder.finish(summary)
+            finally:
+                self.log.close()
+        finally:
+            self.checkpoints.close()
+        return self.result(summary, self.distributed.compilations())
+
+    def train(self) -> dict[str, Any]:
+        """All tasks from where the run stands; the summary."""
+        with interruptions() as interrupted:
+            if "before" not in self.progress.scores:
+                self.note(scores={"before": self.measure("before")})
+            while self.progress.task < len(self.plan.stream):
+                if not self.task(interrupted):
+                    self.log.event(self.progress.step, "signal", "interrupted; the same command goes on from here")
+                    return self.summary("interrupted")
+        if self.go_back_to_best():
+            best = int(np.ravel(self.distributed.collect(self.state.step))[0])
+            self.log.event(self.progress.step, "keep_best", f"went back to the best state, of step {best}")
+        return self.summary("finished")
+
+    def task(self, interrupted: Callable[[], bool]) -> bool:
+        """The current task from where it stands; False if it was interrupted."""
+        task, steps = self.plan.stream[self.progress.task], self.plan.steps[self.progress.task]
+        if self.progress.place is not None:
+            task.train.set_state(self.progress.place)
+        with Feeder(task, self.put(f"task {task.name!r}", self.distributed.put_batch)) as feeder:
+            compiled = False
+            while self.progress.done < steps and not self.progress.over:
+                # The first step compiles, so it is a stretch of its own, which speeds leave out.
+                until = self.next_stop(steps) if compiled else self.progress.done + 1
+                metrics = self.stretch(feeder, until, interrupted, timed=compiled)
+                compiled = True
+                if self.due(self.experiment.evaluation.every) and self.progress.done < steps:
+                    self.evaluation()
+                if self.progress.done == steps or self.progress.over:
+                    break
+                stopping = interrupted()
+                if stopping or self.due(self.experiment.evaluation.every, self.experiment.checkpoints.every):
+                    self.save(metrics)
+                if stopping:
+                    return False
+            self.end_of_task(feeder)
+        return True
+
+    def stretch(self, feeder: Feeder, until: int, interrupted, timed: bool) -> dict[str, Any]:
+        """Steps without a pause, until so many are done on the task; the last one's metrics, computed."""
+        queued: collections.deque = collections.deque()
+        begin, metrics = time.perf_counter(), {}
+        while self.progress.done < until and not interrupted() and self.log.diverged is None:
+            fed = feeder.take(lambda: self.distributed.collect(self.state))
+            self.state, metrics = self.distributed.step(self.state, fed.batch)
+            queued.append(metrics)
+            if len(queued) > IN_FLIGHT:
+                jax.block_until_ready(queued.popleft())
+            count = jax.process_count() if timed else 0
+            self.progress = self.progress.after_step(fed.place, fed.examples * count, (fed.tokens or 0) * count)
+            step = self.progress.step
+            if step % self.experiment.log_every == 0 or step in (1, self.plan.total_steps):
+                seconds = self.progress.seconds + (time.perf_counter() - begin if timed else 0.0)
+                self.log.train(step, metrics, seconds, self.progress.examples, self.progress.tokens)
+        jax.block_until_ready(metrics)
+        if timed:
+            self.note(seconds=self.progress.seconds + time.perf_counter() - begin)
+        if self.log.diverged is not None:
+            self.refuse_divergence(self.log.diverged)
+        return metrics
+
+    def next_stop(self, steps: int) -> int:
+        """Updates on the task after which the stretch ends: the next evaluation, checkpoint or the task's end."""
+        done = self.progress.done
+        stops = [every for every in (self.experiment.evaluation.every, self.experiment.checkpoints.every) if every]
+        return min([steps, *(done - done % every + every for every in stops)])
+
+    def due(self, *every: int | None) -> bool:
+        """Whether so many updates, or a multiple, are done on the task."""
+        return any(number and self.progress.done % number == 0 for number in every)
+
+    def evaluation(self) -> None:
+        """Measures all sets, lets methods act on it, and sees whether the task is over or this state the best."""
+        progress, spec, budget = self.progress, self.experiment.evaluation, self.experiment.budget
+        task = self.plan.stream[progress.task].name
+        scores = self.measure("training" if progress.done < self.plan.steps[progress.task] else f"after {task}")
+        self.note(latest=scores, evaluated=progress.step)
+        watched = self.plan.watched(progress.task)
+        if not scores:
+            return
+        if self.plan.composition.has("after_eval"):
+            flat = flatten(scores, watched)
+            self.events("after_eval", "evaluation", lambda: self.distributed.after_eval(self.state, flat))
+        value = _best(scores[watched][spec.metric], spec.mode)
+        if spec.better(value, progress.best):
+            self.note(best=value, bad=0, best_scores=scores)
+            if spec.keep_best:
+                self.write("best")
+        else:
+            self.note(bad=progress.bad + 1)
+            if budget.patience is not None and self.progress.bad >= budget.patience:
+                message = f"no better {spec.metric} in {self.progress.bad} evaluations, best {self.progress.best:.4g}"
+                self.log.event(progress.step, "patience", f"task {task} ended early: {message}")
+                self.note(over=True)
+        if budget.target is not None and not spec.better(budget.target, value):
+            self.log.event(progress.step, "target", f"task {task} ended: {spec.metric} {value:.4g} is at the target")
+            self.note(over=True)
+        self.tell("evaluation", task)
+
+    def end_of_task(self, feeder: Feeder) -> None:
+        """Methods take leave of the task, all sets are measured, everything is saved."""
+        task, count = self.plan.stream[self.progress.task].name, self.experiment.evaluation.memories
+        remembers = self.plan.composition.has("after_task")
+        if remembers:
+            collect = lambda: self.distributed.collect(self.state)  # noqa: E731
+            batches = stack([feeder.take(collect).host for _ in range(count)])
+            self.events("after_task", f"end of task {task}", lambda: self.distributed.after_task(self.state, batches))
+        if remembers or self.progress.evaluated != self.progress.step:
+            self.evaluation()
+        self.tell("task", task)
+        scores = {}
+        if len(self.plan.stream) > 1:
+            scores[f"after {task}"] = self.progress.latest
+        self.progress = self.progress.next_task()
+        if self.progress.task == len(self.plan.stream):
+            kept = self.progress.best_scores if self.experiment.evaluation.keep_best else None
+            scores["after"] = kept or self.progress.latest
+        self.note(scores={**self.progress.scores, **scores})
+        self.save()
+
+    def measure(self, phase: str) -> dict[str, Any]:
+        """The scores of the state on all evaluation sets."""
+        couples = any(part.couples for part in self.plan.composition)
+        found = {}
+        for name, batches in self.plan.sets.items():
+            found[name] = score(
+                self.distributed.measure,
+                self.state,
+                batches,
+                self.plan.metrics,
+                self.plan.program.trials,
+                self.put(f"evaluation set {name!r}", self.distributed.put_whole),
+                self.distributed.shards,
+                pad=not couples,
+            )
+        if found:
+            self.log.evaluation(self.progress.step, phase, found)
+        return finite(found)
+
+    def put(self, where: str, place: Callable) -> Callable:
+        """Checks a host batch and moves it to the devices."""
+
+        def checked(batch):
+            check_batch(batch, where)
+            check_limits(batch, self.plan.limits, where)
+            return place(batch)
+
+        return checked
+
+    def events(self, field: str, cause: str, change: Callable) -> None:
+        """Runs the methods' functions of an event; every number they changed is a line of the log."""
+        before = _numbers(self.distributed.collect(self.state.hyper))
+        self.state = change()
+        names = [part.name for part in self.plan.composition if getattr(part, field) is not None]
+        for number, new in _numbers(self.distributed.collect(self.state.hyper)).items():
+            if not np.array_equal(before[number], new, equal_nan=True):
+                old, new = finite(before[number]), finite(new)
+                message = f"{number} {_told(old)} → {_told(new)}"
+                self.log.event(
+                    self.progress.step, f"{', '.join(names)} at {cause}", message, number=number, old=old, new=new
+                )
+
+    def tell(self, kind: str, task: str) -> None:
+        """Calls the callbacks."""
+        for callback in self.callbacks:
+            callback(Moment(kind, self.progress.step, task, self.state, self.progress.latest))
+
+    def note(self, **changes: Any) -> None:
+        """The progress with some fields changed."""
+        self.progress = dataclasses.replace(self.progress, **changes)
+
+    def save(self, metrics: dict[str, Any] | None = None) -> None:
+        """Saves a checkpoint, once the log is on disk and the state is known to be good."""
+        self.log.flush()
+        lost = bool(metrics) and not np.isfinite(np.asarray(jax.device_get(metrics["loss"]))).any()
+        single = not self.plan.program.trials and not self.plan.composition.has("lift")
+        if lost or (single and not bool(np.all(jax.device_get(_all_finite(self.state.params))))):
+            self.refuse_divergence(self.progress.step)
+        self.write("last")
+
+    def write(self, kind: str) -> None:
+        """Starts writing a checkpoint."""
+        now = time.perf_counter()
+        self.note(wall=self.progress.wall + now - self.since)
+        self.since = now
+        record = {"progress": finite(dataclasses.asdict(self.progress))}
+        self.checkpoints.save(self.distributed.collect(self.state), record, kind)
+
+    def restored(self, kind: str):
+        """State and progress of a checkpoint."""
+        state, record = self.checkpoints.restore(kind)
+        state = self.distributed.spread(state).replace(frozen=self.state.frozen)
+        return state, Progress(**record["progress"])
+
+    def go_back_to_best(self) -> bool:
+        """With keep_best, the state that was best; whether there is one."""
+        self.checkpoints.wait()
+        if not self.experiment.evaluation.keep_best or self.checkpoints.newest("best") is None:
+            return False
+        self.state, _ = self.restored("best")
+        return True
+
+    def refuse_divergence(self, step: int) -> None:
+        """Ends the run in one sentence."""
+        self.checkpoints.wait()
+        good = self.checkpoints.newest()
+        kept = "no checkpoint was saved yet" if good is None else f"the checkpoint of step {good} is kept"
+        message = (
+            f"the loss is not finite at step {step} ({kept}); lower optimizer.learning_rate or set optimizer.max_norm"
+        )
+        self.log.event(step, "divergence", message)
+        self.folder.finish({**self.summary("diverged"), "message": message})
+        raise Diverged(message)
+
+    def summary(self, status: str) -> dict[str, Any]:
+        """What ``summary.json`` says."""
+        progress, plan = self.progress, self.plan
+        speed = {}
+        if progress.seconds > 0 and progress.examples:
+            speed["examples_per_second"] = progress.examples / progress.seconds
+            if progress.tokens:
+                speed["tokens_per_second"] = progress.tokens / progress.seconds
+        return {
+            "name": self.experiment.name,
+            "status": status,
+            "steps": progress.step,
+            "scores": progress.scores,
+            "expected": "; ".join(map(str, self.outcomes())),
+            "composition": list(plan.composition.names),
+            "parameters": plan.parameters(),
+            "seconds": progress.wall + time.perf_counter() - self.since,
+            "throughput": speed,
+            "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
+            "parallelism": describe(as_parallelism(self.experiment.parallelism)),
+            "compilations": self.distributed.compilations(),
+        }
+
+    def outcomes(self):
+        """What came of the experiment's expectations."""
+        return outcomes(self.experiment.expect, self.progress.scores, self.plan.watched(len(self.plan.stream) - 1))
+
+    def result(self, summary: dict[str, Any], compilations: int) -> Result:
+        """What `fit` returns."""
+        return Result(
+            state=self.distributed.collect(self.state),
+            program=self.plan.program,
+            model=self.plan.model,
+            composition=self.plan.composition,
+            scores=self.progress.scores,
+            run=self.folder.path,
+            status=summary["status"],
+            summary=summary,
+            outcomes=self.outcomes(),
+            compilations=compilations,
+        )
+
+
+@jax.jit
+def _all_finite(tree):
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)] or [jnp.bool_(True)]))
+
+
+def _numbers(hyper) -> dict[str, np.ndarray]:
+    return {
+        f"{name}.{number}": np.asarray(value)
+        for name, its in jax.device_get(hyper).items()
+        for number, value in its.items()
+    }
+
+
+def _told(value) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_told, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _best(value, mode: str) -> float:
+    """The best of several trials, NaN where there is none."""
+    values = np.asarray(value, np.float64)
+    values = values[np.isfinite(values)]
+    return float("nan") if not values.size else float(values.min() if mode == "min" else values.max())

@@ -1,0 +1,178 @@
+"""Metrics to ``metrics.jsonl``, TensorBoard and a progress line, written by a thread that training never waits for."""
+
+import json
+import math
+import queue
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tensorboardX
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ft_jax.training.run_folder import finite
+
+
+class Log:
+    """The log of a run.
+
+    Values may be arrays still being computed: the thread waits for them. A loss that is not finite is
+    remembered in `diverged`.
+
+    Args:
+      folder: the run's, or None in processes that leave writing to the first.
+      total: steps of the whole run, for the time left.
+      start: the step a resumed run goes on from; lines past it, which the killed run wrote, are dropped.
+      quiet: no progress line.
+    """
+
+    def __init__(self, folder: Path | None, total: int, start: int = 0, quiet: bool = False):
+        self.diverged: int | None = None
+        self._total, self._rate = total, ""
+        self._previous: tuple[float, float, float] | None = None
+        self._failure: BaseException | None = None
+        self._file = self._board = None
+        if folder is not None:
+            path = folder / "metrics.jsonl"
+            cut_lines(path, start)
+            self._file = path.open("a", encoding="utf-8")
+            self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        self._console = Console(stderr=True, quiet=quiet or folder is None, highlight=False)
+        self._progress = self._task = None
+        if self._console.is_terminal and not self._console.quiet:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[told]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._progress.add_task("training", total=total, completed=start, told="")
+            self._progress.start()
+        self._queue: queue.Queue = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="log", daemon=True)
+        self._thread.start()
+
+    def train(self, step: int, metrics: Mapping[str, Any], seconds: float, examples: int, tokens: int) -> None:
+        """A training step's metrics; `seconds`, `examples` and `tokens` are those of all training so far."""
+        self._queue.put(("train", step, metrics, (seconds, examples, tokens)))
+
+    def evaluation(self, step: int, phase: str, scores: Mapping[str, Mapping[str, Any]]) -> None:
+        """Scores by evaluation set and metric."""
+        self._queue.put(("evaluation", step, phase, scores))
+
+    def event(self, step: int, cause: str, message: str, **values: Any) -> None:
+        """Something that happened, and why."""
+        self._queue.put(("event", step, cause, {"message": message, **values}))
+
+    def flush(self) -> None:
+        """Until everything told so far is on disk."""
+        self._queue.join()
+        self._raise()
+
+    def close(self) -> None:
+        """Flushes and ends the thread."""
+        self._queue.put(None)
+        self._thread.join()
+        if self._progress is not None:
+            self._progress.stop()
+        if self._file is not None:
+            self._board.close()
+            self._file.close()
+        self._raise()
+
+    def _raise(self):
+        if self._failure is not None:
+            raise OSError(f"the log can't be written: {self._failure}") from self._failure
+
+    def _work(self):
+        while True:
+            item = self._queue.get()
+            try:
+                if item is None:
+                    return
+                if self._failure is None:
+                    getattr(self, f"_{item[0]}")(*item[1:])
+            except BaseException as failure:  # reported by flush and close, on the main thread
+                self._failure = failure
+            finally:
+                self._queue.task_done()
+
+    def _line(self, kind, step, values):
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"kind": kind, "step": step, **finite(values)}) + "\n")
+        self._file.flush()
+
+    def _scalar(self, name, value, step):
+        if self._board is not None:
+            self._board.add_scalar(name, float(np.mean(value)), step)
+
+    def _train(self, step, metrics, seen):
+        metrics = {name: np.asarray(value, np.float64) for name, value in jax.device_get(dict(metrics)).items()}
+        if not np.isfinite(metrics["loss"]).any() and self.diverged is None:
+            self.diverged = step
+        values = {**metrics, **self._rates(seen), "seconds": round(seen[0], 3)}
+        self._line("train", step, values)
+        for name, value in values.items():
+            self._scalar(f"train/{name}", value, step)
+        loss = float(np.mean(metrics["loss"]))
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, told=f"loss {loss:.4f}  {self._rate}")
+        elif step >= self._total or (step * 10) // self._total != ((step - 1) * 10) // self._total:
+            self._console.print(f"step {step} of {self._total}  loss {loss:.4f}  {self._rate}")
+
+    def _rates(self, seen):
+        previous, self._previous = self._previous, seen
+        if previous is None or seen[0] <= previous[0]:
+            return {}
+        seconds = seen[0] - previous[0]
+        rates = {"examples_per_second": (seen[1] - previous[1]) / seconds}
+        if seen[2]:
+            rates["tokens_per_second"] = (seen[2] - previous[2]) / seconds
+        name, rate = list(rates.items())[-1]
+        self._rate = f"{rate:,.0f} {name.partition('_')[0]}/s"
+        return rates
+
+    def _evaluation(self, step, phase, scores):
+        told = []
+        for name, metrics in scores.items():
+            self._line("evaluation", step, {"phase": phase, "set": name, **metrics})
+            for metric, value in metrics.items():
+                self._scalar(f"evaluation/{name}/{metric}", value, step)
+            told.append(f"{name}: " + ", ".join(f"{metric} {_told(value)}" for metric, value in metrics.items()))
+        self._console.print(f"[bold]{phase}[/bold], step {step}  " + "; ".join(told))
+
+    def _event(self, step, cause, values):
+        self._line("event", step, {"cause": cause, **values})
+        if self._board is not None:
+            self._board.add_text(f"event/{cause}", values["message"], step)
+        self._console.print(f"step {step}: {values['message']} ({cause})")
+
+
+def _told(value) -> str:
+    values = np.atleast_1d(np.asarray(value, np.float64))
+    if values.size == 1:
+        return f"{values[0]:.4g}"
+    return f"{np.nanmin(values):.4g} to {np.nanmax(values):.4g}" if np.isfinite(values).any() else f"{math.nan}"
+
+
+def cut_lines(path: Path, step: int) -> None:
+    """Drops the lines of ``metrics.jsonl`` past `step`, and a last one that was cut off, atomically."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            break
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,324 @@
+"""One program on one device, on many by pmap, or on a mesh by jit and NamedSharding."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ft_jax.core import Program, TrainState, jit_step
+from ft_jax.training.sharding import RULES, Rule, shardings
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices as a grid: `data` copies, parameters split over `fsdp`, matrices over `tensor`.
+
+    Attributes:
+      data, fsdp, tensor: how many along each axis; one of them may be -1 for all devices that are left.
+      rules: see `ft_jax.training.sharding.RULES`, which are taken where a path fits none of these.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    rules: tuple[Rule, ...] = ()
+
+    def build(self, devices: list) -> jax.sharding.Mesh:
+        """The grid over `devices`.
+
+        Raises:
+          ValueError: more places than devices, or none.
+        """
+        sizes = [self.data, self.fsdp, self.tensor]
+        if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+            raise ValueError(
+                f"mesh(data={self.data}, fsdp={self.fsdp}, tensor={self.tensor}) is no grid; give numbers above 0, "
+                "and -1 at most once"
+            )
+        if -1 in sizes:
+            sizes[sizes.index(-1)] = max(1, len(devices) // math.prod(size for size in sizes if size != -1))
+        count = math.prod(sizes)
+        if count > len(devices):
+            raise ValueError(
+                f"mesh(data={sizes[0]}, fsdp={sizes[1]}, tensor={sizes[2]}) needs {count} devices, but there "
+                f"{'is' if len(devices) == 1 else 'are'} {len(devices)}; make the mesh smaller"
+            )
+        return jax.sharding.Mesh(np.array(devices[:count]).reshape(sizes), ("data", "fsdp", "tensor"))
+
+
+Parallelism = Literal["single", "pmap"] | Mesh
+
+
+def as_parallelism(value: Parallelism | str) -> Parallelism:
+    """`value`, with a mesh also as text: ``"mesh(2,2,2)"`` is ``Mesh(data=2, fsdp=2, tensor=2)``.
+
+    Example:
+      >>> as_parallelism("mesh(2,4)")
+      Mesh(data=2, fsdp=4, tensor=1, rules=())
+    """
+    if isinstance(value, Mesh) or value in ("single", "pmap"):
+        return value
+    if isinstance(value, str) and value.startswith("mesh(") and value.endswith(")"):
+        sizes = value[len("mesh(") : -1].split(",")
+        if 1 <= len(sizes) <= 3 and all(size.strip().lstrip("-").isdigit() for size in sizes):
+            return Mesh(*(int(size) for size in sizes))
+    raise ValueError(f"parallelism is {value!r}; use 'single', 'pmap' or a mesh such as 'mesh(2,2,2)'")
+
+
+@dataclasses.dataclass(frozen=True)
+class Distributed:
+    """A program placed on devices; a state here lives there and is used up by the functions that change it.
+
+    Attributes:
+      program: the pure functions.
+      init: ``(params, key) -> state``.
+      step: ``(state, batch) -> (state, metrics)``, compiled, the state donated.
+      measure: ``(state, batch) -> sums``, compiled.
+      after_task, after_eval: the program's, compiled.
+      put_batch: a host batch, this process's share, to the devices.
+      put_whole: a host batch that every process has, such as one for evaluation.
+      collect: a state, or a part of one, as a single copy, such as to save it.
+      spread: a collected state without its frozen part, to the devices.
+      shards: parts that a batch must divide into.
+      compilations: how many times the step was compiled (under pmap and on a mesh: traced).
+    """
+
+    program: Program
+    init: Callable[[Any, jax.Array], TrainState]
+    step: Callable[[TrainState, Any], tuple[TrainState, Any]]
+    measure: Callable[[TrainState, Any], Any]
+    after_task: Callable[[TrainState, Any], TrainState]
+    after_eval: Callable[[TrainState, Any], TrainState]
+    put_batch: Callable[[Mapping[str, Any]], Any]
+    put_whole: Callable[[Mapping[str, Any]], Any]
+    collect: Callable[[TrainState], TrainState]
+    spread: Callable[[TrainState], TrainState]
+    shards: int
+    compilations: Callable[[], int]
+
+
+def parallelise(
+    build: Callable[[str | None], Program],
+    parallelism: Parallelism | str = "single",
+    measure: Callable[[Program, str | None], Callable[[TrainState, Any], Any]] | None = None,
+) -> Distributed:
+    """Places a program on the devices.
+
+    Args:
+      build: the name of the mapped device axis, or None, to a program (`ft_jax.core.make_step`'s ``axis``).
+      parallelism: ``"single"`` for the first device, ``"pmap"`` for plain data parallelism over all, or a `Mesh`.
+      measure: ``(program, axis) -> (state, batch) -> anything`` to compile beside the step; what it gives must
+        be the same on every device of a mapped axis. The program's ``evaluate`` by default.
+    """
+    parallelism = as_parallelism(parallelism)
+    measure = (lambda program, axis: program.evaluate) if measure is None else measure
+    if parallelism == "single":
+        return _single(build(None), measure)
+    if parallelism == "pmap":
+        return _pmap(build("data"), measure)
+    return _mesh(build(None), parallelism, measure)
+
+
+def check_divides(count: int, shards: int, accumulate: int = 1) -> None:
+    """Raises ValueError, in one sentence, on a batch that doesn't divide over devices and micro-batches."""
+    if count % (shards * accumulate):
+        over = f"over {shards} devices" if accumulate == 1 else f"over {shards} devices with {accumulate} micro-batches"
+        fit = max(1, round(count / (shards * accumulate))) * shards * accumulate
+        raise ValueError(f"a batch of {count} does not divide {over}; use budget.batch_size {fit}")
+
+
+def start_processes() -> None:
+    """Joins the processes of several hosts where the environment says so; before anything else uses jax.
+
+    ``FT_JAX_DISTRIBUTED=1`` joins through `jax.distributed.initialize`, which finds the coordinator on
+    clusters that jax knows (SLURM, Kubernetes, TPU pods). Elsewhere set ``FT_JAX_COORDINATOR=host:port``,
+    ``FT_JAX_PROCESSES`` and ``FT_JAX_PROCESS`` too.
+    """
+    if os.environ.get("FT_JAX_DISTRIBUTED", "0") in ("", "0") or jax.distributed.is_initialized():
+        return
+    coordinator = os.environ.get("FT_JAX_COORDINATOR")
+    if coordinator is None:
+        jax.distributed.initialize()
+        return
+    missing = [name for name in ("FT_JAX_PROCESSES", "FT_JAX_PROCESS") if not os.environ.get(name, "").isdigit()]
+    if missing:
+        raise ValueError(f"{missing[0]} is not a number, but FT_JAX_COORDINATOR is {coordinator}; set it as well")
+    jax.distributed.initialize(coordinator, int(os.environ["FT_JAX_PROCESSES"]), int(os.environ["FT_JAX_PROCESS"]))
+
+
+def _apart(function):
+    """``(state, x) -> state`` over the state without its frozen part, which then isn't copied on the way out."""
+
+    def apart(state, frozen, argument):
+        return function(state.replace(frozen=frozen), argument).replace(frozen=None)
+
+    return apart
+
+
+def _whole(apart):
+    """The inverse of `_apart`, round its compiled form."""
+
+    def whole(state, argument):
+        return apart(state.replace(frozen=None), state.frozen, argument).replace(frozen=state.frozen)
+
+    return whole
+
+
+def _single(program: Program, measure) -> Distributed:
+    device = jax.local_devices()[0]
+    step = jit_step(program.step)
+
+    def put(tree):
+        return jax.device_put(tree, device)
+
+    return Distributed(
+        program=program,
+        init=lambda params, key: put(program.init(params, key)),
+        step=step,
+        measure=jax.jit(measure(program, None)),
+        after_task=_whole(jax.jit(_apart(program.after_task))),
+        after_eval=_whole(jax.jit(_apart(program.after_eval))),
+        put_batch=put,
+        put_whole=put,
+        collect=lambda state: state,
+        spread=put,
+        shards=1,
+        compilations=step.compilations,
+    )
+
+
+def _pmap(program: Program, measure) -> Distributed:
+    axis, devices = "data", jax.local_devices()
+    count = len(devices)
+    along = NamedSharding(jax.sharding.Mesh(np.array(devices), (axis,)), PartitionSpec(axis))
+    traces = []
+
+    def step(state, frozen, batch):
+        traces.append(1)
+        state, metrics = program.step(state.replace(frozen=frozen), batch)
+        return state.replace(frozen=None), metrics
+
+    def mapped(function, out_axes, **options):
+        return jax.pmap(function, axis_name=axis, devices=devices, out_axes=out_axes, **options)
+
+    step = mapped(step, (0, None), donate_argnums=0)
+
+    def call(state, batch):
+        frozen = state.frozen
+        state, metrics = step(state.replace(frozen=None), frozen, batch)
+        return state.replace(frozen=frozen), metrics
+
+    def put(batch):
+        def one(x):
+            x = np.asarray(x)
+            check_divides(x.shape[0], count)
+            return jax.device_put(x.reshape(count, -1, *x.shape[1:]), along)
+
+        return jax.tree.map(one, batch)
+
+    def put_whole(batch):
+        check_divides(len(jax.tree.leaves(batch)[0]), count * jax.process_count())
+        return put(_own_rows(batch))
+
+    def spread(state):
+        def one(x):
+            typed = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+            row = (jax.random.key_data(x) if typed else x)[None]
+            copies = [jax.device_put(row, device) for device in devices]
+            whole = jax.make_array_from_single_device_arrays((count, *row.shape[1:]), along, copies)
+            return jax.random.wrap_key_data(whole, impl=jax.random.key_impl(x)) if typed else whole
+
+        return jax.tree.map(one, state)
+
+    def collect(state):
+        return jax.tree.map(lambda x: x[0], state)
+
+    def event(function):
+        return _whole(mapped(_apart(function), 0, in_axes=(0, 0, None)))
+
+    return Distributed(
+        program=program,
+        init=lambda params, key: spread(program.init(params, key)),
+        step=call,
+        measure=mapped(measure(program, axis), None),
+        after_task=event(program.after_task),
+        after_eval=event(program.after_eval),
+        put_batch=put,
+        put_whole=put_whole,
+        collect=collect,
+        spread=spread,
+        shards=count * jax.process_count(),
+        compilations=lambda: len(traces),
+    )
+
+
+def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
+    mesh = parallelism.build(jax.devices())
+    rules = (*parallelism.rules, *RULES)
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    places: dict[str, Any] = {}
+    compiled: dict[str, Callable] = {}
+    traces = []
+
+    def place(state):
+        return jax.tree.map(jax.device_put, state, places["state"].replace(frozen=None))
+
+    def step(state, frozen, batch):
+        traces.append(1)
+        state, metrics = program.step(state.replace(frozen=frozen), batch)
+        return state.replace(frozen=None), metrics
+
+    def init(params, key):
+        # Under jit the learned leaves, the moments and the memories are born on their own devices.
+        params = jax.tree.map(jax.device_put, params, shardings({"model": params}, mesh, rules)["model"])
+        places["state"] = shardings(jax.eval_shape(program.init, params, key), mesh, rules)
+        learned = places["state"].replace(frozen=None)
+        compiled["step"] = jax.jit(step, donate_argnums=0, out_shardings=(learned, everywhere))
+        compiled["after_task"] = jax.jit(_apart(program.after_task), out_shardings=learned)
+        compiled["after_eval"] = jax.jit(_apart(program.after_eval), out_shardings=learned)
+        return jax.jit(program.init, out_shardings=places["state"])(params, jax.device_put(key, everywhere))
+
+    def call(state, batch):
+        frozen = state.frozen
+        state, metrics = compiled["step"](state.replace(frozen=None), frozen, batch)
+        return state.replace(frozen=frozen), metrics
+
+    def put(batch):
+        check_divides(len(jax.tree.leaves(batch)[0]) * jax.process_count(), shards)
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, np.asarray(x)), batch)
+
+    def put_whole(batch):
+        check_divides(len(jax.tree.leaves(batch)[0]), shards)
+        return jax.tree.map(lambda x: _spread_rows(np.asarray(x), rows), batch)
+
+    return Distributed(
+        program=program,
+        init=init,
+        step=call,
+        measure=jax.jit(measure(program, None), out_shardings=everywhere),
+        after_task=lambda state, batches: _whole(compiled["after_task"])(state, batches),
+        after_eval=lambda state, metrics: _whole(compiled["after_eval"])(state, metrics),
+        put_batch=put,
+        put_whole=put_whole,
+        collect=lambda state: state,
+        spread=place,
+        shards=shards,
+        compilations=lambda: len(traces),
+    )
+
+
+def _spread_rows(x: np.ndarray, rows: NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(x.shape, rows, lambda index: x[index])
+
+
+def _own_rows(batch):
+    """This process's share of a batch that every process has."""
+    index, count = jax.process_index(), jax.process_count()
+    return jax.tree.map(lambda x: np.asarray(x)[index * len(x) // count : (index + 1) * len(x) // count], batch)

@@ -1,0 +1,273 @@
+"""Everything of a run but the training: built, checked and traced, before any compute is spent."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ft_jax.core import Composition, Program, TrainState, make_step
+from ft_jax.core.params import digest, paths
+from ft_jax.core.weights import shape
+from ft_jax.training.composition import Parts, build_methods, check_methods
+from ft_jax.training.evaluate import MetricLike, default_metrics, default_predict, measurer
+from ft_jax.training.experiment import Experiment
+from ft_jax.training.parallel import Distributed, check_divides, parallelise
+from ft_jax.training.stream import Batch, Feed, Stream, check_batch, check_stream, first_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run ready to train.
+
+    Attributes:
+      experiment: what it was made from.
+      model: the built model.
+      stream: its tasks.
+      composition: its methods, outermost first.
+      distributed: its program on the devices.
+      sets: all evaluation sets by name.
+      metrics: by name.
+      steps: updates on each task.
+      key: for the state.
+      abstract: shapes of the state.
+      limits: what batches are checked against, see `check_limits`.
+    """
+
+    experiment: Experiment
+    model: Any
+    stream: Stream
+    composition: Composition
+    distributed: Distributed
+    sets: Mapping[str, Iterable[Batch]]
+    metrics: Mapping[str, MetricLike]
+    steps: tuple[int, ...]
+    key: jax.Array
+    abstract: TrainState
+    limits: Mapping[str, int]
+
+    @property
+    def program(self) -> Program:
+        """The pure functions."""
+        return self.distributed.program
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of the whole run."""
+        return sum(self.steps)
+
+    def watched(self, task: int) -> str | None:
+        """The evaluation set that early stopping and keep_best look at during a task."""
+        if self.experiment.evaluation.on is not None:
+            return self.experiment.evaluation.on
+        own = {id(batches) for batches in self.stream[task].evaluations.values()}
+        return next((name for name, batches in self.sets.items() if id(batches) in own), next(iter(self.sets), None))
+
+    def parameters(self) -> dict[str, Any]:
+        """Counts of learned and of all parameters, and the learned ones' paths and sizes."""
+        learned = {path: leaf.size for path, leaf in zip(*_leaves(self.abstract.params), strict=True)}
+        frozen = sum(leaf.size for leaf in jax.tree.leaves(self.abstract.frozen))
+        return {"trainable": sum(learned.values()), "total": sum(learned.values()) + frozen, "leaves": learned}
+
+    def bytes_of_state(self) -> dict[str, int]:
+        """Bytes of the parts of the state, over all devices."""
+        return {
+            part: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(getattr(self.abstract, part)))
+            for part in ("params", "frozen", "opt_state", "memory")
+        }
+
+
+def _leaves(tree):
+    return paths(tree), jax.tree.leaves(tree)
+
+
+def prepare(experiment: Experiment, abstract: bool = False) -> Plan:
+    """Builds and checks a run.
+
+    Every function of it is traced with abstract values, so wrong fields, missing metrics and methods that
+    don't fit show here, in one sentence each.
+
+    Args:
+      experiment: what to run.
+      abstract: build the model as shapes alone (``model.build(None)``), to look at and not to train.
+
+    Raises:
+      ValueError, KeyError: whatever is wrong, with its remedy.
+    """
+    experiment.check()
+    check_methods(experiment.method)
+    root = jax.random.key(experiment.seed)
+    keys = {name: jax.random.fold_in(root, digest(name)) for name in ("model", "methods", "state")}
+    model = experiment.model.build(None if abstract else keys["model"])
+    stream = check_stream(experiment.data.build(model, _feed(experiment)))
+    sets = evaluation_sets(stream)
+    example = _example(stream, sets)
+    limits = limits_of(model, example, experiment, stream[0].name)
+    budget = experiment.budget
+    steps = tuple(task.steps or budget.steps_for(task.name, task.examples) for task in stream)
+    composition = build_methods(experiment.method, Parts(model, example, sum(steps), keys["methods"]))
+    first_set = next((next(iter(batches), {}) for batches in sets.values()), example)
+    metrics = default_metrics(first_set) if experiment.metrics is None else dict(experiment.metrics)
+    predict = experiment.predict or default_predict(composition.has("lift"))
+    optimizer = experiment.optimizer.build(sum(steps))
+    loss = experiment.loss_of(model)
+
+    def build(axis):
+        program = make_step(loss, optimizer, composition, accumulate=budget.accumulate, axis=axis, predict=predict)
+        start = lambda params, key: program.init(params, key).with_hyper(experiment.hyper)  # noqa: E731
+        return dataclasses.replace(program, init=start)
+
+    distributed = parallelise(build, experiment.parallelism, measurer(metrics))
+    check_divides(budget.batch_size, distributed.shards, budget.accumulate)
+    plain = build(None)
+    plan = Plan(
+        experiment=experiment,
+        model=model,
+        stream=stream,
+        composition=composition,
+        distributed=distributed,
+        sets=sets,
+        metrics=metrics,
+        steps=steps,
+        key=keys["state"],
+        abstract=jax.eval_shape(plain.init, model.params, keys["state"]),
+        limits=limits,
+    )
+    _trace(plan, plain, example)
+    return plan
+
+
+def _feed(experiment: Experiment) -> Feed:
+    processes, size = jax.process_count(), experiment.budget.batch_size
+    if size % processes:
+        raise ValueError(f"a batch of {size} does not divide over {processes} processes; change budget.batch_size")
+    return Feed(size // processes, experiment.seed, jax.process_index(), processes)
+
+
+def evaluation_sets(stream: Stream) -> dict[str, Iterable[Batch]]:
+    """All evaluation sets of a stream by name; a name that tasks share is put after the task's.
+
+    Example:
+      >>> from ft_jax.training.stream import Task
+      >>> one, two, shared = [{}], [{}], [{}]
+      >>> stream = (Task("a", iter, {"test": one, "all": shared}), Task("b", iter, {"test": two, "all": shared}))
+      >>> list(evaluation_sets(stream))
+      ['a/test', 'all', 'b/test']
+    """
+    by_name: dict[str, set[int]] = {}
+    for task in stream:
+        for name, batches in task.evaluations.items():
+            by_name.setdefault(name, set()).add(id(batches))
+    sets: dict[str, Iterable[Batch]] = {}
+    for task in stream:
+        for name, batches in task.evaluations.items():
+            sets.setdefault(name if len(by_name[name]) == 1 else f"{task.name}/{name}", batches)
+    return sets
+
+
+def _example(stream: Stream, sets) -> Batch:
+    """A host batch of the run; on-policy data shows its evaluation batch, as there is no state yet."""
+    for task in stream:
+        if not task.on_policy:
+            batch = first_batch(task)
+            check_batch(batch, f"task {task.name!r}")
+            return batch
+    for name, batches in sets.items():
+        for batch in batches:
+            check_batch(batch, f"evaluation set {name!r}")
+            return batch
+    return {}
+
+
+def limits_of(model: Any, example: Batch, experiment: Experiment, task: str) -> dict[str, int]:
+    """``classes`` of the head, ``vocabulary`` and ``positions`` of the model, as far as they can be known."""
+    config, limits = getattr(model, "config", None), {}
+    for name in ("vocabulary", "positions"):
+        value = getattr(config, name, None)
+        if isinstance(value, int):
+            limits[name] = value
+    check_limits(example, limits, f"task {task!r}")
+    labels = example.get("labels")
+    if experiment.loss is None and labels is not None and np.issubdtype(np.asarray(labels).dtype, np.integer):
+        outputs = jax.eval_shape(lambda params: model.apply(params, example, None), model.params)
+        if outputs.unembedding is None:
+            raise ValueError("the model has no head for labels; give it one, such as models.with_classifier(...)")
+        limits["classes"] = shape(outputs.unembedding)[-1]
+        if np.shape(labels) != outputs.hidden.shape[:-1]:
+            raise ValueError(
+                f"labels have shape {np.shape(labels)}, but the model predicts {outputs.hidden.shape[:-1]}; "
+                "give one label an example to a classifier and one a token to a language model"
+            )
+    return limits
+
+
+def check_limits(batch: Batch, limits: Mapping[str, int], where: str) -> None:
+    """Raises ValueError on a label, token or length that the model doesn't have; XLA would clamp them silently."""
+    labels, ids = batch.get("labels"), batch.get("input_ids")
+    if labels is not None and "classes" in limits and np.max(labels) >= limits["classes"]:
+        raise ValueError(
+            f"{where} has label {int(np.max(labels))}, but the model's head has classes 0 to {limits['classes'] - 1}; "
+            "correct the label or give the model more classes"
+        )
+    if ids is None:
+        return
+    if "vocabulary" in limits and not 0 <= np.min(ids) <= np.max(ids) < limits["vocabulary"]:
+        wrong = int(np.min(ids)) if np.min(ids) < 0 else int(np.max(ids))
+        raise ValueError(
+            f"{where} has token {wrong}, but the model knows 0 to {limits['vocabulary'] - 1}; use the model's tokenizer"
+        )
+    if "positions" in limits and np.shape(ids)[-1] > limits["positions"]:
+        raise ValueError(
+            f"{where} has sequences of {np.shape(ids)[-1]} tokens, but the model takes {limits['positions']}; "
+            "cut the sequences or take a model for longer ones"
+        )
+
+
+def _trace(plan: Plan, program: Program, example: Batch) -> None:
+    """Runs every function of the program on shapes alone."""
+    evaluation, composition = plan.experiment.evaluation, plan.composition
+    check_limits(example, plan.limits, f"task {plan.stream[0].name!r}")
+    if not plan.stream[0].on_policy:
+        jax.eval_shape(program.step, plan.abstract, example)
+    if composition.has("after_task") and example:
+        several = jax.tree.map(lambda x: np.stack([x]), dict(example))
+        jax.eval_shape(program.after_task, plan.abstract, several)
+    sums: dict[str, Any] = {}
+    for name, batches in plan.sets.items():
+        batch = next(iter(batches), None)
+        if batch is None:
+            raise ValueError(f"evaluation set {name!r} is empty; give it at least one batch")
+        check_batch(batch, f"evaluation set {name!r}")
+        check_limits(batch, plan.limits, f"evaluation set {name!r}")
+        sums[name] = jax.eval_shape(measurer(plan.metrics)(program, None), plan.abstract, batch)[0]
+    if evaluation.on is not None and evaluation.on not in sums:
+        raise KeyError(
+            f"evaluation.on is {evaluation.on!r}, but the data's evaluation sets are {', '.join(sums) or 'none'}"
+        )
+    needs = evaluation.keep_best or plan.experiment.budget.patience or plan.experiment.budget.target is not None
+    if needs and not sums:
+        raise ValueError("keep_best, patience and target need an evaluation set, and the data has none; give it one")
+    if not sums:
+        return
+    known = list(dict.fromkeys([*next(iter(sums.values())), *plan.metrics]))
+    if evaluation.metric not in known:
+        raise KeyError(
+            f"evaluation.metric is {evaluation.metric!r}, but the evaluation gives {', '.join(known)}"
+        )
+    if evaluation.keep_best and len(plan.stream) > 1:
+        raise ValueError(f"keep_best keeps one best state, but the data has {len(plan.stream)} tasks; set it to False")
+    watched = plan.watched(0)
+    flat = flatten(
+        {name: dict.fromkeys([*parts, *plan.metrics], jnp.zeros(program.trials)) for name, parts in sums.items()},
+        watched,
+    )
+    jax.eval_shape(program.after_eval, plan.abstract, flat)
+
+
+def flatten(scores: Mapping[str, Mapping[str, Any]], watched: str | None) -> dict[str, jax.Array]:
+    """Scores as methods see them: ``"set/metric"`` for all, and the watched set's metrics by their own names."""
+    flat = {f"{name}/{metric}": value for name, values in scores.items() for metric, value in values.items()}
+    flat |= scores.get(watched, {})
+    return {name: jnp.asarray(value, jnp.float32) for name, value in flat.items()}

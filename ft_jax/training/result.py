@@ -1,0 +1,117 @@
+"""What a run tells while it goes on and gives when it is over."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ft_jax.core import Composition, Program, TrainState, parameters
+from ft_jax.training.outcome import Outcome
+
+Scores = Mapping[str, Mapping[str, Any]]
+"""Evaluation set to metric to value."""
+
+
+class Diverged(ValueError):
+    """The loss is no longer finite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """What a callback is told: after an evaluation or at the end of a task.
+
+    Attributes:
+      kind: ``"evaluation"`` or ``"task"``.
+      step: updates so far.
+      task: the task's name.
+      state: the state on its devices; the next step uses it up, so keep copies only.
+      scores: of the latest evaluation.
+    """
+
+    kind: str
+    step: int
+    task: str
+    state: TrainState
+    scores: Scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run gave.
+
+    Attributes:
+      state: the last one, or with ``keep_best`` the best; of many members it has a member axis.
+      program: the run's pure functions.
+      model: as it was built, before training.
+      composition: the methods, outermost first.
+      scores: by phase: ``"before"``, ``"after"``, and in a stream of tasks ``"after <task>"``.
+      run: the run folder.
+      status: ``"finished"`` or ``"interrupted"``.
+      summary: what ``summary.json`` holds.
+      outcomes: each expectation of the experiment and what came of it.
+      compilations: how often this call compiled the step; 0 where the run was finished already.
+    """
+
+    state: TrainState
+    program: Program
+    model: Any
+    composition: Composition
+    scores: Mapping[str, Scores]
+    run: Path
+    status: str
+    summary: Mapping[str, Any]
+    outcomes: Sequence[Outcome]
+    compilations: int
+
+    @property
+    def params(self):
+        """The model's tuned parameters with adapters in place; `ft_jax.core.merge` makes them dense."""
+        return parameters(self.state, self.composition)["model"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run stands: saved with every checkpoint, so all of it is JSON.
+
+    Attributes:
+      task, done: the task's index and the updates made on it.
+      step: updates in all.
+      place: the task's place in its data.
+      best, bad: the best watched value of the task, and evaluations since.
+      over: early stopping has ended the task.
+      evaluated: the step of the latest evaluation.
+      scores: by phase, as in `Result`.
+      latest, best_scores: scores of the latest and of the best evaluation.
+      wall, seconds, examples, tokens: time in all, time of training, and what was trained on in it.
+    """
+
+    task: int = 0
+    done: int = 0
+    step: int = 0
+    place: Any = None
+    best: float | None = None
+    bad: int = 0
+    over: bool = False
+    evaluated: int | None = None
+    scores: Mapping[str, Scores] = dataclasses.field(default_factory=dict)
+    latest: Scores = dataclasses.field(default_factory=dict)
+    best_scores: Scores | None = None
+    wall: float = 0.0
+    seconds: float = 0.0
+    examples: int = 0
+    tokens: int = 0
+
+    def after_step(self, place: Any, examples: int, tokens: int) -> "Progress":
+        """One update further."""
+        return dataclasses.replace(
+            self,
+            done=self.done + 1,
+            step=self.step + 1,
+            place=place,
+            examples=self.examples + examples,
+            tokens=self.tokens + tokens,
+        )
+
+    def next_task(self) -> "Progress":
+        """At the start of the next task."""
+        return dataclasses.replace(self, task=self.task + 1, done=0, place=None, best=None, bad=0, over=False)

@@ -1,0 +1,181 @@
+"""A run's folder: what was run, by which command, and how it ended."""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+import jax
+import numpy as np
+
+from ft_jax.training.composition import Use
+from ft_jax.training.experiment import Experiment
+
+PACKAGES = ("ft_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
+NOT_IDENTITY = ("type", "out", "command", "versions", "doc", "expect", "log_every", "checkpoints")
+"""Fields of ``experiment.json`` that may change between a run and its resumption."""
+
+
+class RunRefused(ValueError):
+    """A run folder that must not be written to."""
+
+
+def describe(value: Any) -> Any:
+    """`value` as JSON: dataclasses as their fields with the type's name, functions by their full name.
+
+    Example:
+      >>> describe(Use("transfer.lora", rank=4))
+      {'name': 'transfer.lora', 'options': {'rank': 4}}
+    """
+    if isinstance(value, Use):
+        return {"name": value.name, "options": describe(value.options)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, Mapping):
+        return {str(key): describe(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(child) for child in value]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray | jax.Array):
+        digest = hashlib.sha256(np.asarray(value).tobytes()).hexdigest()[:16]
+        return f"{value.dtype}{list(value.shape)} {digest}"
+    if isinstance(value, functools.partial):
+        return {"function": describe(value.func), "arguments": describe([*value.args, value.keywords])}
+    if isinstance(value, os.PathLike):
+        return str(value)
+    name = getattr(value, "__qualname__", None)
+    return f"{value.__module__}.{name}" if name else f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes atomically: the old file or the whole new one is there, never a part."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(finite(value), file, indent=1)
+            file.write("\n")
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def finite(value: Any) -> Any:
+    """`value` in types of JSON, with None for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(child) for child in value]
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return finite(np.asarray(value).tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def check_folder(experiment: Experiment, path: Path, resume: bool = True) -> None:
+    """Raises RunRefused, in one sentence, on a folder that an experiment must not write to; changes nothing."""
+    file = path / "experiment.json"
+    if path.exists() and not path.is_dir():
+        raise RunRefused(f"run folder {path} is a file; choose another with --out")
+    if not file.exists():
+        if path.exists() and any(child.name != ".lock" for child in path.iterdir()):
+            raise RunRefused(f"run folder {path} holds files but no experiment.json; choose another with --out")
+        return
+    if not resume:
+        raise RunRefused(f"run folder {path} holds a run already; choose another with --out, or resume it")
+    old = json.loads(file.read_text(encoding="utf-8"))
+    difference = first_difference(_identity(old), _identity(finite(describe(experiment))))
+    if difference:
+        field, was, now = difference
+        raise RunRefused(
+            f"run folder {path} holds another experiment, whose {field} is {was!r:.60} and not {now!r:.60}; "
+            "choose another with --out, or delete it"
+        )
+
+
+class RunFolder:
+    """The folder of one run, held by one process at a time.
+
+    Attributes:
+      path: where it is.
+      finished: the summary of a run that is through, or None.
+    """
+
+    def __init__(self, experiment: Experiment, path: Path, resume: bool = True, command: Sequence[str] | None = None):
+        check_folder(experiment, path, resume)
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(path / ".lock")
+        if jax.process_index() == 0:
+            try:
+                self._lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise RunRefused(f"run folder {path} is in use by another process; wait, or choose another") from None
+            if not (path / "experiment.json").exists():
+                command = list(command or [Path(sys.argv[0]).name, *sys.argv[1:]])
+                write_json(
+                    path / "experiment.json", {**describe(experiment), "command": command, "versions": versions()}
+                )
+        self.finished = self._summary()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Writes ``summary.json``."""
+        if jax.process_index() == 0:
+            write_json(self.path / "summary.json", summary)
+
+    def release(self) -> None:
+        """Lets other processes have the folder."""
+        self._lock.release()
+
+    def _summary(self):
+        file = self.path / "summary.json"
+        summary = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return summary if summary.get("status") == "finished" else None
+
+
+def _identity(record):
+    return {name: value for name, value in record.items() if name not in NOT_IDENTITY}
+
+
+def first_difference(old: Any, new: Any, path: str = "") -> tuple[str, Any, Any] | None:
+    """The path and both values of the first thing in which two JSON values differ.
+
+    Example:
+      >>> first_difference({"a": {"b": 1}}, {"a": {"b": 2}})
+      ('a.b', 1, 2)
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            found = first_difference(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+            if found:
+                return found
+        return None
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return next((found for i, (a, b) in pairs if (found := first_difference(a, b, f"{path}.{i}"))), None)
+    return None if old == new else (path, old, new)

@@ -1,0 +1,71 @@
+"""Which array goes where on a mesh of devices: rules over parameter paths."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ft_jax.core.params import map_with_path, matches
+
+Rule = tuple[str, tuple[str | None, ...]]
+"""``(pattern over paths, mesh axis of each trailing dimension)``."""
+
+INTO = ("query", "key", "value", "gate", "up")
+"""Projections into a block: their outputs are split over ``tensor``."""
+
+OUT_OF = ("output", "down")
+"""Projections out of a block: their inputs are split over ``tensor``, one sum per block follows."""
+
+RULES: tuple[Rule, ...] = (
+    *((f"*/{name}/kernel*/a", ("fsdp", None)) for name in INTO),
+    *((f"*/{name}/kernel*/b", (None, "tensor")) for name in INTO),
+    *((f"*/{name}/kernel*/a", ("tensor", None)) for name in OUT_OF),
+    *((f"*/{name}/kernel*/b", (None, "fsdp")) for name in OUT_OF),
+    *((f"*/{name}/kernel*", ("fsdp", "tensor")) for name in INTO),
+    *((f"*/{name}/bias", ("tensor",)) for name in INTO),
+    *((f"*/{name}/kernel*", ("tensor", "fsdp")) for name in OUT_OF),
+    ("*/embeddings/tokens*", ("tensor", "fsdp")),
+    ("*/head/kernel*", ("fsdp", "tensor")),
+)
+"""Megatron's layout (Shoeybi et al. 2019, arXiv:1909.08053, section 3) over the library's own model paths.
+
+A rule fits wherever a path ends the way a parameter's does, so the optimizer's moments, a method's Fisher
+information and an adapter's base follow their parameter. The first rule that fits is taken.
+"""
+
+WHOLE_BELOW = 2**16
+"""Leaves without a rule and with fewer numbers than this are replicated."""
+
+
+def spec_of(path: str, shape: tuple[int, ...], sizes: dict[str, int], rules: Iterable[Rule]) -> PartitionSpec:
+    """The partition of one leaf.
+
+    A rule speaks of the last dimensions, so that members of an ensemble in front of them change nothing. An
+    axis that does not divide its dimension is dropped. A large leaf without a rule has its longest
+    divisible dimension split over ``fsdp``.
+
+    Example:
+      >>> sizes = {"data": 2, "fsdp": 2, "tensor": 2}
+      >>> spec_of("opt_state/1/mu/model/layers/0/attention/query/kernel", (8, 16), sizes, RULES)
+      PartitionSpec('fsdp', 'tensor')
+      >>> spec_of("params/model/layers/0/attention/query/kernel", (3, 8, 15), sizes, RULES)
+      PartitionSpec(None, 'fsdp', None)
+    """
+    for pattern, axes in rules:
+        if matches(path, (pattern,)) and len(axes) <= len(shape):
+            lead = len(shape) - len(axes)
+            fitted = [axis if axis and shape[lead + i] % sizes[axis] == 0 else None for i, axis in enumerate(axes)]
+            return PartitionSpec(*(None,) * lead, *fitted)
+    split = [i for i, n in enumerate(shape) if n % sizes["fsdp"] == 0 and n > 1]
+    if math.prod(shape) < WHOLE_BELOW or not split:
+        return PartitionSpec()
+    longest = max(split, key=lambda i: shape[i])
+    return PartitionSpec(*("fsdp" if i == longest else None for i in range(longest + 1)))
+
+
+def shardings(tree: Any, mesh: jax.sharding.Mesh, rules: Iterable[Rule] = RULES) -> Any:
+    """A `NamedSharding` for each leaf of a tree of arrays or shapes."""
+    sizes, rules = dict(mesh.shape), tuple(rules)
+    return map_with_path(lambda path, leaf: NamedSharding(mesh, spec_of(path, leaf.shape, sizes, rules)), tree)

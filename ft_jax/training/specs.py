@@ -1,0 +1,169 @@
+"""Models and data that experiments name: frozen values that build when a run starts."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from ft_jax import data, models
+from ft_jax.training.stream import Feed, Stream, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model from an address, with a new classifier where `classes` is given.
+
+    Attributes:
+      address: ``pkg://NAME==VERSION/member``, ``hf://org/model`` or a path.
+      classes: of a new head; None keeps the model's own output.
+      pooling: one vector an example for the new head, see `ft_jax.models.with_classifier`.
+      dtype: compute type; None for float32.
+      dropout: rate on hidden states; None keeps the configuration's.
+    """
+
+    address: str
+    classes: int | None = None
+    pooling: str = "mean"
+    dtype: str | None = None
+    dropout: float | None = None
+
+    def build(self, key: jax.Array | None):
+        """The model; without a key its shapes alone."""
+        model = models.load(self.address, dtype=self.dtype, abstract=key is None)
+        model = model if self.dropout is None else model.configure(dropout=self.dropout)
+        return model if self.classes is None else models.with_classifier(model, self.classes, key, self.pooling)
+
+
+@dataclasses.dataclass(frozen=True)
+class Perceptron:
+    """A random multilayer perceptron on images, see `ft_jax.models.MLPConfig`."""
+
+    image: tuple[int, int, int] = (8, 8, 1)
+    widths: tuple[int, ...] = (64,)
+    classes: int | None = 10
+    dropout: float = 0.0
+
+    def build(self, key: jax.Array | None):
+        """The model; without a key its shapes alone."""
+        return models.mlp(models.MLPConfig(self.image, self.widths, self.classes, dropout=self.dropout), key)
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Text classification: one task for each address, in order.
+
+    Attributes:
+      addresses: data sets with columns ``text`` and ``labels``, see `ft_jax.data.load`.
+      length: the most tokens of a text; longer ones are refused, or cut where `too_long` is ``"truncate"``.
+      too_long: ``"error"`` or ``"truncate"``.
+      labelled: use so many training examples a task; None for all.
+      unlabelled: an address of texts whose batches become the part ``"unlabelled"``, or None.
+      unlabelled_batch: examples of that part; the batch size by default.
+      split: the split that evaluation reads.
+      bucket: texts are padded to the longest of their batch rounded up to this multiple, so shapes are few.
+    """
+
+    addresses: tuple[str, ...] = ("sentiment:movies",)
+    length: int = 64
+    too_long: str = "truncate"
+    labelled: int | None = None
+    unlabelled: str | None = None
+    unlabelled_batch: int | None = None
+    split: str = "validation"
+    bucket: int = 64
+
+    def build(self, model: Any, feed: Feed) -> Stream:
+        """The tasks; every evaluation set is measured after each."""
+        evaluations = {
+            short(address): self._evaluation(data.load(address, self.split), model, feed) for address in self.addresses
+        }
+        return tuple(self._task(address, evaluations, model, feed) for address in self.addresses)
+
+    def _task(self, address, evaluations, model, feed):
+        train = data.check_labels(data.load(address, "train"), classes_of(model))
+        train = train if self.labelled is None else train.take(self.labelled)
+        source = data.batches(self._tokens(train, model), feed.batch_size, seed=feed.seed, **self._shape(model), **share(feed))
+        if self.unlabelled is not None:
+            texts = texts_of(self.unlabelled)
+            other = data.batches(
+                self._tokens(texts.select("text"), model),
+                self.unlabelled_batch or feed.batch_size,
+                seed=feed.seed + 1,
+                **self._shape(model),
+                **share(feed),
+            )
+            source = data.zip_streams(source, unlabelled=other)
+        return Task(short(address), source, evaluations, len(train))
+
+    def _evaluation(self, examples, model, feed):
+        tokens = self._tokens(data.check_labels(examples, classes_of(model)), model)
+        return data.evaluation_batches(tokens, feed.batch_size, **self._shape(model))
+
+    def _tokens(self, examples, model):
+        kept = [name for name in ("text", "labels") if name in examples.columns]
+        return data.tokenize(examples.select(*kept), model.tokenizer, length=self.length, too_long=self.too_long)
+
+    def _shape(self, model):
+        return {"length": tuple(range(self.bucket, self.length, self.bucket)) + (self.length,), "padding": model.pad_token}
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Image classification; all at once, or by groups of classes as tasks.
+
+    Attributes:
+      address: a data set with columns ``images`` and ``labels``, see `ft_jax.data.load`.
+      groups: classes of each task, such as ``((0, 1), (2, 3))``; empty for one task of all.
+      labelled: use so many training examples a task; None for all.
+      split: the split that evaluation reads.
+    """
+
+    address: str = "digits"
+    groups: tuple[tuple[int, ...], ...] = ()
+    labelled: int | None = None
+    split: str = "test"
+
+    def build(self, model: Any, feed: Feed) -> Stream:
+        """The tasks; every task's evaluation set is measured after each."""
+        train = data.check_labels(data.load(self.address, "train"), classes_of(model))
+        test = data.check_labels(data.load(self.address, self.split), classes_of(model))
+        parts = {"-".join(map(str, group)): group for group in self.groups} or {short(self.address): None}
+        evaluations = {
+            name: data.evaluation_batches(of_classes(test, group), feed.batch_size) for name, group in parts.items()
+        }
+        return tuple(self._task(name, of_classes(train, group), evaluations, feed) for name, group in parts.items())
+
+    def _task(self, name, examples, evaluations, feed):
+        examples = examples if self.labelled is None else examples.take(self.labelled)
+        source = data.batches(examples, feed.batch_size, seed=feed.seed, **share(feed))
+        return Task(name, source, evaluations, len(examples))
+
+
+def of_classes(examples: data.Dataset, group: tuple[int, ...] | None) -> data.Dataset:
+    """The examples whose label is one of `group`; all where it is None."""
+    if group is None:
+        return examples
+    return examples.take(np.flatnonzero(np.isin(np.asarray(examples.column("labels")), group)))
+
+
+def texts_of(address: str) -> data.Dataset:
+    """Training texts without labels; of a sentiment domain all sentences, neutral ones too."""
+    kind, _, rest = address.partition(":")
+    return data.unlabelled(rest, "train") if kind == "sentiment" else data.load(address, "train")
+
+
+def share(feed: Feed) -> dict[str, int]:
+    """This process's share of a stream."""
+    return {"process": feed.process, "processes": feed.processes}
+
+
+def short(address: str) -> str:
+    """A data set's name for logs: what follows ``kind:``, or a file's stem."""
+    return address.rpartition("/")[2].partition(".")[0].rpartition(":")[2]
+
+
+def classes_of(model: Any) -> int | None:
+    """How many classes a model's head has, or None without one."""
+    head = model.params.get("head") if hasattr(model, "params") else None
+    return None if head is None else head["kernel"].shape[1]

@@ -1,0 +1,225 @@
+"""Tasks in turn, and a prefetching feed whose place in the data can be saved."""
+
+import dataclasses
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+Batch = Mapping[str, Any]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """An endless iterator of host batches that can say and take its place in the data.
+
+    `get_state` gives something JSON can hold; after ``set_state(get_state())`` the same batches follow.
+    """
+
+    def __next__(self) -> Batch: ...
+
+    def get_state(self) -> Any: ...
+
+    def set_state(self, state: Any) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """The batches a run asks its data for.
+
+    Attributes:
+      batch_size: examples per batch of this process.
+      seed: of the data's order.
+      process, processes: this process's share is the examples ``process, process + processes, ...``.
+    """
+
+    batch_size: int
+    seed: int = 0
+    process: int = 0
+    processes: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One task, domain or experience.
+
+    Attributes:
+      name: for logs and the report.
+      train: a `Source`, or a function of the train state that gives a batch (on-policy data).
+      evaluations: evaluation sets by name, each a finite iterable of host batches that can be read again.
+        Every process is given all of them.
+      examples: how many training examples there are, for budgets in epochs.
+      steps: updates on this task in place of the budget's.
+    """
+
+    name: str
+    train: Source | Callable[[Any], Batch]
+    evaluations: Mapping[str, Iterable[Batch]] = dataclasses.field(default_factory=dict)
+    examples: int | None = None
+    steps: int | None = None
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether a batch depends on the train state."""
+        return not isinstance(self.train, Source)
+
+
+Stream = tuple[Task, ...]
+
+
+def check_stream(stream: Any) -> Stream:
+    """A stream with its tasks checked; a single task is a stream of one.
+
+    Raises:
+      ValueError: no task, one name twice, a task that gives no batches.
+    """
+    stream = (stream,) if isinstance(stream, Task) else tuple(stream)
+    if not stream:
+        raise ValueError("the data has no task; give at least one ft_jax.training.Task")
+    names = [task.name for task in stream]
+    for task in stream:
+        if names.count(task.name) > 1:
+            raise ValueError(f"the data has two tasks called {task.name!r}; rename one")
+        if not isinstance(task.train, Source) and not callable(task.train):
+            raise ValueError(
+                f"task {task.name!r} trains on a {type(task.train).__name__}; give an iterator with get_state and "
+                "set_state, or a function of the train state"
+            )
+    return stream
+
+
+def first_batch(task: Task) -> Batch:
+    """The first batch of a task, whose place in the data stays where it was.
+
+    Raises:
+      ValueError: the task has none.
+    """
+    place = task.train.get_state()
+    batch = next_batch(task)
+    task.train.set_state(place)
+    return batch
+
+
+def check_batch(batch: Any, where: str) -> None:
+    """Raises ValueError, in one sentence, on a batch that is empty, ragged or not finite."""
+    if not isinstance(batch, Mapping) or not jax.tree.leaves(batch):
+        raise ValueError(f"{where} gives {type(batch).__name__} {batch!r:.60}; a batch is a dict of arrays by field")
+    sizes = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        name, array = jax.tree_util.keystr(path, simple=True, separator="/"), np.asarray(leaf)
+        if array.ndim == 0:
+            raise ValueError(f"{where} has a field {name!r} without an example axis; give it shape [batch, ...]")
+        if array.dtype == object or array.dtype.kind in "US":
+            raise ValueError(f"{where} has a field {name!r} of type {array.dtype}; turn it into numbers first")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{where} has a value in field {name!r} that is not finite; clean or drop its example")
+        sizes.setdefault(array.shape[0], name)
+    if 0 in sizes:
+        raise ValueError(f"{where} has an empty field {sizes[0]!r}; give it at least one example")
+
+
+def size(batch: Batch) -> int:
+    """How many examples a batch holds: the length of its first field."""
+    return int(np.shape(jax.tree.leaves(batch)[0])[0])
+
+
+def tokens(batch: Batch) -> int | None:
+    """How many real tokens a host batch holds, or None where it has none."""
+    if "input_ids" not in batch:
+        inner = [tokens(child) for child in batch.values() if isinstance(child, Mapping)]
+        counted = [one for one in inner if one is not None]
+        return sum(counted) if counted else None
+    for field in ("attention_mask", "segment_ids"):
+        if field in batch:
+            return int(np.count_nonzero(np.asarray(batch[field])))
+    return int(np.size(batch["input_ids"]))
+
+
+def next_batch(task: Task) -> Batch:
+    """The next host batch of a task that is not on-policy."""
+    try:
+        return next(task.train)
+    except StopIteration:
+        raise ValueError(
+            f"task {task.name!r} ran out of batches; its source must repeat the data without end"
+        ) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Fed:
+    """A batch on the devices and on the host, what is known of it, and the place in the data after it."""
+
+    batch: Any
+    host: Batch
+    examples: int
+    tokens: int | None
+    place: Any
+
+
+class Feeder:
+    """Batches of a task, made, checked and moved to the devices ahead of their turn.
+
+    A thread stays up to `ahead` batches in front. Each batch comes with the source's place right after it,
+    so the place that a checkpoint saves is that of what was trained on and not of what was prefetched.
+    """
+
+    def __init__(self, task: Task, put: Callable[[Batch], Any], ahead: int = 2):
+        """`put` checks a host batch and moves it to the devices."""
+        self._task, self._put = task, put
+        self._queue: queue.Queue = queue.Queue(maxsize=ahead)
+        self._stop = threading.Event()
+        self._thread = None
+        if not task.on_policy:
+            self._thread = threading.Thread(target=self._work, name=f"feed {task.name}", daemon=True)
+            self._thread.start()
+
+    def take(self, state: Callable[[], Any]) -> Fed:
+        """The next batch; an on-policy source makes it from ``state()``."""
+        if self._task.on_policy:
+            batch = self._task.train(state())
+            return self._make(batch, getattr(self._task.train, "get_state", lambda: None)())
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Ends the thread; batches made ahead are dropped."""
+        self._stop.set()
+        if self._thread is not None:
+            while self._thread.is_alive():
+                self._drain()
+                self._thread.join(timeout=0.05)
+
+    def __enter__(self) -> "Feeder":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def _drain(self):
+        try:
+            while True:
+                self._queue.get_nowait()
+        except queue.Empty:
+            return
+
+    def _make(self, batch, place) -> Fed:
+        return Fed(self._put(batch), batch, size(batch), tokens(batch), place)
+
+    def _work(self):
+        while not self._stop.is_set():
+            try:
+                batch = next_batch(self._task)
+                self._queue.put(self._make(batch, self._task.train.get_state()))
+            except BaseException as error:
+                self._queue.put(error)
+                return
+
+
+def stack(batches: Iterator[Batch]) -> Batch:
+    """Host batches of one shape as one, fields ``[count, batch, ...]``."""
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *batches)

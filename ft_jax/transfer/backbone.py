@@ -1,0 +1,131 @@
+"""Losses of a backbone on unlabelled data, for `ft_jax.transfer.joint`.
+
+Each is a plain loss of the core with two attributes a method may read: ``couples``, whether it compares the
+examples of a batch, and ``hyper``, its tunable numbers, which it looks up in ``context.hyper["backbone"]``.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ft_jax.core.losses import supervised
+from ft_jax.core.method import Loss
+from ft_jax.core.outputs import Outputs
+from ft_jax.core.state import Batch
+
+
+def contrastive(apply: Callable, temperature: float = 0.05) -> Loss:
+    """Unsupervised SimCSE: an example's two dropout views attract, the batch's other examples repel.
+
+    Gao, Yao and Chen 2021, "SimCSE: Simple Contrastive Learning of Sentence Embeddings", arXiv:2104.08821,
+    equation 4, with ``z`` and ``z'`` the pooled hidden states of two passes under different dropout, in nats:
+    ``mean_i( logsumexp_j(cos(z_i, z'_j) / temperature) - cos(z_i, z'_i) / temperature )``.
+    Under pmap the sum over ``j`` runs over the batches of all devices.
+
+    Args:
+      apply: ``(params, batch, key) -> Outputs`` with dropout; hidden states ``[batch, width]``, or
+        ``[batch, time, width]``, whose mean over real tokens is taken.
+      temperature: of the similarities, data in the ``hyper`` of the method that takes this loss.
+
+    Raises:
+      ValueError: at trace time, when the whole batch is one example, which has nothing to repel.
+
+    Example:
+      >>> contrastive(None).couples
+      True
+    """
+
+    def loss(params, batch, context):
+        model, key = context.join(params)["model"], context.dropout_key
+        first, second = (None, None) if key is None else jax.random.split(key)
+        outputs = apply(model, batch, first)
+        anchors = _unit(pooled(outputs, batch))
+        positives = _unit(pooled(apply(model, batch, second), batch))
+        own = jnp.arange(anchors.shape[0])
+        if context.axis is not None:
+            own = own + anchors.shape[0] * jax.lax.axis_index(context.axis)
+            positives = jax.lax.all_gather(positives, context.axis, tiled=True)
+        if positives.shape[0] == 1:
+            raise ValueError("contrastive compares the examples of a batch, which has only 1; use at least 2")
+        tau = context.hyper.get("backbone", loss.hyper)["temperature"]
+        similarities = anchors @ positives.T / tau  # [batch, batch of all devices]
+        matching = jnp.take_along_axis(similarities, own[:, None], axis=1)[:, 0]
+        return {"backbone": jnp.mean(jax.nn.logsumexp(similarities, axis=1) - matching)}, outputs
+
+    loss.couples = True
+    loss.hyper = {"temperature": temperature}
+    return loss
+
+
+def pooled(outputs: Outputs, batch: Batch) -> Float[Array, "batch width"]:
+    """One float32 vector an example: the hidden state, or its mean over the real tokens where there is one a token.
+
+    Real are the tokens of ``attention_mask``, else those whose ``segment_ids`` are not 0, else all.
+    """
+    hidden = outputs.hidden.astype(jnp.float32)
+    if hidden.ndim == 2:
+        return hidden
+    mask = batch.get("attention_mask")
+    if mask is None and "segment_ids" in batch:
+        mask = batch["segment_ids"] > 0
+    if mask is None:
+        return jnp.mean(hidden, axis=1)
+    mask = mask.astype(jnp.float32)[..., None]
+    return jnp.sum(hidden * mask, axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1.0)
+
+
+def _unit(x):
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-16))
+
+
+def masked_language_modelling(apply: Callable) -> Loss:
+    """Cross-entropy of the tokens hidden from the backbone.
+
+    Devlin et al. 2018, "BERT", arXiv:1810.04805, section 3.1. The batch's ``input_ids`` have tokens masked by
+    the data pipeline and its ``labels [batch, time]`` hold the original token there and -1 elsewhere.
+
+    Args:
+      apply: ``(params, batch, key) -> Outputs`` with the vocabulary's unembedding.
+
+    Raises:
+      KeyError: at trace time, when the batch has no labels.
+
+    Example:
+      >>> masked_language_modelling(None).couples
+      False
+    """
+    return _with_own_labels(apply, "masked_language_modelling", "the original token at masked places and -1 elsewhere")
+
+
+def causal_language_modelling(apply: Callable) -> Loss:
+    """Cross-entropy of each next token.
+
+    Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", equation 1. The
+    batch's ``labels [batch, time]`` are the targets of their positions, shifted by the data pipeline.
+
+    Args:
+      apply: ``(params, batch, key) -> Outputs`` with the vocabulary's unembedding.
+
+    Raises:
+      KeyError: at trace time, when the batch has no labels.
+
+    Example:
+      >>> causal_language_modelling(None).couples
+      False
+    """
+    return _with_own_labels(apply, "causal_language_modelling", "the next token of each place and -1 where none counts")
+
+
+def _with_own_labels(apply, name: str, meaning: str) -> Loss:
+    inner = supervised(apply, term="backbone")
+
+    def loss(params, batch, context):
+        if "labels" not in batch:
+            raise KeyError(f"{name} reads 'labels' [batch, time], which the unlabelled batch lacks; give {meaning}")
+        return inner(params, batch, context)
+
+    loss.couples = False
+    loss.hyper = {}
+    return loss

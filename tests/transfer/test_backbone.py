@@ -1,0 +1,111 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ft_jax import transfer
+from ft_jax.core import make_step, optimizer
+from ft_jax.core.params import digest
+from ft_jax.models import tiny_encoder
+from ft_jax.models.model import Forward
+from ft_jax.transfer.backbone import pooled
+
+PLAIN = tiny_encoder(jax.random.key(0))
+DROPPED = PLAIN.configure(dropout=0.2)
+LENGTHS = jnp.array([7, 4, 2, 5, 7, 3, 6, 1])
+BATCH = {
+    "input_ids": jax.random.randint(jax.random.key(1), (8, 7), 0, 32),
+    "attention_mask": (jnp.arange(7) < LENGTHS[:, None]).astype(jnp.int32),
+}
+
+
+def obvious(anchors, positives, temperature):
+    """InfoNCE, one example at a time in float64."""
+    anchors, positives = np.asarray(anchors, np.float64), np.asarray(positives, np.float64)
+    losses = []
+    for i, anchor in enumerate(anchors):
+        scores = [anchor @ other / np.linalg.norm(anchor) / np.linalg.norm(other) / temperature for other in positives]
+        losses.append(np.log(np.sum(np.exp(scores))) - scores[i])
+    return np.mean(losses)
+
+
+def views(model, key):
+    """The mean hidden state of each example's real tokens under two dropout keys."""
+    result = []
+    for one in jax.random.split(key):
+        hidden = np.asarray(model.apply(model.params, BATCH, one).hidden)
+        result.append(np.stack([row[:length].mean(0) for row, length in zip(hidden, LENGTHS, strict=True)]))
+    return result
+
+
+def test_contrastive_equals_the_obvious_infonce_of_two_dropout_views():
+    loss = transfer.contrastive(DROPPED.apply, temperature=0.3)
+    program = make_step(loss, optimizer(optax.sgd, learning_rate=0.1), predict=lambda outputs, batch: None)
+    state = program.init(DROPPED.params, jax.random.key(4))
+    _, metrics = jax.jit(program.step)(state, BATCH)
+    local = jax.random.fold_in(jax.random.fold_in(state.key, 0), 0)
+    first, second = views(DROPPED, jax.random.fold_in(local, digest("dropout")))
+    assert np.abs(first - second).max() > 1e-2
+    np.testing.assert_allclose(metrics["backbone"], obvious(first, second, 0.3), rtol=1e-5)
+
+
+def test_contrastive_takes_a_models_own_pooling():
+    loss = transfer.contrastive(Forward(PLAIN.config, "mean"))
+    outcomes = []
+    for one in (loss, transfer.contrastive(PLAIN.apply)):
+        program = make_step(one, optax.sgd(0.1), predict=lambda outputs, batch: None)
+        outcomes.append(jax.jit(program.step)(program.init(PLAIN.params, jax.random.key(4)), BATCH)[1]["backbone"])
+    np.testing.assert_allclose(*outcomes, rtol=1e-5)
+
+
+def test_contrastive_over_devices_has_the_whole_batchs_negatives():
+    loss = transfer.contrastive(PLAIN.apply)
+    one = make_step(loss, optax.sgd(0.1), predict=lambda outputs, batch: None)
+    many = make_step(loss, optax.sgd(0.1), predict=lambda outputs, batch: None, axis="data")
+    state = one.init(PLAIN.params, jax.random.key(4))
+    copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), state)
+    parts = jax.tree.map(lambda leaf: leaf.reshape(4, 2, *leaf.shape[1:]), BATCH)
+    alone, metrics = jax.jit(one.step)(state, BATCH)
+    copies, shared = jax.pmap(many.step, axis_name="data", devices=jax.devices()[:4])(copies, parts)
+    np.testing.assert_allclose(shared["backbone"], jnp.broadcast_to(metrics["backbone"], 4), rtol=1e-5)
+    moved = 0.0
+    leaves = map(jax.tree.leaves, (state.params, alone.params, copies.params))
+    for before, a, b in zip(*leaves, strict=True):
+        np.testing.assert_allclose(a - before, b[3] - before, rtol=1e-3, atol=2e-6)
+        moved = max(moved, float(np.abs(a - before).max()))
+    assert moved > 1e-2
+
+
+def test_training_pulls_views_together_and_examples_apart():
+    program = make_step(
+        transfer.contrastive(DROPPED.apply), optimizer(optax.adam, learning_rate=3e-3), predict=lambda *_: None
+    )
+    state, step = program.init(DROPPED.params, jax.random.key(4)), jax.jit(program.step)
+    history = []
+    for _ in range(40):
+        state, metrics = step(state, BATCH)
+        history.append(float(metrics["backbone"]))
+    assert np.mean(history[-5:]) < 0.5 * np.mean(history[:5])
+
+
+def test_a_batch_of_one_has_nothing_to_repel():
+    program = make_step(transfer.contrastive(PLAIN.apply), optax.sgd(0.1))
+    state = program.init(PLAIN.params, jax.random.key(4))
+    with pytest.raises(ValueError, match="compares the examples of a batch, which has only 1; use at least 2"):
+        jax.eval_shape(program.step, state, jax.tree.map(lambda leaf: leaf[:1], BATCH))
+
+
+def test_pooling_reads_real_tokens_alone():
+    outputs = PLAIN.apply(PLAIN.params, BATCH)
+    expected = views(PLAIN, jax.random.key(0))[0]
+    np.testing.assert_allclose(pooled(outputs, BATCH), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        pooled(outputs, {"segment_ids": BATCH["attention_mask"]}), expected, rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(pooled(outputs, {}), outputs.hidden.mean(1), rtol=1e-5, atol=1e-6)
+
+
+def test_language_modelling_compares_no_examples():
+    assert not transfer.masked_language_modelling(PLAIN.apply).couples
+    assert not transfer.causal_language_modelling(PLAIN.apply).couples
