@@ -8,6 +8,7 @@ some of it. Here adapters learn as well, from two losses at once: cross-entropy 
 import dataclasses
 
 from experiments.assets import MINILM
+from experiments.study import after, beats
 from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec, Parts, Use
 from ft_jax.training.specs import Pretrained, Texts
 from ft_jax.transfer import contrastive, joint
@@ -43,3 +44,8 @@ baselines = {
         expect={},
     )
 }
+
+
+def claims(results):
+    """Accuracy on held-out reviews."""
+    return [beats(results, after, "head only", 0.02, "accuracy on reviews")]

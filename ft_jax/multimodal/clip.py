@@ -1,5 +1,6 @@
 """Contrastive learning of two towers over pairs."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -104,7 +105,9 @@ def clip(
             x = _unit(own["projection"], outputs, batch, name)
             y = _unit(own["other_projection"], apply(own["tower"], batch[other], key), batch[other], name)
             value = contrastive(x, y, jnp.exp(own["log_scale"]), context.axis)
-            return {**terms, name: context.hyper[name]["weight"] * value}, outputs
+            states = {**outputs.states, f"{name}/model": x, f"{name}/other": y}
+            terms = {**terms, name: context.hyper[name]["weight"] * value}
+            return terms, dataclasses.replace(outputs, states=states)
 
         return contrasted
 

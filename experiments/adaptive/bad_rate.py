@@ -1,0 +1,26 @@
+"""A run that starts with a rate far too high recovers by itself: the rate falls whenever the loss plateaus."""
+
+import dataclasses
+
+from experiments.study import after, beats
+from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec, Use
+from ft_jax.training.specs import Images, Perceptron
+
+experiment = Experiment(
+    name="adaptive/bad_rate",
+    model=Perceptron(image=(8, 8, 1), widths=(64,), classes=10),
+    data=Images("digits", split="validation"),
+    method=(Use("adaptive.plateau", metric="loss", factor=0.3, patience=0),),
+    optimizer=OptimizerSpec("adam", learning_rate=1.0),
+    budget=Budget(steps=300, batch_size=64),
+    evaluation=EvaluationSpec(every=20, metric="loss", mode="min"),
+    log_every=20,
+)
+
+baselines = {"the rate left as it was": dataclasses.replace(experiment, name="adaptive/bad_rate-fixed", method=())}
+seeds = 3
+
+
+def claims(results):
+    """Accuracy at the end."""
+    return [beats(results, after, "the rate left as it was", 0.1, "accuracy at the end")]

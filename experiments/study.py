@@ -1,0 +1,79 @@
+"""Runs an experiment beside its baselines over several seeds and checks what its file claims."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from ft_jax.training import Experiment, Result, fit
+
+TUNED = "tuned"
+"""The experiment's own runs among the results."""
+
+Results = Mapping[str, Sequence[Result]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One statement of an experiment and whether the runs bear it out.
+
+    Attributes:
+      text: the statement with the numbers measured.
+      met: whether it holds.
+    """
+
+    text: str
+    met: bool
+
+
+def beats(results: Results, measure: Callable[[Result], float], over: str, margin: float, what: str) -> Claim:
+    """Claims that the mean of `measure` over the seeds is higher by `margin` than that of the baseline `over`."""
+    ours, theirs = ([measure(result) for result in results[name]] for name in (TUNED, over))
+    gap = float(np.mean(ours) - np.mean(theirs))
+    text = (
+        f"{what} {np.mean(ours):.3f} against {np.mean(theirs):.3f} of {over}, over {len(ours)} "
+        f"{'seed' if len(ours) == 1 else 'seeds'}: better by {gap:.3f}, at least {margin:g} was claimed"
+    )
+    return Claim(text, gap >= margin)
+
+
+def after(result: Result, metric: str = "accuracy") -> float:
+    """A metric at the end, averaged over the evaluation sets."""
+    return float(np.mean([np.mean(scores[metric]) for scores in result.scores["after"].values()]))
+
+
+def load(name: str) -> ModuleType:
+    """The module of ``family/name``."""
+    return importlib.import_module(f"experiments.{name.replace('/', '.')}")
+
+
+def run(name: str, out: Path = Path("runs"), quiet: bool = True) -> tuple[Results, list[Claim]]:
+    """Trains the experiment and its baselines at each of its seeds; its expectations and claims.
+
+    Args:
+      name: ``family/name``, a module with ``experiment`` and perhaps ``baselines``, ``seeds`` and ``claims``.
+      out: where run folders go, ``out/name/seed-0``.
+      quiet: no progress lines.
+    """
+    module = load(name)
+    seeds = range(getattr(module, "seeds", 1))
+    variants: Mapping[str, Experiment] = {TUNED: module.experiment, **getattr(module, "baselines", {})}
+    results = {
+        label: [
+            fit(dataclasses.replace(variant, seed=seed), run=out / name / folder(label, seed), quiet=quiet)
+            for seed in seeds
+        ]
+        for label, variant in variants.items()
+    }
+    claims = [Claim(str(outcome), outcome.met) for result in results[TUNED] for outcome in result.outcomes]
+    if hasattr(module, "claims"):
+        claims += module.claims(results)
+    return results, claims
+
+
+def folder(label: str, seed: int) -> str:
+    """The run folder of a variant, such as ``head-only-seed-0``."""
+    return f"{label.replace(' ', '-')}-seed-{seed}"

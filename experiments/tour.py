@@ -1,0 +1,50 @@
+"""One experiment of each family on real data: trains them, checks what they claim, writes one report.
+
+``python -m experiments.tour`` runs all ten, ``python -m experiments.tour incremental/split_digits`` some.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from experiments.study import TUNED, folder, run
+from ft_jax.training.report import write_report
+
+TOUR = (
+    "incremental/split_digits",
+    "transfer/sentiment",
+    "distillation/digits",
+    "meta/digit_episodes",
+    "multimodal/digit_captions",
+    "rl/concise_answers",
+    "tuning/rates",
+    "attention/tweets",
+    "ensemble/few_digits",
+    "adaptive/bad_rate",
+)
+
+
+def main() -> None:
+    """Prints each claim; exits non-zero where one is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=TOUR)
+    parser.add_argument("--out", type=Path, default=Path("runs/tour"))
+    arguments = parser.parse_args()
+    lines = []
+    for name in arguments.names:
+        begin = time.perf_counter()
+        _, claims = run(name, arguments.out)
+        seconds = time.perf_counter() - begin
+        lines += [{"experiment": name, "claim": claim.text, "met": claim.met, "seconds": seconds} for claim in claims]
+        print(f"{name} ({seconds:.0f} s)")
+        for claim in claims:
+            print(f"  {'met   ' if claim.met else 'MISSED'} {claim.text}", flush=True)
+    (arguments.out / "claims.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    runs = [arguments.out / name / folder(TUNED, 0) for name in arguments.names]
+    print(f"report: {write_report(runs, arguments.out / 'report.html')}")
+    raise SystemExit(not all(line["met"] for line in lines))
+
+
+if __name__ == "__main__":
+    main()
