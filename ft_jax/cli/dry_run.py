@@ -1,4 +1,4 @@
-"""What a run would do: composition, parameters, shapes and memory, with nothing trained."""
+"""What a run would do: composition, parameters, shapes and memory, with no step taken."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +8,7 @@ import numpy as np
 
 from ft_jax.cli.text import columns
 from ft_jax.core import catalogue
+from ft_jax.training.composition import Use
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.fit import use_compilation_cache
 from ft_jax.training.prepare import Plan, prepare
@@ -18,7 +19,10 @@ MOST_GROUPS = 12
 
 
 def dry_run(experiment: Experiment) -> str:
-    """The model and data are built and every function is traced; no state is made and no step taken."""
+    """The model and data are built and every function is traced; no state is made and no step taken.
+
+    What the experiment builds from, such as a teacher of its own, is built too.
+    """
     use_compilation_cache()
     plan = prepare(experiment)
     batch = next((first_batch(task) for task in plan.stream if not task.on_policy), None)
@@ -32,14 +36,15 @@ def dry_run(experiment: Experiment) -> str:
         "memory, over all devices",
         *_memory(plan, batch),
     ]
-    return f"{experiment.name}: dry run, nothing is trained or written\n\n{columns(rows)}"
+    return f"{experiment.name}: dry run, its steps are not taken and its folder is not written\n\n{columns(rows)}"
 
 
 def _composition(plan: Plan) -> list[tuple[str, str]]:
     overrides = plan.experiment.hyper
+    made_from = {use.options.get("name"): use.name for use in plan.experiment.method if isinstance(use, Use)}
     told = []
     for part in plan.composition:
-        entry = catalogue.get(part.name)
+        entry = catalogue.get(made_from.get(part.name, part.name))
         words = [entry.summary] if entry else []
         told.append((part.name, "  ".join([*words, *_numbers(part.name, part.hyper, overrides)])))
     optimizer = plan.experiment.optimizer
@@ -57,7 +62,9 @@ def _parameters(plan: Plan) -> list[tuple[str, str]]:
     share = 100 * counts["trainable"] / max(counts["total"], 1)
     told = [("learn", f"{counts['trainable']:,} of {counts['total']:,} ({share:.3g} %)")]
     found = groups(counts["leaves"])
-    told += [(one.pattern, f"{one.size:,} in {one.leaves} array{'s' * (one.leaves > 1)}") for one in found[:MOST_GROUPS]]
+    told += [
+        (one.pattern, f"{one.size:,} in {one.leaves} array{'s' * (one.leaves > 1)}") for one in found[:MOST_GROUPS]
+    ]
     if len(found) > MOST_GROUPS:
         told.append(("...", f"and {len(found) - MOST_GROUPS} smaller groups"))
     return told

@@ -135,7 +135,8 @@ def load(file: Path) -> Any:
     if not isinstance(experiment, Experiment):
         what = "no experiment" if experiment is None else f"experiment as a {type(experiment).__name__}"
         raise ValueError(f"{file} defines {what}; end it with experiment = Experiment(...)")
-    return experiment
+    first_line = (module.__doc__ or "").strip().partition("\n")[0]
+    return experiment if experiment.doc else dataclasses.replace(experiment, doc=first_line)
 
 
 def _import(file: Path) -> ModuleType:

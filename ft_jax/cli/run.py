@@ -81,12 +81,12 @@ def _train(experiment: Any, told: list[str]) -> int:
 
 def outcome(result: Any, report: Any) -> str:
     """What a run came to: scores before and after, expectations, where things are."""
-    from ft_jax.training.report_data import headline_of
+    from ft_jax.training.report_data import headline, read_run
 
     lines = []
     if result.status == "finished" and result.compilations == 0:
         lines.append(f"{result.run} was finished already; --out FOLDER trains anew")
-    for score in headline_of(result.summary.get("scores", {})):
+    for score in headline(read_run(result.run)):
         values = " → ".join(f"{value:.3f} {phase.replace('_', ' ')}" for phase, value in score.by_phase.items())
         lines.append(f"{score.metric} on {score.set}: {values}")
     lines += [f"expected {one}" for one in result.outcomes]

@@ -14,6 +14,10 @@ PARTS = ("support", "query", "chosen")
 """The parts of such batches that hold examples of the task. Rejected answers are not examples of it."""
 
 
+STREAMS = ("unlabelled",)
+"""Parts that are a stream of their own beside the examples, with a size of their own."""
+
+
 def layout(batch: Batch) -> str:
     """The layout of a batch, in the words of `ft_jax.core.method.Method.reads`."""
     return next((LAYOUTS[field] for field in LAYOUTS if field in batch), "examples")

@@ -7,7 +7,7 @@ from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.params import digest
 from ft_jax.core.state import Batch
-from ft_jax.incremental.examples import examples, layout
+from ft_jax.incremental.examples import STREAMS, examples, layout
 
 MOST = 2**31 - 1
 """How many examples an int32 can count. A stream that is longer goes on as if it had this many."""
@@ -55,7 +55,8 @@ def replay(
     """
     if capacity < 1 or size < 1:
         raise ValueError(f"{name} has capacity {capacity} and replays {size}; give both at least 1")
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)), dict(example))
+    fields = {field: x for field, x in example.items() if field not in STREAMS}
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)), fields)
 
     def memory(params, key):
         buffer = jax.tree.map(lambda one: jnp.zeros((capacity, *one.shape[1:]), one.dtype), like)

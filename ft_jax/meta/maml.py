@@ -110,7 +110,11 @@ def maml(
                     gradients = jax.lax.stop_gradient(gradients) if first_order else gradients
                     return jax.tree.map(lambda p, g: (p - rate * g).astype(p.dtype), params, gradients), None
 
-                tuned, _ = jax.lax.scan(step, params, jnp.arange(inner_steps))
+                # One step without a loop compiles in two thirds of the time.
+                if inner_steps == 1:
+                    tuned, _ = step(params, 0)
+                else:
+                    tuned, _ = jax.lax.scan(step, params, jnp.arange(inner_steps))
                 return inner(tuned, query, own)
 
             support, query = _without_total(batch["support"]), _without_total(batch["query"])

@@ -98,7 +98,7 @@ def _section(run: Run, index: int, heading: str) -> dict[str, Any]:
     """What the template shows of one run."""
     experiment, summary = run.experiment, run.summary
     by_phase = summary.get("scores", {})
-    scores = report_data.scores_of(by_phase)
+    scores = report_data.scores(run)
     measured = {phase for score in scores for phase in score.by_phase}
     between = [phase for phase in by_phase if phase not in PHASES]
     order = [*list(PHASES)[:-1], *between, "after"]
@@ -114,7 +114,7 @@ def _section(run: Run, index: int, heading: str) -> dict[str, Any]:
         "tone": "good" if status in GOOD else "bad" if status in BAD or not summary else "",
         "message": summary.get("message", ""),
         "facts": _facts(run),
-        "headline": report_data.headline_of(by_phase),
+        "headline": report_data.headline(run),
         "scores": scores,
         "phases": [(phase, PHASES.get(phase, phase.replace("_", " "))) for phase in order if phase in measured],
         "main_phases": [(phase, label) for phase, label in PHASES.items() if phase in measured],
@@ -130,7 +130,7 @@ def _section(run: Run, index: int, heading: str) -> dict[str, Any]:
         ],
         "marks": marks,
         "parts": _parts(run),
-        "core_numbers": _numbers(experiment.get("optimizer")),
+        "core_numbers": [*_numbers(experiment.get("optimizer")), *_set_at_start(experiment, "optimizer")],
         "groups": groups[:MOST_GROUPS],
         "more_groups": max(0, len(groups) - MOST_GROUPS),
         "learned": _learned(summary),
@@ -174,10 +174,23 @@ def _parts(run: Run) -> list[dict[str, Any]]:
                 "name": name,
                 "summary": entry.summary if entry else "",
                 "paper": entry.paper if entry else "",
-                "numbers": _numbers({key: value for key, value in _options(use).items() if key != "name"}),
+                "numbers": [
+                    *_numbers({key: value for key, value in _options(use).items() if key != "name"}),
+                    *_set_at_start(run.experiment, name),
+                ],
             }
         )
     return parts
+
+
+def _set_at_start(experiment: Mapping[str, Any], owner: str) -> list[str]:
+    """The numbers of one method that the experiment's ``hyper`` sets."""
+    numbers = experiment.get("hyper") or {}
+    return [
+        f"{name.removeprefix(f'{owner}.')} = {_setting(value)} (set in hyper)"
+        for name, value in numbers.items()
+        if name.rpartition(".")[0] == owner
+    ]
 
 
 def _options(use: Mapping[str, Any]) -> Mapping[str, Any]:

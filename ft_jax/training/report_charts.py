@@ -94,6 +94,10 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def _tick(value: float) -> str:
+    return f"{value / 1000:g}k" if 1e4 <= abs(value) < 1e6 else number(value)
+
+
 def _finite(points):
     """``(step, mean, low, high)`` of the points that can be drawn, thinned out."""
     kept = []
@@ -139,14 +143,14 @@ def _grid(x, x_ticks, y, y_ticks) -> str:
     for tick in y_ticks:
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
-            f'<text x="{LEFT - 7}" y="{y(tick) + 4:.1f}" text-anchor="end">{number(tick)}</text>'
+            f'<text x="{LEFT - 7}" y="{y(tick) + 4:.1f}" text-anchor="end">{_tick(tick)}</text>'
         )
     base = HEIGHT - BOTTOM
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
     for tick in x_ticks:
         if x(tick) < LEFT + 16:
             continue  # the word "step" stands there
-        parts.append(f'<text x="{x(tick):.1f}" y="{base + 17}" text-anchor="middle">{number(tick)}</text>')
+        parts.append(f'<text x="{x(tick):.1f}" y="{base + 17}" text-anchor="middle">{_tick(tick)}</text>')
     parts.append(f'<text x="{LEFT - 7}" y="{base + 17}" text-anchor="end">step</text>')
     return "".join(parts)
 

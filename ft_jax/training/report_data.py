@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ PHASES = {"before": "before training", "head_only": "head only", "after": "after
 FALLING = ("loss", "perplexity", "error", "divergence", "forgetting", "brier")
 NOT_NUMBERS = ("kind", "step", "phase", "set", "time")
 HYPER = ("learning_rate",)
+NOT_TERMS = ("loss", "gradient_norm", "epoch", "seconds", "values")
 SPEEDS = ("examples_per_second", "tokens_per_second")
 
 
@@ -38,16 +39,12 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """One metric of one evaluation set in every phase that was measured."""
+    """One metric of one evaluation set in every phase that was measured, and whether more of it is better."""
 
     set: str
     metric: str
     by_phase: Mapping[str, float]
-
-    @property
-    def rises(self) -> bool:
-        """Whether more is better."""
-        return not any(word in self.metric.lower() for word in FALLING)
+    rises: bool = True
 
     @property
     def change(self) -> float | None:
@@ -120,46 +117,66 @@ def _lines(path: Path) -> list[dict]:
     return values
 
 
-def scores_of(by_phase: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Score]:
+def scores(run: Run) -> list[Score]:
     """Every metric of every evaluation set; the metric people look for first comes first.
 
-    Args:
-      by_phase: ``{phase: {evaluation set: {metric: value}}}``, a value per trial for a population.
+    A population's values, one per trial, become the best, the mean and the worst.
     """
-    keys: dict[tuple[str, str], dict[str, float]] = {}
-    for phase, sets in by_phase.items():
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for phase, sets in run.summary.get("scores", {}).items():
         for name, metrics in (sets or {}).items():
             for metric, value in metrics.items():
-                for label, single in _spread(metric, value):
-                    keys.setdefault((name, label), {})[phase] = single
-    found = [Score(name, metric, values) for (name, metric), values in keys.items()]
-    order = {name: index for index, name in enumerate(dict.fromkeys(score.set for score in found))}
-    return sorted(found, key=lambda score: (order[score.set], not score.rises))
+                found.setdefault((name, metric), {})[phase] = _floats(value)
+    table, terms = [], terms_of(run)
+    for (name, metric), by_phase in found.items():
+        if metric in terms and by_phase == found.get((name, "loss")):
+            continue  # the only term is the loss
+        rises = metric not in terms and _rises(metric)
+        for label, pick in _spread(metric, by_phase, rises):
+            table.append(Score(name, label, {phase: pick(values) for phase, values in by_phase.items()}, rises))
+    order = {name: index for index, name in enumerate(dict.fromkeys(score.set for score in table))}
+    return sorted(table, key=lambda score: (order[score.set], not score.rises, score.metric in terms))
 
 
-def _spread(metric: str, value) -> list[tuple[str, float]]:
-    """A population's list of values as its best, mean and worst."""
-    if not isinstance(value, list):
-        return [(metric, _float(value))]
-    flat = [_float(one) for one in value]
-    kept = [one for one in flat if math.isfinite(one)] or [math.nan]
-    rises = Score("", metric, {}).rises
-    best, worst = (max(kept), min(kept)) if rises else (min(kept), max(kept))
+def terms_of(run: Run) -> set[str]:
+    """The names of the loss's terms: what training lines hold besides the known columns."""
+    return {name for line in run.train for name in line} - {*NOT_NUMBERS, *SPEEDS, *HYPER, *NOT_TERMS}
+
+
+def _rises(metric: str) -> bool:
+    return not any(word in metric.lower() for word in FALLING)
+
+
+def _spread(metric: str, by_phase: Mapping[str, list[float]], rises: bool) -> list[tuple[str, Callable]]:
+    """Labels, and what they take of a list of values."""
+    trials = max(map(len, by_phase.values()))
+    if trials == 1:
+        return [(metric, lambda values: values[0])]
+    best, worst = (max, min) if rises else (min, max)
     return [
-        (f"{metric}, best of {len(flat)}", best),
-        (f"{metric}, mean", sum(kept) / len(kept)),
-        (f"{metric}, worst", worst),
+        (f"{metric}, best of {trials}", lambda values: _of_finite(best, values)),
+        (f"{metric}, mean", lambda values: _of_finite(lambda kept: sum(kept) / len(kept), values)),
+        (f"{metric}, worst", lambda values: _of_finite(worst, values)),
     ]
+
+
+def _of_finite(function: Callable, values: Sequence[float]) -> float:
+    kept = [value for value in values if math.isfinite(value)]
+    return function(kept) if kept else math.nan
+
+
+def _floats(value: Any) -> list[float]:
+    return [_float(one) for one in value] if isinstance(value, list) else [_float(value)]
 
 
 def _float(value) -> float:
     return math.nan if value is None else float(value)
 
 
-def headline_of(by_phase: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Score]:
+def headline(run: Run) -> list[Score]:
     """One score per evaluation set: the first that rises with quality, else the first."""
     first: dict[str, Score] = {}
-    for score in scores_of(by_phase):
+    for score in scores(run):
         first.setdefault(score.set, score)
     return list(first.values())
 
@@ -204,12 +221,10 @@ def charts(run: Run) -> list[Chart]:
     """Loss and its terms, evaluation metrics, numbers that change, gradient norm and speed."""
     columns = _columns(run.train)
     hyper = {name: columns.pop(name) for name in HYPER if name in columns}
-    rest = dict(columns)
+    rest = {name: points for name, points in columns.items() if name not in ("epoch", "seconds")}
     speeds = {name: rest.pop(name) for name in SPEEDS if name in rest}
     norm = rest.pop("gradient_norm", None)
     loss = rest.pop("loss", None)
-    for name in ("epoch", "seconds"):
-        rest.pop(name, None)
     found = []
     if loss:
         found.append(Chart("Loss (sum of the terms)", [Series("loss", loss)], smooth=True))
@@ -259,7 +274,9 @@ def _evaluation_charts(run: Run) -> list[Chart]:
     for line in run.evaluations:
         for name, points in _columns([line]).items():
             metrics.setdefault(name, {}).setdefault(line.get("set", "evaluation"), []).extend(points)
-    ordered = sorted(metrics.items(), key=lambda item: not Score("", item[0], {}).rises)
+    terms = terms_of(run)
+    kept = {metric: sets for metric, sets in metrics.items() if metric not in terms or len(terms) > 1}
+    ordered = sorted(kept.items(), key=lambda item: (item[0] in terms, not _rises(item[0])))
     return [
         Chart(f"Evaluation: {metric.replace('_', ' ')}", [Series(name, points) for name, points in sets.items()])
         for metric, sets in ordered

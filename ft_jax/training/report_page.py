@@ -156,7 +156,7 @@ PAGE = """<!DOCTYPE html>
 </div>
 {% endfor %}
 </div>
-{% if run.scores|length > run.headline|length %}
+{% if run.scores|length > run.headline|length or run.phases|length > run.main_phases|length %}
 <details{% if run.scores|length <= 12 %} open{% endif %}><summary>All scores</summary>
 <div class="scroll" tabindex="0" aria-label="All scores"><table>
 <thead><tr><th>evaluated on</th><th>metric</th>

@@ -53,7 +53,8 @@ def test_experiments_are_listed_by_family_without_running_them(here, capsys):
 
 def test_a_name_a_short_name_and_a_file_find_the_same_experiment(here):
     for name in ("rl/beta", "beta", "experiments/rl/beta.py"):
-        assert load(find(name)).name == "rl/beta"
+        experiment = load(find(name))
+        assert experiment.name == "rl/beta" and experiment.doc == "Second."
 
 
 @pytest.mark.parametrize(

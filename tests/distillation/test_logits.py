@@ -14,8 +14,8 @@ from ft_jax.core.params import paths
 from ft_jax.models import tiny_decoder, tiny_encoder, with_classifier
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "kd.npz"
-STUDENT = tiny_decoder(jax.random.key(0))
-TEACHER = tiny_decoder(jax.random.key(1), width=24, layers=3)
+STUDENT = tiny_decoder(jax.random.key(0), layers=1)
+TEACHER = tiny_decoder(jax.random.key(1), width=24, layers=2)
 IDS = jax.random.randint(jax.random.key(2), (8, 7), 0, 32)
 BATCH = {
     "input_ids": IDS[:, :-1],

@@ -19,7 +19,9 @@ def slow(prompt, new, params=MODEL.params):
     """Greedy continuation and its log-probabilities without a cache."""
     ids, scores = list(map(int, prompt)), []
     for _ in range(new):
-        logits = MODEL.apply(params, {"input_ids": jnp.array([ids])}).logits[0, -1]
+        # Filled up on the right, which a causal network can't see, so that one compilation serves all lengths.
+        filled = jnp.array([ids + [0] * (16 - len(ids))])
+        logits = jax.jit(MODEL.apply)(params, {"input_ids": filled}).logits[0, len(ids) - 1]
         ids.append(int(jnp.argmax(logits)))
         scores.append(float(jax.nn.log_softmax(logits)[ids[-1]]))
     return ids[len(prompt) :], scores

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import time
 from typing import Any
 
 import jax
@@ -108,6 +109,7 @@ class Killing:
     def __next__(self):
         self.count += 1
         if self.count == self.at:
+            time.sleep(1.0)  # what is being written meanwhile gets to the disk
             os.kill(os.getpid(), signal.SIGKILL)
         return next(self.source)
 

@@ -173,7 +173,9 @@ def test_host_metric_and_own_metric_are_measured(tmp_path):
     }
     made = experiment(metrics=metrics, evaluation=EvaluationSpec(every=4, metric="right", mode="max"))
     one = fit(made, run=tmp_path / "one", quiet=True).scores["after"]["shift0"]
-    many = fit(dataclasses.replace(made, parallelism="pmap"), run=tmp_path / "many", quiet=True).scores["after"]["shift0"]
+    many = fit(dataclasses.replace(made, parallelism="pmap"), run=tmp_path / "many", quiet=True).scores["after"][
+        "shift0"
+    ]
     assert one["right"] == pytest.approx(many["right"]) and 0 < one["right"] <= 1
     assert (21 * one["right"]) % 1 == pytest.approx(0, abs=1e-6)  # rows that fill the last batch are left out
 
@@ -190,23 +192,23 @@ def test_two_processes_cannot_have_one_run_folder(tmp_path):
 
 
 BAD = {
-    "label": (dict(model=Linear(classes=2)), "label 2, but the model's head has classes 0 to 1"),
-    "metric": (dict(evaluation=EvaluationSpec(metric="f1")), "evaluation.metric is 'f1'.*accuracy"),
-    "watched": (dict(method=(Use("adaptive.plateau", metric="bleu"),)), "watches metric 'bleu'"),
-    "number": (dict(hyper={"optimizer.learning_rat": 1.0}), "nearest are optimizer.learning_rate"),
-    "method": (dict(method=(Use("transfer.lorra"),)), "nearest are transfer.lora"),
-    "option": (dict(method=(Use("transfer.lora", rnak=2),)), "no option 'rnak'.*rank"),
-    "devices": (dict(parallelism="pmap", budget=Budget(steps=1, batch_size=12)), "12 does not divide over 8 devices"),
-    "mesh": (dict(parallelism=Mesh(4, 4, 1)), "needs 16 devices, but there are 8"),
-    "micro-batches": (dict(budget=Budget(steps=1, batch_size=8, accumulate=3)), "does not divide into 3"),
-    "batch": (dict(budget=Budget(steps=1, batch_size=64)), "a batch of 64 .* the data set has 50"),
-    "budget": (dict(budget=Budget()), "exactly one"),
-    "optimizer": (dict(optimizer=OptimizerSpec("adamm")), "nearest are adam"),
-    "rate": (dict(optimizer=OptimizerSpec(learning_rate=-1.0)), "learning_rate is -1.0"),
-    "length": (dict(model=TinyDecoder(1), data=Tokens(time=65)), "65 tokens, but the model takes 64"),
-    "token": (dict(model=TinyDecoder(1), data=Tokens(vocabulary=40)), "has token 39, but the model knows 0 to 31"),
-    "field": (dict(model=TinyDecoder(1)), "no 'input_ids'"),
-    "terms": (dict(method=(Use("adaptive.uncertainty", terms=("tsk",)),)), "'tsk', but the loss inside it has task"),
+    "label": ({"model": Linear(classes=2)}, "label 2, but the model's head has classes 0 to 1"),
+    "metric": ({"evaluation": EvaluationSpec(metric="f1")}, "evaluation.metric is 'f1'.*accuracy"),
+    "watched": ({"method": (Use("adaptive.plateau", metric="bleu"),)}, "watches metric 'bleu'"),
+    "number": ({"hyper": {"optimizer.learning_rat": 1.0}}, "nearest are optimizer.learning_rate"),
+    "method": ({"method": (Use("transfer.lorra"),)}, "nearest are transfer.lora"),
+    "option": ({"method": (Use("transfer.lora", rnak=2),)}, "no option 'rnak'.*rank"),
+    "devices": ({"parallelism": "pmap", "budget": Budget(steps=1, batch_size=12)}, "12 does not divide over 8 devices"),
+    "mesh": ({"parallelism": Mesh(4, 4, 1)}, "needs 16 devices, but there are 8"),
+    "micro-batches": ({"budget": Budget(steps=1, batch_size=8, accumulate=3)}, "does not divide into 3"),
+    "batch": ({"budget": Budget(steps=1, batch_size=64)}, "a batch of 64 .* the data set has 50"),
+    "budget": ({"budget": Budget()}, "exactly one"),
+    "optimizer": ({"optimizer": OptimizerSpec("adamm")}, "nearest are adam"),
+    "rate": ({"optimizer": OptimizerSpec(learning_rate=-1.0)}, "learning_rate is -1.0"),
+    "length": ({"model": TinyDecoder(1), "data": Tokens(time=65)}, "65 tokens, but the model takes 64"),
+    "token": ({"model": TinyDecoder(1), "data": Tokens(vocabulary=40)}, "has token 39, but the model knows 0 to 31"),
+    "field": ({"model": TinyDecoder(1)}, "no 'input_ids'"),
+    "terms": ({"method": (Use("adaptive.uncertainty", terms=("tsk",)),)}, "'tsk', but the loss inside it has task"),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from ft_jax.training.report import write_report
 from ft_jax.training.report_charts import Mark, Series, line_chart
-from ft_jax.training.report_data import read_run, scores_of
+from ft_jax.training.report_data import read_run, scores
 
 EXPERIMENT = {
     "name": "transfer/sentiment",
@@ -199,10 +199,41 @@ def test_a_population_shows_its_spread(tmp_path):
         "scores": {"before": {"movie": {"accuracy": [0.5, 0.5]}}, "after": {"movie": {"accuracy": [0.6, 0.9]}}},
     }
     folder = make_run(tmp_path / "run", summary=summary)
-    best = scores_of(read_run(folder).summary["scores"])[0]
+    best = scores(read_run(folder))[0]
     assert best.metric == "accuracy, best of 2" and best.by_phase == {"before": 0.5, "after": 0.9}
     chart = line_chart("Loss", [Series("loss", [(1, [0.5, 0.7]), (2, [0.2, 0.8])])])
     assert 'class="s0 band"' in chart
+
+
+def test_a_term_that_falls_is_better_and_one_that_is_the_loss_is_not_repeated(tmp_path):
+    both = {
+        "before": {"movie": {"loss": 1.5, "task": 0.5, "backbone": 1.0}},
+        "after": {"movie": {"loss": 1.2, "task": 0.6, "backbone": 0.6}},
+    }
+    folder = make_run(tmp_path / "run", summary={**SUMMARY, "scores": both})
+    assert [(score.metric, score.verdict) for score in scores(read_run(folder))] == [
+        ("loss", "better"),
+        ("task", "worse"),
+        ("backbone", "better"),
+    ]
+    alone = {"before": {"movie": {"task": 0.5, "loss": 0.5}}, "after": {"movie": {"task": 0.4, "loss": 0.4}}}
+    folder = make_run(tmp_path / "other", summary={**SUMMARY, "scores": alone})
+    assert [score.metric for score in scores(read_run(folder))] == ["loss"]
+
+
+def test_a_stream_of_tasks_shows_the_scores_after_each(tmp_path):
+    value = lambda accuracy: {"movie": {"accuracy": accuracy}, "tweets": {"accuracy": accuracy / 2}}  # noqa: E731
+    phases = {"before": value(0.5), "after movie": value(0.81), "after tweets": value(0.72), "after": value(0.72)}
+    page, _ = report(tmp_path, make_run(tmp_path / "run", summary={**SUMMARY, "scores": phases}))
+    heads = [page.text.rindex(word) for word in ("before training", "after movie", "after tweets", "after training")]
+    assert heads == sorted(heads) and "0.810" in page.text and "0.405" in page.text
+
+
+def test_numbers_set_in_hyper_are_shown_where_they_belong(tmp_path):
+    experiment = {**EXPERIMENT, "hyper": {"adapter.alpha": 32.0, "optimizer.learning_rate": 0.5}}
+    page, source = report(tmp_path, make_run(tmp_path / "run", experiment))
+    assert "alpha = 32 (set in hyper)" in page.text and "learning_rate = 0.5 (set in hyper)" in page.text
+    assert source.index("alpha = 32 (set in hyper)") < source.index('<div class="name">adaptive.plateau')
 
 
 def test_bad_folders_are_told_in_one_sentence(tmp_path):

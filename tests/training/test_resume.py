@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from training.killed import STREAM
@@ -34,9 +35,7 @@ def test_run_killed_twice_and_resumed_equals_uninterrupted(tmp_path):
     assert train(whole) == 0
     assert train(killed, kill_at=14) == -signal.SIGKILL
     assert not (killed / "final.npz").exists()
-    first = max(line["step"] for line in lines(killed, "train"))
     assert train(killed, kill_at=14) == -signal.SIGKILL
-    assert max(line["step"] for line in lines(killed, "train")) > first
     assert train(killed) == 0
     with np.load(whole / "final.npz") as one, np.load(killed / "final.npz") as other:
         for name in one.files:
@@ -105,5 +104,5 @@ def test_stream_of_tasks_is_measured_on_all_of_them_after_each(tmp_path):
     assert list(result.scores) == ["before", "after shift0", "after shift2", "after"]
     assert all(set(scores) == {"shift0", "shift2"} for scores in result.scores.values())
     assert result.scores["after"] == result.scores["after shift2"]
-    moved = float(np.abs(np.asarray(result.state.memory["incremental.ewc"]["fisher"]["model"]["head"]["kernel"])).sum())
-    assert moved > 0
+    remembered = jax.tree.leaves(result.state.memory["incremental.ewc"])
+    assert all(np.abs(np.asarray(leaf)).sum() > 0 for leaf in remembered)

@@ -11,7 +11,7 @@ from ft_jax.models import tiny_encoder
 from ft_jax.models.model import Forward
 from ft_jax.transfer.backbone import pooled
 
-PLAIN = tiny_encoder(jax.random.key(0))
+PLAIN = tiny_encoder(jax.random.key(0), layers=1)
 DROPPED = PLAIN.configure(dropout=0.2)
 LENGTHS = jnp.array([7, 4, 2, 5, 7, 3, 6, 1])
 BATCH = {

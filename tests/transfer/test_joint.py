@@ -9,8 +9,8 @@ from ft_jax.core import compose, jit_step, make_step, optimizer, parameters, sup
 from ft_jax.core.params import matches, paths
 from ft_jax.models import tiny_decoder, tiny_encoder, with_classifier
 
-BACKBONE = tiny_decoder(jax.random.key(0))
-ENCODER = tiny_encoder(jax.random.key(0))
+BACKBONE = tiny_decoder(jax.random.key(0), layers=1)
+ENCODER = tiny_encoder(jax.random.key(0), layers=1)
 CLASSIFIER = with_classifier(ENCODER, 3, jax.random.key(1))
 IDS = jax.random.randint(jax.random.key(2), (12, 8), 0, 32)
 LABELLED = {"input_ids": IDS[:4], "labels": jnp.array([0, 2, 1, 0])}
@@ -60,15 +60,15 @@ def test_one_step_is_the_sum_of_the_steps_of_both_losses():
 
 
 def test_the_head_has_its_own_rate_and_nothing_else_does():
-    seen = {}
+    program = make_step(TASK, sgd(), transfer.joint(MLM))
+    state, step = program.init(CLASSIFIER.params, jax.random.key(3)), jax.jit(program.step)
+    seen = []
     for rate in (1.0, 3.0):
-        program = make_step(TASK, sgd(), transfer.joint(MLM))
-        state = program.init(CLASSIFIER.params, jax.random.key(3)).with_hyper({"transfer.joint.head_rate": rate})
-        new, _ = jax.jit(program.step)(state, BATCH)
-        seen[rate] = jax.tree.map(jnp.subtract, new.params, state.params)
-    for path, slow, fast in zip(paths(seen[1.0]), *map(jax.tree.leaves, seen.values()), strict=True):
+        new, _ = step(state.with_hyper({"transfer.joint.head_rate": rate}), BATCH)
+        seen.append(jax.tree.map(jnp.subtract, new.params, state.params))
+    for path, slow, fast in zip(paths(seen[0]), *map(jax.tree.leaves, seen), strict=True):
         factor = 3.0 if matches(path, ("*/head/*",)) else 1.0
-        np.testing.assert_allclose(fast, factor * slow, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(fast, factor * slow, rtol=1e-5, atol=1e-6)
 
 
 def test_evaluation_takes_labelled_batches_and_joint_ones():

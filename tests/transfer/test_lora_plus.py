@@ -9,7 +9,7 @@ from ft_jax.core import compose, jit_step, make_step, optimizer, supervised, war
 from ft_jax.core.params import map_with_path
 from ft_jax.models import tiny_decoder
 
-MODEL = tiny_decoder(jax.random.key(0))
+MODEL = tiny_decoder(jax.random.key(0), layers=1)
 IDS = jax.random.randint(jax.random.key(1), (4, 7), 0, 32)
 BATCH = {"input_ids": IDS[:, :-1], "labels": IDS[:, 1:]}
 LORA = transfer.lora(rank=2, also=("*/head/*",))
