@@ -18,7 +18,7 @@ $(STAMP): setup.py pyproject.toml
 venv: $(STAMP)  ## make .venv with ft_jax and everything it needs
 
 demo: $(STAMP)  ## fine-tune MiniLM for sentiment by a composition of methods and write the report
-	$(BIN)/ft-jax run transfer/sentiment
+	$(BIN)/python -m experiments.demo
 
 test: $(STAMP) lint  ## run the tests, the laws over every method and pair included
 	$(BIN)/pytest

@@ -50,16 +50,19 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(f"experiments.{name.replace('/', '.')}")
 
 
-def run(name: str, out: Path = Path("runs"), quiet: bool = True) -> tuple[Results, list[Claim]]:
+def run(
+    name: str, out: Path = Path("runs"), quiet: bool = True, seeds: int | None = None
+) -> tuple[Results, list[Claim]]:
     """Trains the experiment and its baselines at each of its seeds; its expectations and claims.
 
     Args:
       name: ``family/name``, a module with ``experiment`` and perhaps ``baselines``, ``seeds`` and ``claims``.
       out: where run folders go, ``out/name/seed-0``.
       quiet: no progress lines.
+      seeds: how many; as many as the module says by default.
     """
     module = load(name)
-    seeds = range(getattr(module, "seeds", 1))
+    seeds = range(seeds or getattr(module, "seeds", 1))
     variants: Mapping[str, Experiment] = {TUNED: module.experiment, **getattr(module, "baselines", {})}
     results = {
         label: [

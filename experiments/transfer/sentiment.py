@@ -22,7 +22,7 @@ def two_losses(parts: Parts):
 experiment = Experiment(
     name="transfer/sentiment",
     model=Pretrained(MINILM, classes=2),
-    data=Texts(("sentiment:movies",), length=48, unlabelled="sentiment:movies", unlabelled_batch=16),
+    data=Texts(("sentiment:movies",), length=40, unlabelled="sentiment:movies", unlabelled_batch=16),
     method=(
         Use("adaptive.uncertainty", terms=("task", "backbone")),
         two_losses,

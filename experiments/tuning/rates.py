@@ -44,7 +44,7 @@ def claims(results):
     return [
         Claim(
             f"the winner is rate {RATES[together.argmin()]:g} in one program and {RATES[apart.argmin()]:g} one by one",
-            together.argmin() == apart.argmin(),
+            bool(together.argmin() == apart.argmin()),
         ),
         Claim(f"validation losses differ by {gap:.2g} at most, 1e-3 was claimed", gap < 1e-3),
     ]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.state import Batch, Context
+from ft_jax.incremental.examples import examples
 
 TOGETHER = 8
 """Examples whose gradients are held at once while the Fisher information is computed."""
@@ -30,7 +31,8 @@ def ewc(weight: float = 1.0, decay: float = 1.0, empirical: bool = False, *, nam
     When a task ends, ``fisher ← decay · fisher + mean over examples of (∂ log p(labels | example) / ∂ params)²``
     and ``anchor ← params``. Over several tasks that is one quadratic around the latest parameters (Huszár
     2017, arXiv:1712.03847); ``decay < 1`` forgets old tasks and is online EWC. A text's log-probability is
-    the sum over its tokens, each times its weight. Examples whose weights are all 0 don't count.
+    the sum over its tokens, each times its weight. Examples whose weights are all 0 don't count; of episodes
+    all examples do, of preferences the chosen answers.
 
     Args:
       weight: the penalty's, λ in the paper.
@@ -38,10 +40,12 @@ def ewc(weight: float = 1.0, decay: float = 1.0, empirical: bool = False, *, nam
       empirical: take the labels of the data and not, as the Fisher information is defined, labels sampled
         from the model. The default samples: a model that fits its training labels has small gradients there
         and the empirical matrix vanishes (Kunstner et al. 2019, arXiv:1905.12558). Avalanche's EWC is empirical.
-      name: the method's name; ``memory[name]`` is ``{"fisher", "anchor"}``, like the learning leaves.
+      name: the method's name; ``memory[name]`` is ``{"fisher", "anchor"}``, each like the learning leaves; the
+        Fisher information is float32.
 
     Raises:
-      ValueError: when a task ends and the model has no head to sample labels from.
+      ValueError: when a task ends, with batches that have no labels, or the model has no head to sample them
+        from.
 
     Example:
       >>> ewc(weight=100.0, decay=0.9).hyper
@@ -49,18 +53,18 @@ def ewc(weight: float = 1.0, decay: float = 1.0, empirical: bool = False, *, nam
     """
 
     def memory(params, key):
-        return {"fisher": jax.tree.map(jnp.zeros_like, params["model"]), "anchor": _copy(params["model"])}
+        fisher = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params["model"])
+        return {"fisher": fisher, "anchor": _copy(params["model"])}
 
     def loss(inner):
         def penalised(params, batch, context):
             terms, outputs = inner(params, batch, context)
             own = context.memory[name]
-            pulls = jax.tree.map(
-                lambda f, p, a: jnp.sum(f * jnp.square(p - a), dtype=jnp.float32),
-                own["fisher"],
-                params["model"],
-                own["anchor"],
-            )
+
+            def pull(f, p, a):
+                return jnp.sum(f * jnp.square(p.astype(jnp.float32) - a.astype(jnp.float32)))
+
+            pulls = jax.tree.map(pull, own["fisher"], params["model"], own["anchor"])
             value = sum(jax.tree.leaves(pulls), start=jnp.float32(0))
             return {**terms, name: context.hyper[name]["weight"] / 2 * value}, outputs
 
@@ -68,9 +72,14 @@ def ewc(weight: float = 1.0, decay: float = 1.0, empirical: bool = False, *, nam
 
     def after_task(state, event):
         sample = None if empirical else event.context.key_for(name)
-        new = fisher_information(event.loss, state.params, event.batches, event.context, sample)
+        batches = examples(event.batches, ("labels",), leading=1)
+        if batches is None:
+            raise ValueError(
+                f"{name} needs 'labels', but the batches that end the task have {', '.join(event.batches)}; add them"
+            )
+        new = fisher_information(event.loss, state.params, batches, event.context, sample)
         decay = state.hyper[name]["decay"]
-        fisher = jax.tree.map(lambda f, n: (decay * f + n).astype(f.dtype), state.memory[name]["fisher"], new)
+        fisher = jax.tree.map(lambda f, n: decay * f + n, state.memory[name]["fisher"], new)
         return state.remember(name, {"fisher": fisher, "anchor": _copy(state.params["model"])})
 
     hyper = {"weight": weight, "decay": decay}
@@ -93,13 +102,8 @@ def fisher_information(loss, params, batches: Batch, context: Context, key: jax.
       A tree like ``params["model"]``, float32.
 
     Raises:
-      ValueError: a model without a head, whose labels can't be sampled, or batches without labels.
+      ValueError: a model without a head, whose labels can't be sampled.
     """
-    if "labels" not in batches:
-        raise ValueError(
-            f"the Fisher information needs 'labels' of plain examples, but the batches have {', '.join(batches)}; "
-            "end the task with batches of its examples"
-        )
     labels = batches["labels"]
     count = labels.shape[0] * labels.shape[1]
     together = math.gcd(labels.shape[1], TOGETHER)

@@ -1,6 +1,6 @@
 """The plain examples inside a batch of any layout, for methods that remember them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -10,57 +10,46 @@ from ft_jax.core.state import Batch
 LAYOUTS = {"support": "episodes", "chosen": "preferences"}
 """The field by which a batch that is not of plain examples is known."""
 
-PARTS = ("support", "query", "chosen")
-"""The parts of such batches that hold examples of the task. Rejected answers are not examples of it."""
-
-
 STREAMS = ("unlabelled",)
 """Parts that are a stream of their own beside the examples, with a size of their own."""
 
 
 def layout(batch: Batch) -> str:
-    """The layout of a batch, in the words of `ft_jax.core.method.Method.reads`."""
-    return next((LAYOUTS[field] for field in LAYOUTS if field in batch), "examples")
+    """The layout of a batch, in the words of `ft_jax.core.method.Method.reads`.
+
+    Example:
+      >>> layout({"input_ids": 0, "labels": 0}), layout({"chosen": {}, "rejected": {}})
+      ('examples', 'preferences')
+    """
+    return next((name for field, name in LAYOUTS.items() if field in batch), "examples")
 
 
-def examples(batch: Batch, like: Batch, name: str, leading: int = 0) -> Batch:
-    """The examples in `batch` that have the fields of `like`, one leading axis of examples.
+def examples(batch: Batch, fields: Iterable[str], leading: int = 0) -> Batch | None:
+    """The part of `batch` that has `fields`, as one batch of examples; None where no part has them.
 
-    Where a method outside makes the batch episodes or preferences, the examples of all parts are taken:
-    support and query, and the chosen answers.
+    Of episodes it is support and query of all tasks together, of preferences the chosen answers: rejected
+    ones are no examples of the task.
 
     Args:
-      batch: a batch of any layout.
-      like: a batch of the wanted layout; names and shapes of one example matter.
-      name: who asks, for the error.
-      leading: axes before the examples', such as 1 for a stack of batches. They are kept.
+      batch: of any layout; layouts may nest.
+      fields: what to look for.
+      leading: axes before those of the batch, such as 1 for a stack of batches. They stay.
 
-    Raises:
-      KeyError: where `batch` has no such field.
+    Example:
+      >>> episodes = {"support": {"x": jnp.array([[0], [2]])}, "query": {"x": jnp.array([[1], [3]])}}
+      >>> examples(episodes, ("x",))["x"].tolist()
+      [0, 2, 1, 3]
     """
-    found = _find(batch, like)
-    if not found:
-        missing = next((field for field in like if field not in batch), None)
-        raise KeyError(
-            f"{name} remembers field {missing!r}, but the batch has {', '.join(batch)}; build it with a batch like "
-            "those that it is trained on"
-        )
-    pieces = [jax.tree.map(lambda x, one: _flat(x, one, leading), part, like) for part in found]
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=leading), *pieces)
+    fields = tuple(fields)
+    if all(field in batch for field in fields):
+        return batch
+    if isinstance(batch.get("chosen"), Mapping):
+        return examples(batch["chosen"], fields, leading)
+    if not all(isinstance(batch.get(part), Mapping) for part in ("support", "query")):
+        return None
 
+    def flat(x):  # [..., tasks, examples, ...] to [..., tasks · examples, ...]
+        return x.reshape(*x.shape[:leading], -1, *x.shape[leading + 2 :])
 
-def _find(batch, like):
-    if all(field in batch for field in like):
-        return [_restrict(batch, like)]
-    inside = [batch[part] for part in PARTS if isinstance(batch.get(part), Mapping)]
-    return [found for part in inside for found in _find(part, like)]
-
-
-def _restrict(batch, like):
-    return {
-        field: _restrict(batch[field], one) if isinstance(one, Mapping) else batch[field] for field, one in like.items()
-    }
-
-
-def _flat(x, one, leading: int):
-    return x.reshape(*x.shape[:leading], -1, *one.shape[1:])
+    found = [examples(jax.tree.map(flat, batch[part]), fields, leading) for part in ("support", "query")]
+    return None if None in found else jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=leading), *found)

@@ -1,5 +1,7 @@
 """Experience replay from a reservoir on the device."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
@@ -17,7 +19,7 @@ MOST = 2**31 - 1
     "incremental",
     paper="Chaudhry et al. 2019, arXiv:1902.10486; the reservoir is algorithm R of Vitter 1985",
     kind=("memory", "loss", "events"),
-    example=lambda problem: replay(capacity=6, size=4, example=problem.batch),
+    example=lambda problem: replay(capacity=6, size=4, example=problem.batch, weight=0.05),
     neutral=Neutral({"weight": 0.0}),
 )
 def replay(
@@ -77,8 +79,15 @@ def replay(
         return replayed
 
     def after_step(state, event):
+        batch = examples(event.batch, like)
+        if batch is None:
+            missing = next((field for field in like if field not in event.batch), None)
+            raise KeyError(
+                f"{name} remembers field {missing!r}, but the batch has {', '.join(event.batch)}; build it with an "
+                "example like the batches that it trains on"
+            )
         key = jax.random.fold_in(event.key, digest(f"{name}/reservoir"))
-        return state.remember(name, insert(state.memory[name], examples(event.batch, like, name), key))
+        return state.remember(name, insert(state.memory[name], _restrict(batch, like), key))
 
     return Method(
         name=name,
@@ -122,3 +131,10 @@ def _counted(batch, count: int):
     if "weights" not in batch:
         return jnp.ones(count, jnp.int32)
     return jnp.any(batch["weights"].reshape(count, -1) > 0, axis=1).astype(jnp.int32)
+
+
+def _restrict(batch, like):
+    """The fields of `batch` that `like` has, nested ones too."""
+    return {
+        field: _restrict(batch[field], one) if isinstance(one, Mapping) else batch[field] for field, one in like.items()
+    }

@@ -67,15 +67,15 @@ def maml(
     with every term of the methods inside. Evaluation adapts as well; a batch without ``support`` is
     evaluated without adapting.
 
+    The batch is ``{"support": fields [tasks, n, ...], "query": fields [tasks, m, ...]}``, see `episodes`;
+    outputs and predictions are the query's, ``[tasks · m, ...]``, task after task.
+
     Args:
       inner_rate: the inner gradient's step size.
       inner_steps: how many inner steps.
       first_order: take the inner gradients as constants (first-order MAML, section 5.2 of the paper): no
         second derivatives, about a third less computation.
       name: the method's name.
-
-    The batch is ``{"support": fields [tasks, n, ...], "query": fields [tasks, m, ...]}``, see `episodes`;
-    outputs and predictions are the query's, ``[tasks · m, ...]``, task after task.
 
     Raises:
       ValueError: fewer than one inner step.
@@ -141,6 +141,9 @@ class PerTask(Weight):
         else:
             y = jax.vmap(matmul)(self.base, cut, bias)
         return y.reshape(-1, *y.shape[2:])
+
+    def materialize(self):
+        raise TypeError("a head per task is not one matrix; take the logits, or adapt to one task alone")
 
     @property
     def shape(self):

@@ -94,9 +94,7 @@ class Checkpoints:
         step = manager.latest_step()
         record = dict(manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"])
         self._check(record.pop("identity"), self._folder / kind / str(step))
-        wanted = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), _nest(self._template)
-        )
+        wanted = jax.tree.map(_shape_of, _nest(self._template))
         options = ocp.args.PyTreeRestore(wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted))
         saved = manager.restore(step, args=ocp.args.Composite(state=options))["state"]
         return _unnest(saved, self._template), record
@@ -151,8 +149,17 @@ def _nest(state: TrainState) -> dict[str, Any]:
         inner = nested
         for folder in folders:
             inner = inner.setdefault(folder, {})
-        inner[name] = jax.random.key_data(leaf) if typed else leaf
+        data = jax.random.key_data(leaf) if typed else leaf
+        # Of copies that each process has for itself, orbax takes the first process's as numpy arrays.
+        own = jax.process_count() > 1 and data.is_fully_addressable
+        inner[name] = np.asarray(data) if own else data
     return nested
+
+
+def _shape_of(leaf):
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _unnest(nested: Mapping[str, Any], template: TrainState) -> TrainState:
@@ -163,7 +170,7 @@ def _unnest(nested: Mapping[str, Any], template: TrainState) -> TrainState:
         for part in path_of(key_path).split("/"):
             value = value[part]
         typed = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf)) if typed else value
+        return jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf)) if typed else jnp.asarray(value)
 
     return jax.tree_util.tree_map_with_path(one, template)
 

@@ -236,7 +236,12 @@ def _pmap(program: Program, measure) -> Distributed:
         return jax.tree.map(one, state)
 
     def collect(state):
-        return jax.tree.map(lambda x: x[0], state)
+        def one(x):
+            typed = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+            copy = (jax.random.key_data(x) if typed else x).addressable_shards[0].data[0]
+            return jax.random.wrap_key_data(copy, impl=jax.random.key_impl(x)) if typed else copy
+
+        return jax.tree.map(one, state)
 
     def event(function):
         return _whole(mapped(_apart(function), 0, in_axes=(0, 0, None)))
@@ -268,7 +273,7 @@ def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
     traces = []
 
     def place(state):
-        return jax.tree.map(jax.device_put, state, places["state"].replace(frozen=None))
+        return jax.tree.map(_place, state, places["state"].replace(frozen=None))
 
     def step(state, frozen, batch):
         traces.append(1)
@@ -277,13 +282,13 @@ def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
 
     def init(params, key):
         # Under jit the learned leaves, the moments and the memories are born on their own devices.
-        params = jax.tree.map(jax.device_put, params, shardings({"model": params}, mesh, rules)["model"])
+        params = jax.tree.map(_place, params, shardings({"model": params}, mesh, rules)["model"])
         places["state"] = shardings(jax.eval_shape(program.init, params, key), mesh, rules)
         learned = places["state"].replace(frozen=None)
         compiled["step"] = jax.jit(step, donate_argnums=0, out_shardings=(learned, everywhere))
         compiled["after_task"] = jax.jit(_apart(program.after_task), out_shardings=learned)
         compiled["after_eval"] = jax.jit(_apart(program.after_eval), out_shardings=learned)
-        return jax.jit(program.init, out_shardings=places["state"])(params, jax.device_put(key, everywhere))
+        return jax.jit(program.init, out_shardings=places["state"])(params, _place(key, everywhere))
 
     def call(state, batch):
         frozen = state.frozen
@@ -296,7 +301,7 @@ def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
 
     def put_whole(batch):
         check_divides(len(jax.tree.leaves(batch)[0]), shards)
-        return jax.tree.map(lambda x: _spread_rows(np.asarray(x), rows), batch)
+        return jax.tree.map(lambda x: _place(np.asarray(x), rows), batch)
 
     return Distributed(
         program=program,
@@ -314,8 +319,14 @@ def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
     )
 
 
-def _spread_rows(x: np.ndarray, rows: NamedSharding) -> jax.Array:
-    return jax.make_array_from_callback(x.shape, rows, lambda index: x[index])
+def _place(x, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has, to where it belongs; no device sees more than its shard."""
+    if sharding.is_fully_addressable or not getattr(x, "is_fully_addressable", True):
+        return jax.device_put(x, sharding)
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_place(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))
+    host = np.asarray(x)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def _own_rows(batch):

@@ -253,9 +253,7 @@ def _trace(plan: Plan, program: Program, example: Batch) -> None:
         return
     known = list(dict.fromkeys([*next(iter(sums.values())), *plan.metrics]))
     if evaluation.metric not in known:
-        raise KeyError(
-            f"evaluation.metric is {evaluation.metric!r}, but the evaluation gives {', '.join(known)}"
-        )
+        raise KeyError(f"evaluation.metric is {evaluation.metric!r}, but the evaluation gives {', '.join(known)}")
     if evaluation.keep_best and len(plan.stream) > 1:
         raise ValueError(f"keep_best keeps one best state, but the data has {len(plan.stream)} tasks; set it to False")
     watched = plan.watched(0)

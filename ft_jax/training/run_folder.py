@@ -103,7 +103,7 @@ def check_folder(experiment: Experiment, path: Path, resume: bool = True) -> Non
     if path.exists() and not path.is_dir():
         raise RunRefused(f"run folder {path} is a file; choose another with --out")
     if not file.exists():
-        if path.exists() and any(child.name != ".lock" for child in path.iterdir()):
+        if path.exists() and any(child.name[0] != "." for child in path.iterdir()):
             raise RunRefused(f"run folder {path} holds files but no experiment.json; choose another with --out")
         return
     if not resume:

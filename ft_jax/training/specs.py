@@ -61,7 +61,7 @@ class Texts:
       unlabelled: an address of texts whose batches become the part ``"unlabelled"``, or None.
       unlabelled_batch: examples of that part; the batch size by default.
       split: the split that evaluation reads.
-      bucket: texts are padded to the longest of their batch rounded up to this multiple, so shapes are few.
+      buckets: shorter lengths that a batch is padded to where its texts allow; each is compiled for.
     """
 
     addresses: tuple[str, ...] = ("sentiment:movies",)
@@ -71,7 +71,7 @@ class Texts:
     unlabelled: str | None = None
     unlabelled_batch: int | None = None
     split: str = "validation"
-    bucket: int = 64
+    buckets: tuple[int, ...] = ()
 
     def build(self, model: Any, feed: Feed) -> Stream:
         """The tasks; every evaluation set is measured after each."""
@@ -83,7 +83,9 @@ class Texts:
     def _task(self, address, evaluations, model, feed):
         train = data.check_labels(data.load(address, "train"), classes_of(model))
         train = train if self.labelled is None else train.take(self.labelled)
-        source = data.batches(self._tokens(train, model), feed.batch_size, seed=feed.seed, **self._shape(model), **share(feed))
+        source = data.batches(
+            self._tokens(train, model), feed.batch_size, seed=feed.seed, **self._shape(model), **share(feed)
+        )
         if self.unlabelled is not None:
             texts = texts_of(self.unlabelled)
             other = data.batches(
@@ -105,7 +107,7 @@ class Texts:
         return data.tokenize(examples.select(*kept), model.tokenizer, length=self.length, too_long=self.too_long)
 
     def _shape(self, model):
-        return {"length": tuple(range(self.bucket, self.length, self.bucket)) + (self.length,), "padding": model.pad_token}
+        return {"length": (*self.buckets, self.length), "padding": model.pad_token}
 
 
 @dataclasses.dataclass(frozen=True)

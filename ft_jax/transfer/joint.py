@@ -8,11 +8,12 @@ from ft_jax.transfer.targets import require
 
 
 def _beside_itself(batch):
-    """`batch` with its own examples as the unlabelled ones, whatever its layout."""
+    """`batch` with its own examples ``[..., time]`` as the unlabelled ones, whatever its layout."""
     examples = batch
     while "labels" not in examples:
         examples = next(part for part in examples.values() if isinstance(part, dict))
-    return {**batch, "unlabelled": examples}
+    rows = {name: x.reshape(-1, x.shape[-1]) for name, x in examples.items() if not isinstance(x, dict)}
+    return {**batch, "unlabelled": rows}
 
 
 def _without_unlabelled(batch):

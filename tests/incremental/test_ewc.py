@@ -133,6 +133,20 @@ def test_only_what_learns_in_the_model_is_remembered():
     assert shapes == [(tiny.WIDTH, tiny.CLASSES)] * 2
 
 
+def test_the_fisher_of_episodes_and_preferences_is_that_of_their_examples():
+    batches = stacked(tiny.batch(), 2)  # [2 batches, 4 examples, ...]
+    tasks = jax.tree.map(lambda x: x.reshape(2, 2, 2, *x.shape[2:]), batches)
+    episodes = {
+        "support": jax.tree.map(lambda x: x[:, :, :1], tasks),
+        "query": jax.tree.map(lambda x: x[:, :, 1:], tasks),
+    }
+    preferences = {"chosen": batches, "rejected": jax.tree.map(jnp.zeros_like, batches)}
+    expected = after_task(ewc(empirical=True), tiny.apply, tiny.params(), batches)
+    for layout in (episodes, preferences):
+        other = after_task(ewc(empirical=True), tiny.apply, tiny.params(), layout)
+        chex.assert_trees_all_close(other.memory, expected.memory, rtol=1e-5, atol=1e-7)
+
+
 def test_members_have_their_own_fisher():
     program = map_members(make_step(supervised(tiny.apply), optax.sgd(0.1), ewc()), 2)
     state = program.init(tiny.params(), jax.random.key(0))
@@ -145,8 +159,8 @@ def test_members_have_their_own_fisher():
 
 def test_the_fisher_needs_labels_and_to_sample_them_a_head():
     program = make_step(supervised(tiny.apply), optax.sgd(0.1), ewc())
-    with pytest.raises(ValueError, match="needs 'labels' of plain examples, but the batches have support, query"):
-        program.after_task(program.init(tiny.params(), jax.random.key(0)), {"support": {}, "query": {}})
+    with pytest.raises(ValueError, match="incremental.ewc needs 'labels', but the batches that end the task have x"):
+        program.after_task(program.init(tiny.params(), jax.random.key(0)), {"x": jnp.zeros((1, 2))})
 
     def headless(params, batch, context):
         return {"task": jnp.sum(params["model"]["w"])}, Outputs(hidden=batch["x"])

@@ -54,6 +54,11 @@ class TinyDecoder:
         return models.tiny_decoder(key, vocabulary=VOCABULARY, layers=self.layers)
 
 
+def stream(dataset: data.Dataset, feed: Feed):
+    """A process's share of the batches."""
+    return data.batches(dataset, feed.batch_size, seed=feed.seed, process=feed.process, processes=feed.processes)
+
+
 def points(count: int, seed: int, shift: float = 0.0) -> data.Dataset:
     """Points of three well separated groups."""
     draw = np.random.default_rng(seed)
@@ -82,7 +87,7 @@ class Points:
         return tuple(
             Task(
                 f"shift{shift:g}",
-                self._killing(data.batches(self._train(shift), feed.batch_size, seed=feed.seed)),
+                self._killing(stream(self._train(shift), feed)),
                 sets,
                 self.count,
             )
@@ -133,7 +138,7 @@ class Tokens:
         ids = draw.integers(0, self.vocabulary, (self.count, self.time + 1)).astype(np.int32)
         counted = np.arange(self.time) < 1 + np.arange(self.count)[:, None] % self.time
         columns = {"input_ids": ids[:, :-1], "labels": ids[:, 1:], "weights": counted.astype(np.float32)}
-        source = data.batches(data.Dataset(columns), feed.batch_size, seed=feed.seed)
+        source = stream(data.Dataset(columns), feed)
         held_out = [{name: column[:9] for name, column in columns.items()}]
         return (Task("tokens", source, {"held_out": held_out}, self.count),)
 
