@@ -20,12 +20,12 @@ from ft_jax.training.specs import Pretrained, share
 SUBJECTS = """the moon;rain;a bicycle;bread;the sea;a library;winter;a mountain;coffee;a river;music;a cat;the sun;
 a bridge;chess;a garden;snow;a train;honey;the wind;a forest;tea;a clock;sleep;a lighthouse;salt;a mirror;rice;
 the stars;a market;a violin;paper""".replace("\n", "").split(";")
-QUESTIONS = ("Tell me about {}.", "What is special about {}?")
+QUESTIONS = ("In a few words, what is {}?", "Answer in a few words: what is {} good for?", "Say one thing about {}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class OwnAnswers:
-    """Pairs of answers that the model samples to the same question, the shorter one chosen.
+    """Pairs of answers that the model samples to the same question, the clearly shorter one chosen.
 
     Attributes:
       tokens: the most tokens of an answer.
@@ -34,8 +34,8 @@ class OwnAnswers:
       temperature: of the sampling.
     """
 
-    tokens: int = 24
-    length: int = 64
+    tokens: int = 20
+    length: int = 72
     held_out: int = 16
     temperature: float = 1.0
 
@@ -77,7 +77,8 @@ class OwnAnswers:
             for row, length in zip(np.asarray(sampled.tokens), np.asarray(sampled.lengths), strict=True)
         ]
         both = [sorted(answers[2 * row : 2 * row + 2], key=len) for row in range(len(prompts))]
-        order = np.random.default_rng(0).permutation(len(prompts))
+        clear = [row for row, (short, long) in enumerate(both) if short and len(long) >= 1.2 * len(short)]
+        order = np.random.default_rng(0).permutation(clear)
         return data.Dataset(
             {
                 "prompt": [prompts[row] for row in order],
@@ -102,8 +103,8 @@ experiment = Experiment(
     model=Pretrained(SMOLLM2),
     data=OwnAnswers(),
     method=(Use("rl.dpo", beta=0.1), Use("transfer.lora", rank=8, alpha=16.0, targets="attention")),
-    optimizer=OptimizerSpec(learning_rate=5e-4, schedule="linear", warmup=0.1),
-    budget=Budget(steps=20, batch_size=4),
+    optimizer=OptimizerSpec(learning_rate=1e-3, schedule="linear", warmup=0.1),
+    budget=Budget(steps=24, batch_size=4),
     predict=margin,
     metrics={"preferred": preferred},
     evaluation=EvaluationSpec(metric="preferred", mode="max"),

@@ -14,10 +14,11 @@ def check(config, *, divides: tuple[tuple[str, str], ...]) -> None:
     name = type(config).__name__
     for field in dataclasses.fields(config):
         number = getattr(config, field.name)
-        if field.type == "int" or field.type is int:
-            if number < 1:
-                raise ValueError(f"{name}.{field.name} is {number}; it must be at least 1")
-        elif field.name.endswith("dropout") and not 0.0 <= number < 1.0:
+        if field.type is int and (not isinstance(number, int) or number < 1):
+            raise ValueError(f"{name}.{field.name} is {number!r}; it must be a whole number of at least 1")
+        if field.type is float and not isinstance(number, int | float):
+            raise ValueError(f"{name}.{field.name} is {number!r}; it must be a number")
+        if field.name.endswith("dropout") and not 0.0 <= number < 1.0:
             raise ValueError(f"{name}.{field.name} is {number}; a dropout rate lies in [0, 1)")
     for part, whole in divides:
         if getattr(config, whole) % getattr(config, part):

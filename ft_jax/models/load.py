@@ -72,8 +72,14 @@ def _read_checkpoint(folder, tokenizer):
         config_json = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{folder / 'config.json'} is not JSON ({error})") from None
+    if not isinstance(config_json, dict):
+        raise ValueError(f"{folder / 'config.json'} holds a {type(config_json).__name__}; it must be an object")
     architecture, tensors = architecture_of(config_json.get("model_type")), read_folder(folder)
-    config = architecture.read(config_json, set(tensors))
+    try:
+        config = architecture.read(config_json, set(tensors))
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / 'config.json'} has a value of the wrong type ({error})") from None
+    _check_layers(folder, config, tensors)
     table, head = architecture.tensors(config), config_json.get("ft_jax_head")
     generation = folder / "generation_config.json"
     extra = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
@@ -101,6 +107,7 @@ def _read_gguf(path, tokenizer):
             f"{path} is a GGUF of {file.metadata['general.architecture']!r}, which is read from safetensors only"
         )
     config = architecture.read_gguf(file.metadata, set(file.tensors))
+    _check_layers(path, config, file.tensors)
     model = Model(
         config,
         shapes(config),
@@ -110,6 +117,12 @@ def _read_gguf(path, tokenizer):
         pad_token=(_ids(file.metadata.get("tokenizer.ggml.padding_token_id")) or (0,))[0],
     )
     return model, architecture.gguf(config), "", architecture.unread, file.tensors
+
+
+def _check_layers(path, config, tensors):
+    """A number of layers that can't be is refused before a network of that size is outlined."""
+    if config.layers > len(tensors):
+        raise ValueError(f"{path} has {len(tensors)} tensors and its configuration claims {config.layers} layers")
 
 
 def _ids(value) -> tuple[int, ...]:

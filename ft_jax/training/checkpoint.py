@@ -56,7 +56,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, names: tuple[str, ...], template: TrainState, keep: int = 1):
         self._folder = folder.absolute()
-        self._template = template.replace(frozen=None)
+        self._outline = Outline(template.replace(frozen=None))
         self._identity = {
             "composition": list(names),
             "leaves": leaf_table(template),
@@ -74,7 +74,7 @@ class Checkpoints:
         manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(_nest(state)),
+                state=ocp.args.PyTreeSave(_nest(state.replace(frozen=None))),
                 record=ocp.args.JsonSave({**record, "identity": self._identity}),
             ),
         )
@@ -94,10 +94,10 @@ class Checkpoints:
         step = manager.latest_step()
         record = dict(manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"])
         self._check(record.pop("identity"), self._folder / kind / str(step))
-        wanted = jax.tree.map(_shape_of, _nest(self._template))
+        wanted = self._outline.wanted
         options = ocp.args.PyTreeRestore(wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted))
         saved = manager.restore(step, args=ocp.args.Composite(state=options))["state"]
-        return _unnest(saved, self._template), record
+        return self._outline.fill(saved), record
 
     def wait(self) -> None:
         """Until everything is on disk."""
@@ -141,38 +141,52 @@ def _methods(names) -> str:
 def _nest(state: TrainState) -> dict[str, Any]:
     """Arrays in nested dicts by path: keys as their bits, arrays without a number left out."""
     nested: dict[str, Any] = {}
-    for key_path, leaf in jax.tree_util.tree_leaves_with_path(state.replace(frozen=None)):
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if leaf.size == 0:
             continue
-        typed = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        data = jax.random.key_data(leaf) if _is_key(leaf) else leaf
         *folders, name = path_of(key_path).split("/")
         inner = nested
         for folder in folders:
             inner = inner.setdefault(folder, {})
-        data = jax.random.key_data(leaf) if typed else leaf
         # Of copies that each process has for itself, orbax takes the first process's as numpy arrays.
-        own = jax.process_count() > 1 and data.is_fully_addressable
-        inner[name] = np.asarray(data) if own else data
+        inner[name] = np.asarray(data) if jax.process_count() > 1 and data.is_fully_addressable else data
     return nested
+
+
+def _is_key(leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+class Outline:
+    """What a state looks like, without its arrays."""
+
+    def __init__(self, state: TrainState):
+        leaves, self._tree = jax.tree_util.tree_flatten_with_path(state)
+        self._paths = [path_of(path).split("/") for path, _ in leaves]
+        self._keys = [jax.random.key_impl(leaf) if _is_key(leaf) else None for _, leaf in leaves]
+        self._empty = [jnp.zeros(leaf.shape, leaf.dtype) if leaf.size == 0 else None for _, leaf in leaves]
+        self.wanted = jax.tree.map(_shape_of, _nest(state))
+
+    def fill(self, nested: Mapping[str, Any]) -> TrainState:
+        """The state whose arrays are in nested dicts, the inverse of `_nest`."""
+
+        def one(path, impl, empty):
+            if empty is not None:
+                return empty
+            value = nested
+            for part in path:
+                value = value[part]
+            return jnp.asarray(value) if impl is None else jax.random.wrap_key_data(value, impl=impl)
+
+        rows = zip(self._paths, self._keys, self._empty, strict=True)
+        return jax.tree.unflatten(self._tree, [one(*row) for row in rows])
 
 
 def _shape_of(leaf):
     if isinstance(leaf, np.ndarray):
-        return leaf
+        return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-
-
-def _unnest(nested: Mapping[str, Any], template: TrainState) -> TrainState:
-    def one(key_path, leaf):
-        if leaf.size == 0:
-            return leaf
-        value = nested
-        for part in path_of(key_path).split("/"):
-            value = value[part]
-        typed = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf)) if typed else jnp.asarray(value)
-
-    return jax.tree_util.tree_map_with_path(one, template)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ft_jax.core import Loss, Optimizer, Outputs, optimizer, supervised
@@ -94,30 +95,31 @@ class OptimizerSpec:
         numbers = {"learning_rate": self.learning_rate, **self.options}
         if "weight_decay" in inspect.signature(constructor).parameters:
             numbers.setdefault("weight_decay", self.weight_decay or 0.0)
-        schedule = None if self.schedule == "constant" and not self.warmup else self.factor(steps)
+        flat = self.schedule == "constant" and not self.warmup
+        schedule = None if flat else lambda step: self.share(step, steps, jnp)
         return optimizer(constructor, schedule=schedule, max_norm=self.max_norm, **numbers)
 
-    def factor(self, steps: int) -> Callable[[jax.Array], jax.Array]:
-        """``step -> share of the peak rate``: a linear rise, then the schedule down to `final` at the last step.
+    def share(self, step: Any, steps: int, library: Any = np) -> Any:
+        """The share of the peak rate at a step: a linear rise, then the schedule down to `final` at the last step.
+
+        Args:
+          step: from 0.
+          steps: of the whole run.
+          library: numpy, or jax.numpy inside a step.
 
         Example:
-          >>> factor = OptimizerSpec(schedule="linear", warmup=0.5).factor(4)
-          >>> [round(float(factor(step)), 2) for step in range(4)]
+          >>> spec = OptimizerSpec(schedule="linear", warmup=0.5)
+          >>> [round(float(spec.share(step, 4)), 2) for step in range(4)]
           [0.5, 1.0, 1.0, 0.5]
         """
-        rise, final = round(self.warmup * steps), self.final
-
-        def share(step):
-            done = jnp.clip((step - rise) / max(steps - rise, 1), 0.0, 1.0)
-            if self.schedule == "linear":
-                down = 1.0 + (final - 1.0) * done
-            elif self.schedule == "cosine":
-                down = final + (1.0 - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
-            else:
-                down = jnp.ones_like(done)
-            return jnp.where(step < rise, (step + 1.0) / max(rise, 1), down)
-
-        return share
+        rise = round(self.warmup * steps)
+        done = library.clip((step - rise) / max(steps - rise, 1), 0.0, 1.0)
+        down = {
+            "constant": library.ones_like(done),
+            "linear": 1.0 + (self.final - 1.0) * done,
+            "cosine": self.final + (1.0 - self.final) * 0.5 * (1.0 + library.cos(np.pi * done)),
+        }[self.schedule]
+        return library.where(step < rise, (step + 1.0) / max(rise, 1), down)
 
     def _constructor(self):
         build = getattr(optax, self.name, None)

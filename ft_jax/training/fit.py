@@ -17,10 +17,10 @@ from ft_jax.training.evaluate import score
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.logging import Log
 from ft_jax.training.outcome import outcomes
-from ft_jax.training.parallel import as_parallelism, start_processes
+from ft_jax.training.parallel import start_processes
 from ft_jax.training.prepare import Plan, check_limits, flatten, prepare
-from ft_jax.training.result import Diverged, Moment, Progress, Result
-from ft_jax.training.run_folder import RunFolder, check_folder, describe, finite
+from ft_jax.training.result import Diverged, Moment, Progress, Result, summarise
+from ft_jax.training.run_folder import RunFolder, check_folder, finite
 from ft_jax.training.signals import interruptions
 from ft_jax.training.stream import Feeder, check_batch, stack
 
@@ -81,6 +81,7 @@ class _Loop:
         self.experiment, self.distributed = plan.experiment, plan.distributed
         self.progress = Progress()
         self.state = self.distributed.init(plan.model.params, plan.key)
+        self.numbers: dict[str, np.ndarray] = {}
         self.checkpoints = Checkpoints(
             folder.path / "checkpoints",
             plan.composition.names,
@@ -102,10 +103,15 @@ class _Loop:
             start = self.progress.step if restored else -1
             self.log = Log(writes, self.plan.total_steps, start, self.quiet)
             try:
+                self.numbers = _numbers(self.distributed.collect(self.state.hyper))
                 if restored:
                     self.log.event(start, "resume", f"resumed from the checkpoint of step {start}")
                 summary = self.train()
                 self.folder.finish(summary)
+            except Exception as error:
+                status = "diverged" if isinstance(error, Diverged) else "failed"
+                self.folder.finish({**self.summary(status), "message": str(error)})
+                raise
             finally:
                 self.log.close()
         finally:
@@ -165,13 +171,24 @@ class _Loop:
             step = self.progress.step
             if step % self.experiment.log_every == 0 or step in (1, self.plan.total_steps):
                 seconds = self.progress.seconds + (time.perf_counter() - begin if timed else 0.0)
-                self.log.train(step, metrics, seconds, self.progress.examples, self.progress.tokens)
+                told = {**metrics, **self.rates(step)}
+                self.log.train(step, told, seconds, self.progress.examples, self.progress.tokens)
         jax.block_until_ready(metrics)
         if timed:
             self.note(seconds=self.progress.seconds + time.perf_counter() - begin)
         if self.log.diverged is not None:
             self.refuse_divergence(self.log.diverged)
         return metrics
+
+    def rates(self, step: int) -> dict[str, np.ndarray]:
+        """For the log: the learning rate of a step under a schedule, and the numbers where metrics may change them."""
+        found = {}
+        share, peak = getattr(self.experiment.optimizer, "share", None), self.numbers.get("optimizer.learning_rate")
+        if share is not None and peak is not None:
+            found["learning_rate"] = peak * share(step - 1, self.plan.total_steps)
+        if self.plan.composition.has("after_eval"):
+            found |= {f"hyper.{name}": value for name, value in self.numbers.items()}
+        return found
 
     def next_stop(self, steps: int) -> int:
         """Updates on the task after which the stretch ends: the next evaluation, checkpoint or the task's end."""
@@ -263,16 +280,16 @@ class _Loop:
 
     def events(self, field: str, cause: str, change: Callable) -> None:
         """Runs the methods' functions of an event; every number they changed is a line of the log."""
-        before = _numbers(self.distributed.collect(self.state.hyper))
+        before = self.numbers
         self.state = change()
+        self.numbers = _numbers(self.distributed.collect(self.state.hyper))
         names = [part.name for part in self.plan.composition if getattr(part, field) is not None]
-        for number, new in _numbers(self.distributed.collect(self.state.hyper)).items():
+        for number, new in self.numbers.items():
             if not np.array_equal(before[number], new, equal_nan=True):
                 old, new = finite(before[number]), finite(new)
                 message = f"{number} {_told(old)} → {_told(new)}"
-                self.log.event(
-                    self.progress.step, f"{', '.join(names)} at {cause}", message, number=number, old=old, new=new
-                )
+                by = f"{', '.join(names)} at {cause}"
+                self.log.event(self.progress.step, by, message, number=number, old=old, new=new)
 
     def tell(self, kind: str, task: str) -> None:
         """Calls the callbacks."""
@@ -298,7 +315,7 @@ class _Loop:
         self.note(wall=self.progress.wall + now - self.since)
         self.since = now
         record = {"progress": finite(dataclasses.asdict(self.progress))}
-        self.checkpoints.save(self.distributed.collect(self.state), record, kind)
+        self.checkpoints.save(self.distributed.collect(self.state.replace(frozen=None)), record, kind)
 
     def restored(self, kind: str):
         """State and progress of a checkpoint."""
@@ -323,31 +340,12 @@ class _Loop:
             f"the loss is not finite at step {step} ({kept}); lower optimizer.learning_rate or set optimizer.max_norm"
         )
         self.log.event(step, "divergence", message)
-        self.folder.finish({**self.summary("diverged"), "message": message})
         raise Diverged(message)
 
     def summary(self, status: str) -> dict[str, Any]:
         """What ``summary.json`` says."""
-        progress, plan = self.progress, self.plan
-        speed = {}
-        if progress.seconds > 0 and progress.examples:
-            speed["examples_per_second"] = progress.examples / progress.seconds
-            if progress.tokens:
-                speed["tokens_per_second"] = progress.tokens / progress.seconds
-        return {
-            "name": self.experiment.name,
-            "status": status,
-            "steps": progress.step,
-            "scores": progress.scores,
-            "expected": "; ".join(map(str, self.outcomes())),
-            "composition": list(plan.composition.names),
-            "parameters": plan.parameters(),
-            "seconds": progress.wall + time.perf_counter() - self.since,
-            "throughput": speed,
-            "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
-            "parallelism": describe(as_parallelism(self.experiment.parallelism)),
-            "compilations": self.distributed.compilations(),
-        }
+        wall = self.progress.wall + time.perf_counter() - self.since
+        return summarise(self.plan, self.progress, self.outcomes(), status, wall)
 
     def outcomes(self):
         """What came of the experiment's expectations."""

@@ -204,7 +204,7 @@ def _pmap(program: Program, measure) -> Distributed:
         return state.replace(frozen=None), metrics
 
     def mapped(function, out_axes, **options):
-        return jax.pmap(function, axis_name=axis, devices=devices, out_axes=out_axes, **options)
+        return jax.pmap(function, axis_name=axis, out_axes=out_axes, **options)
 
     step = mapped(step, (0, None), donate_argnums=0)
 

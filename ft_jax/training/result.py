@@ -5,8 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from ft_jax.core import Composition, Program, TrainState, parameters
 from ft_jax.training.outcome import Outcome
+from ft_jax.training.parallel import as_parallelism
+from ft_jax.training.prepare import Plan
+from ft_jax.training.run_folder import describe
 
 Scores = Mapping[str, Mapping[str, Any]]
 """Evaluation set to metric to value."""
@@ -115,3 +120,26 @@ class Progress:
     def next_task(self) -> "Progress":
         """At the start of the next task."""
         return dataclasses.replace(self, task=self.task + 1, done=0, place=None, best=None, bad=0, over=False)
+
+
+def summarise(plan: Plan, progress: Progress, found: Sequence[Outcome], status: str, wall: float) -> dict[str, Any]:
+    """What ``summary.json`` says of a run that took `wall` seconds."""
+    speed = {}
+    if progress.seconds > 0 and progress.examples:
+        speed["examples_per_second"] = progress.examples / progress.seconds
+        if progress.tokens:
+            speed["tokens_per_second"] = progress.tokens / progress.seconds
+    return {
+        "name": plan.experiment.name,
+        "status": status,
+        "steps": progress.step,
+        "scores": progress.scores,
+        "expected": "; ".join(map(str, found)),
+        "composition": list(plan.composition.names),
+        "parameters": plan.parameters(),
+        "seconds": wall,
+        "throughput": speed,
+        "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
+        "parallelism": describe(as_parallelism(plan.experiment.parallelism)),
+        "compilations": plan.distributed.compilations(),
+    }

@@ -48,10 +48,10 @@ def spec_of(path: str, shape: tuple[int, ...], sizes: dict[str, int], rules: Ite
 
     Example:
       >>> sizes = {"data": 2, "fsdp": 2, "tensor": 2}
-      >>> spec_of("opt_state/1/mu/model/layers/0/attention/query/kernel", (8, 16), sizes, RULES)
-      PartitionSpec('fsdp', 'tensor')
-      >>> spec_of("params/model/layers/0/attention/query/kernel", (3, 8, 15), sizes, RULES)
-      PartitionSpec(None, 'fsdp', None)
+      >>> tuple(spec_of("opt_state/1/mu/model/layers/0/attention/query/kernel", (8, 16), sizes, RULES))
+      ('fsdp', 'tensor')
+      >>> tuple(spec_of("params/model/layers/0/attention/query/kernel", (3, 8, 15), sizes, RULES))
+      (None, 'fsdp', None)
     """
     for pattern, axes in rules:
         if matches(path, (pattern,)) and len(axes) <= len(shape):

@@ -237,7 +237,9 @@ def test_images_of_another_size_are_refused():
     ("changes", "message"),
     [
         ({"heads": 3}, "heads is 3 and must divide width"),
-        ({"layers": 0}, "layers is 0; it must be at least 1"),
+        ({"layers": 0}, "layers is 0; it must be a whole number of at least 1"),
+        ({"width": 1.5}, "width is 1.5; it must be a whole number"),
+        ({"epsilon": "small"}, "epsilon is 'small'; it must be a number"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"collect": ("maps",)}, "collect has 'maps'"),
     ],

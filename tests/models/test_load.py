@@ -72,6 +72,22 @@ def test_another_number_of_layers_is_refused(folder):
     assert "left over model.layers.2." in refusal(folder)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": "wide"},
+        {"rope_parameters": 3},
+        {"hidden_act": []},
+        {"num_hidden_layers": 10**9},
+        {"rms_norm_eps": None},
+        {"model_type": {}},
+    ],
+)
+def test_a_configuration_with_a_senseless_value_is_refused(folder, changes):
+    change_config(folder, **changes)
+    assert refusal(folder)
+
+
 def test_an_unknown_architecture_is_named_with_the_nearest_known(folder):
     change_config(folder, model_type="lama")
     assert "architecture 'lama' is unknown" in refusal(folder) and "nearest: 'llama'" in refusal(folder)

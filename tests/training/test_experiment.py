@@ -15,7 +15,7 @@ from ft_jax.training.outcome import outcomes
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_schedules_equal_optax(schedule):
     steps, warmup = 40, 0.25
-    factor = OptimizerSpec(schedule=schedule, warmup=warmup, final=0.1).factor(steps)
+    spec = OptimizerSpec(schedule=schedule, warmup=warmup, final=0.1)
     decay = {
         "constant": optax.constant_schedule(1.0),
         "linear": optax.linear_schedule(1.0, 0.1, 30),
@@ -23,7 +23,8 @@ def test_schedules_equal_optax(schedule):
     }[schedule]
     for step in range(steps):
         expected = (step + 1) / 10 if step < 10 else decay(step - 10)
-        assert float(factor(jnp.int32(step))) == pytest.approx(float(expected), abs=1e-6)
+        for share in (spec.share(step, steps), spec.share(jnp.int32(step), steps, jnp)):
+            assert float(share) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_optimizer_numbers_are_data():

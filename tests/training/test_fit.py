@@ -225,6 +225,8 @@ def test_value_that_turns_bad_later_stops_the_run_in_one_sentence(tmp_path):
     made = experiment(data=Points(spoil=float("inf")), budget=Budget(steps=12, batch_size=8))
     with pytest.raises(ValueError, match="'shift0' has a value in field 'x' that is not finite"):
         fit(made, run=tmp_path, quiet=True)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["status"] == "failed" and "not finite" in summary["message"]
 
 
 LORA = experiment(

@@ -16,7 +16,7 @@ def architecture_of(model_type: str) -> Architecture:
     Raises:
       ValueError: where it is unknown, with the nearest name.
     """
-    if model_type in ARCHITECTURES:
+    if isinstance(model_type, str) and model_type in ARCHITECTURES:
         return ARCHITECTURES[model_type]
     near = difflib.get_close_matches(str(model_type), ARCHITECTURES, n=1, cutoff=0.0)
     raise ValueError(
