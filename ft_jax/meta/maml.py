@@ -52,7 +52,7 @@ def _merged_query(batch):
     paper="Finn et al. 2017, arXiv:1703.03400, algorithm 1",
     kind=("loss",),
     needs=("support", "query"),
-    example=lambda problem: maml(inner_rate=0.002),
+    example=lambda problem: maml(),
     batch=episodes,
     neutral=Neutral({"inner_rate": 0.0}, batch=_merged_query),
 )

@@ -264,9 +264,10 @@ class _Loop:
                 self.distributed.shards,
                 pad=not couples,
             )
+        found = finite(found)
         if found:
             self.log.evaluation(self.progress.step, phase, found)
-        return finite(found)
+        return found
 
     def put(self, where: str, place: Callable) -> Callable:
         """Checks a host batch and moves it to the devices."""

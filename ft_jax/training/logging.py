@@ -110,8 +110,9 @@ class Log:
         self._file.flush()
 
     def _scalar(self, name, value, step):
-        if self._board is not None:
-            self._board.add_scalar(name, float(np.mean(value)), step)
+        mean = float(np.mean(np.asarray(value, np.float64)))
+        if self._board is not None and math.isfinite(mean):
+            self._board.add_scalar(name, mean, step)
 
     def _train(self, step, metrics, seen):
         metrics = {name: np.asarray(value, np.float64) for name, value in jax.device_get(dict(metrics)).items()}
@@ -145,14 +146,16 @@ class Log:
             self._line("evaluation", step, {"phase": phase, "set": name, **metrics})
             for metric, value in metrics.items():
                 self._scalar(f"evaluation/{name}/{metric}", value, step)
-            told.append(f"{name}: " + ", ".join(f"{metric} {_told(value)}" for metric, value in metrics.items()))
-        self._console.print(f"[bold]{phase}[/bold], step {step}  " + "; ".join(told))
+            # A loss of one term is told once.
+            shown = {m: _told(value) for m, value in metrics.items() if m == "loss" or value != metrics.get("loss")}
+            told.append(f"{name}: " + ", ".join(f"{metric} {value}" for metric, value in shown.items()))
+        self._console.print(f"[bold]{phase}[/bold], step {step}  " + "; ".join(told), soft_wrap=True)
 
     def _event(self, step, cause, values):
         self._line("event", step, {"cause": cause, **values})
         if self._board is not None:
             self._board.add_text(f"event/{cause}", values["message"], step)
-        self._console.print(f"step {step}: {values['message']} ({cause})")
+        self._console.print(f"step {step}: {values['message']} ({cause})", soft_wrap=True)
 
 
 def _told(value) -> str:

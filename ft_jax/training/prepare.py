@@ -268,4 +268,5 @@ def flatten(scores: Mapping[str, Mapping[str, Any]], watched: str | None) -> dic
     """Scores as methods see them: ``"set/metric"`` for all, and the watched set's metrics by their own names."""
     flat = {f"{name}/{metric}": value for name, values in scores.items() for metric, value in values.items()}
     flat |= scores.get(watched, {})
-    return {name: jnp.asarray(value, jnp.float32) for name, value in flat.items()}
+    # Through numpy, which reads the None of a score that is not finite as NaN.
+    return {name: jnp.asarray(np.asarray(value, np.float32)) for name, value in flat.items()}

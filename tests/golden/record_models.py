@@ -116,7 +116,8 @@ def tiny(name: str, model, decoder: bool) -> None:
         last = outputs.logits if decoder else outputs.last_hidden_state
         probe = torch.randn(last.shape, generator=generator) * mask[..., None]
         (last * probe).sum().backward()
-        arrays |= {f"{side}/input_ids": ids.numpy(), f"{side}/attention_mask": mask.numpy(), f"{side}/probe": probe.numpy()}
+        inputs = {"input_ids": ids, "attention_mask": mask, "probe": probe}
+        arrays |= {f"{side}/{field}": tensor.numpy() for field, tensor in inputs.items()}
         arrays |= {f"{side}/hidden/{i}": h.detach().numpy() for i, h in enumerate(outputs.hidden_states)}
         if decoder:
             arrays[f"{side}/logits"] = last.detach().numpy()
@@ -131,9 +132,10 @@ def tiny(name: str, model, decoder: bool) -> None:
 
 
 def tiny_models() -> None:
-    """BERT; Llama with grouped queries, scaled rotary positions and its own head; Qwen 2 with biases and a tied head."""
+    """BERT; Llama with grouped queries, scaled rotary positions and a head; Qwen 2 with biases and a tied head."""
     common = {
-        "vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48, "attn_implementation": "eager",
+        "vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48,
+        "attn_implementation": "eager",
     }  # fmt: skip
     bert = transformers.BertConfig(**common, num_attention_heads=4, max_position_embeddings=24, type_vocab_size=2)
     tiny("tiny_bert", transformers.BertModel(bert), decoder=False)

@@ -120,11 +120,13 @@ def test_divergence_ends_in_one_sentence_and_keeps_the_last_good_checkpoint(tmp_
 
 
 def test_one_diverged_trial_does_not_end_a_population(tmp_path):
-    trials = Use("tuning.population", numbers={"optimizer.learning_rate": [0.02, 1e38]})
-    made = experiment(method=(trials,), optimizer=OptimizerSpec("sgd", 0.1))
+    trials = Use("tuning.population", numbers={"optimizer.learning_rate": [0.02, 3e38]})
+    made = experiment(method=(trials, Use("adaptive.plateau", patience=0)), optimizer=OptimizerSpec("sgd", 0.1))
     result = fit(made, run=tmp_path, quiet=True)
     losses = lines(tmp_path, "train")[-1]["loss"]
     assert result.status == "finished" and losses[1] is None and losses[0] > 0
+    assert result.scores["after"]["shift0"]["loss"][1] is None
+    assert float(result.state.hyper["optimizer"]["learning_rate"][1]) < 3e38  # its plateau was seen
 
 
 def test_method_may_be_a_function_of_the_parts_and_read_the_model(tmp_path):
