@@ -24,10 +24,10 @@ def _without_unlabelled(batch):
     "transfer",
     paper="Radford et al. 2018, Improving Language Understanding by Generative Pre-Training, equation 5",
     kind=("loss", "update"),
-    example=lambda problem: joint(causal_language_modelling(problem.apply), weight=0.5),
+    example=lambda problem: joint(causal_language_modelling(problem.apply), weight=0.25, head_weight=0.5),
     needs=("unlabelled",),
     batch=_beside_itself,
-    neutral=Neutral({"weight": 0.0}, batch=_without_unlabelled),
+    neutral=Neutral({"weight": 0.0, "head_weight": 1.0}, batch=_without_unlabelled),
 )
 def joint(
     backbone: Loss,
