@@ -46,7 +46,7 @@ setup(
     extras_require={
         "gpu": ["jax[cuda12]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
-        "dev": ["pytest>=8.3", "hypothesis>=6.140", "ruff>=0.13", "import-linter>=2.5"],
+        "dev": ["pytest>=8.3", "pytest-xdist>=3.6", "hypothesis>=6.140", "ruff>=0.13", "import-linter>=2.5"],
     },
     entry_points={"console_scripts": ["ft-jax=ft_jax.cli:main"]},
 )

@@ -1,7 +1,46 @@
 """Eight virtual CPU devices for every test, set before jax starts."""
 
+import dataclasses
 import os
+
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+
+PAIRS = pytest.StashKey[list]()
+
+
+@pytest.fixture(scope="session")
+def pair_results(request):
+    """Where the results of law 10 are gathered."""
+    return request.config.stash.setdefault(PAIRS, [])
+
+
+def pytest_sessionfinish(session):
+    """A worker hands its pairs to the process that prints."""
+    if hasattr(session.config, "workeroutput"):
+        found = session.config.stash.get(PAIRS, [])
+        session.config.workeroutput["pairs"] = [dataclasses.asdict(pair) for pair in found]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Gathers a worker's pairs."""
+    node.config.stash.setdefault(PAIRS, []).extend(getattr(node, "workeroutput", {}).get("pairs", []))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Methods, pairs, and each refused order with its reason."""
+    results = [pair if isinstance(pair, dict) else dataclasses.asdict(pair) for pair in config.stash.get(PAIRS, [])]
+    if not results:
+        return
+    refused = [pair["refusal"] for pair in results if pair["refusal"]]
+    count = len({pair["outer"] for pair in results})
+    terminalreporter.write_line(
+        f"laws over {count} methods, {count * (count - 1) // 2} pairs in {len(results)} orders: "
+        f"{len(results) - len(refused)} train, {len(refused)} are refused"
+    )
+    for refusal in sorted(refused):
+        terminalreporter.write_line(f"  refused: {refusal}")

@@ -22,16 +22,16 @@ def two_losses(parts: Parts):
 experiment = Experiment(
     name="transfer/sentiment",
     model=Pretrained(MINILM, classes=2),
-    data=Texts(("sentiment:movies",), length=32, unlabelled="sentiment:movies", unlabelled_batch=8),
+    data=Texts(("sentiment:movies",), length=48, unlabelled="sentiment:movies", unlabelled_batch=8),
     method=(
         Use("adaptive.uncertainty", terms=("task", "backbone")),
         two_losses,
-        Use("transfer.lora", rank=8, alpha=16.0, also=("*/head/*",)),
+        Use("transfer.lora", rank=8, alpha=16.0, targets="attention", also=("*/head/*",)),
     ),
-    optimizer=OptimizerSpec(learning_rate=1e-3, schedule="linear", warmup=0.1, weight_decay=0.01, max_norm=1.0),
-    budget=Budget(steps=150, batch_size=32),
-    evaluation=EvaluationSpec(every=75, metric="accuracy", mode="max"),
-    expect={"accuracy": 0.84, "accuracy_gain": 0.3},
+    optimizer=OptimizerSpec(learning_rate=2e-3, schedule="linear", warmup=0.1, weight_decay=0.01, max_norm=1.0),
+    budget=Budget(steps=200, batch_size=32),
+    evaluation=EvaluationSpec(every=100, metric="accuracy", mode="max"),
+    expect={"accuracy": 0.79, "accuracy_gain": 0.25},
 )
 
 baselines = {
@@ -48,4 +48,4 @@ baselines = {
 
 def claims(results):
     """Accuracy on held-out reviews."""
-    return [beats(results, after, "head only", 0.02, "accuracy on reviews")]
+    return [beats(results, after, "head only", 0.04, "accuracy on reviews")]

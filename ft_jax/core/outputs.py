@@ -52,3 +52,20 @@ def logits_of(hidden, head, softcap: float | None = None) -> Float[Array, "... c
     """Logits of some positions, float32 whatever the compute type."""
     logits = matmul(head[0], hidden, head[1]).astype(jnp.float32)
     return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+
+
+def pooled(outputs: Outputs, batch: Mapping[str, Any]) -> Float[Array, "batch width"]:
+    """One float32 vector an example: the hidden state, or its mean over the real tokens where there is one a token.
+
+    Real are the tokens of ``attention_mask``, else those whose ``segment_ids`` are not 0, else all.
+    """
+    hidden = outputs.hidden.astype(jnp.float32)
+    if hidden.ndim == 2:
+        return hidden
+    mask = batch.get("attention_mask")
+    if mask is None and "segment_ids" in batch:
+        mask = batch["segment_ids"] > 0
+    if mask is None:
+        return jnp.mean(hidden, axis=1)
+    mask = mask.astype(jnp.float32)[..., None]
+    return jnp.sum(hidden * mask, axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1.0)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
-from ft_jax.core.outputs import Outputs
+from ft_jax.core.outputs import Outputs, pooled
 from ft_jax.core.params import Params, digest, path_of
 from ft_jax.core.state import Batch
 from ft_jax.core.weights import matmul, shape
@@ -186,22 +186,12 @@ def embed(
 
 def _unit(projection, outputs: Outputs, batch: Batch, name: str) -> Float[Array, "batch width"]:
     """The pooled representation of each example in the shared space, of length 1 and in float32."""
-    pooled = _pool(outputs.hidden, batch).astype(jnp.float32)
+    representation = pooled(outputs, batch)
     wide = projection["kernel"].shape[0]
-    if pooled.shape[-1] != wide:
+    if representation.shape[-1] != wide:
         raise ValueError(
-            f"{name} projects representations of width {wide}, but a tower gives {pooled.shape[-1]}; "
+            f"{name} projects representations of width {wide}, but a tower gives {representation.shape[-1]}; "
             "pass inputs=(width of the model's, width of the second tower's)"
         )
-    projected = matmul(projection["kernel"], pooled)
+    projected = matmul(projection["kernel"], representation)
     return projected * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(projected), axis=-1, keepdims=True), 1e-12))
-
-
-def _pool(hidden, batch):
-    if hidden.ndim == 2:
-        return hidden
-    mask = batch.get("attention_mask")
-    if mask is None:
-        return jnp.mean(hidden, axis=1)
-    mask = mask.astype(hidden.dtype)[..., None]  # [batch, time, 1]
-    return jnp.sum(mask * hidden, axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1)

@@ -8,12 +8,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from ft_jax.core.losses import supervised
 from ft_jax.core.method import Loss
-from ft_jax.core.outputs import Outputs
-from ft_jax.core.state import Batch
+from ft_jax.core.outputs import pooled
 
 
 def contrastive(apply: Callable, temperature: float = 0.05) -> Loss:
@@ -57,23 +55,6 @@ def contrastive(apply: Callable, temperature: float = 0.05) -> Loss:
     loss.couples = True
     loss.hyper = {"temperature": temperature}
     return loss
-
-
-def pooled(outputs: Outputs, batch: Batch) -> Float[Array, "batch width"]:
-    """One float32 vector an example: the hidden state, or its mean over the real tokens where there is one a token.
-
-    Real are the tokens of ``attention_mask``, else those whose ``segment_ids`` are not 0, else all.
-    """
-    hidden = outputs.hidden.astype(jnp.float32)
-    if hidden.ndim == 2:
-        return hidden
-    mask = batch.get("attention_mask")
-    if mask is None and "segment_ids" in batch:
-        mask = batch["segment_ids"] > 0
-    if mask is None:
-        return jnp.mean(hidden, axis=1)
-    mask = mask.astype(jnp.float32)[..., None]
-    return jnp.sum(hidden * mask, axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1.0)
 
 
 def _unit(x):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from laws.problem import (
-    NAMES,
+    GROUPED,
     arrays,
     batch_of,
     close,
@@ -23,7 +23,7 @@ import ft_jax
 from ft_jax.core import Neutral, compose, parameters, supervised
 from ft_jax.core.members import map_members, member
 
-every_method = pytest.mark.parametrize("name", NAMES)
+every_method = pytest.mark.parametrize("name", GROUPED)
 
 
 @every_method
@@ -132,8 +132,9 @@ def test_devices_do_not_change_the_curve(name):
     sharded = jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, PartitionSpec("data"))), batch)
     laid = jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, columns(x))), start(program))
     on_mesh, mesh_history = train(step, laid, sharded)
-    close(history, mesh_history)
-    close(state, on_mesh)
+    # A sharded sum adds in another order, and unoptimised code rounds after every operation.
+    close(history, mesh_history, 1e-4)
+    close(state, on_mesh, 1e-4)
 
 
 def columns(leaf):

@@ -6,10 +6,10 @@ import pytest
 
 from ft_jax import transfer
 from ft_jax.core import make_step, optimizer
+from ft_jax.core.outputs import pooled
 from ft_jax.core.params import digest
 from ft_jax.models import tiny_encoder
 from ft_jax.models.model import Forward
-from ft_jax.transfer.backbone import pooled
 
 PLAIN = tiny_encoder(jax.random.key(0), layers=1)
 DROPPED = PLAIN.configure(dropout=0.2)
