@@ -1,0 +1,72 @@
+"""Records every reference again with the libraries installed now and compares it with the recorded one.
+
+``make parity`` runs it in an environment of its own with torch, transformers, peft and trl.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from ft_jax.assets import MINILM, SMOLLM2, resolve
+
+HERE = Path(__file__).parent
+TOLERANCE = 1e-3
+"""Relative to each array's largest value; kernels differ between versions and processors."""
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    """The numbers in a recorded file."""
+    if path.suffix == ".npz":
+        stored = np.load(path, allow_pickle=False)
+        return {name: stored[name] for name in stored.files if stored[name].dtype.kind in "fiu"}
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    return {f"{at}/{field}": np.asarray(case[field]) for at, case in enumerate(cases) for field in ("metrics", "rates")}
+
+
+def difference(old: Path, new: Path) -> float:
+    """The largest difference of any array, relative to its largest value; infinite where the arrays are others."""
+    before, after = arrays(old), arrays(new)
+    if {name: x.shape for name, x in before.items()} != {name: x.shape for name, x in after.items()}:
+        return float("inf")
+    gaps = (
+        np.abs(before[name] - after[name]).max(initial=0) / max(np.abs(before[name]).max(initial=0), 1e-12)
+        for name in before
+    )
+    return float(max(gaps, default=0.0))
+
+
+def main() -> None:
+    """Prints a row a file; exits non-zero where one differs."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "golden"
+        shutil.copytree(HERE, copy)
+        calls = {
+            "record_models.py": ["--minilm", str(resolve(MINILM)), "--smollm2", str(resolve(SMOLLM2))],
+            "record_peft.py": [str(copy)],
+            "record_kd.py": [str(copy)],
+            "record_clip.py": [str(copy / "clip.npz")],
+            "record_trl.py": [str(copy / "trl_dpo.npz")],
+            "record_plateau.py": [str(copy / "plateau.json")],
+        }
+        for script, arguments in calls.items():
+            print(f"recording with {script}", flush=True)
+            subprocess.run([sys.executable, str(copy / script), *arguments], check=True)
+        worst = 0.0
+        recorded = [path for path in sorted(HERE.rglob("*")) if path.suffix in (".npz", ".safetensors", ".json")]
+        for path in (path for path in recorded if path.suffix != ".json" or path.name == "plateau.json"):
+            gap = difference(path, copy / path.relative_to(HERE))
+            worst = max(worst, gap)
+            print(f"{'equal ' if gap <= TOLERANCE else 'DIFFERS'} {path.relative_to(HERE)}: {gap:.1e}")
+    raise SystemExit(worst > TOLERANCE)
+
+
+if __name__ == "__main__":
+    main()
