@@ -66,7 +66,12 @@ def run(
     variants: Mapping[str, Experiment] = {TUNED: module.experiment, **getattr(module, "baselines", {})}
     results = {
         label: [
-            fit(dataclasses.replace(variant, seed=seed), run=out / name / folder(label, seed), quiet=quiet)
+            fit(
+                dataclasses.replace(variant, seed=seed),
+                run=out / name / folder(label, seed),
+                command=("python", "-m", "experiments.tour", name),
+                quiet=quiet,
+            )
             for seed in seeds
         ]
         for label, variant in variants.items()

@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--steps", type=int, default=5)
     arguments = parser.parse_args()
+    jax.config.update("jax_disable_most_optimizations", True)
     lines = []
     for outer, inner in ORDERED:
         lines.append(outcome(outer, inner, arguments.steps))
