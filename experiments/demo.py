@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.study import TUNED, folder, load, run
+from experiments.study import TUNED, folder, load, run, write_claims
 from ft_jax.data import encode
 from ft_jax.data.tokens import fit as fitting
 from ft_jax.training import Result
@@ -69,6 +69,7 @@ def main() -> None:
     for example in kept["examples"]:
         print(f"{example['prediction']} ({example['probability']:.2f})  {example['text']}")
     print()
+    write_claims(options.out / "claims.jsonl", {NAME: claims})
     for claim in claims:
         print(f"{'met   ' if claim.met else 'MISSED'} {claim.text}")
     print(f"report: {write_report([summary.parent], options.out / 'report.html')}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +44,12 @@ def beats(results: Results, measure: Callable[[Result], float], over: str, margi
 def after(result: Result, metric: str = "accuracy") -> float:
     """A metric at the end, averaged over the evaluation sets."""
     return float(np.mean([np.mean(scores[metric]) for scores in result.scores["after"].values()]))
+
+
+def write_claims(path: Path, claims: Mapping[str, Sequence[Claim]]) -> None:
+    """One JSON line a claim, by experiment."""
+    lines = [{"experiment": name, **dataclasses.asdict(claim)} for name, found in claims.items() for claim in found]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def load(name: str) -> ModuleType:

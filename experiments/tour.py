@@ -4,11 +4,10 @@
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
-from experiments.study import TUNED, folder, run
+from experiments.study import TUNED, folder, run, write_claims
 from ft_jax.training.report import write_report
 
 TOUR = (
@@ -31,19 +30,17 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=TOUR)
     parser.add_argument("--out", type=Path, default=Path("runs/tour"))
     arguments = parser.parse_args()
-    lines = []
+    found = {}
     for name in arguments.names:
         begin = time.perf_counter()
-        _, claims = run(name, arguments.out)
-        seconds = time.perf_counter() - begin
-        lines += [{"experiment": name, "claim": claim.text, "met": claim.met, "seconds": seconds} for claim in claims]
-        print(f"{name} ({seconds:.0f} s)")
-        for claim in claims:
+        _, found[name] = run(name, arguments.out)
+        print(f"{name} ({time.perf_counter() - begin:.0f} s)")
+        for claim in found[name]:
             print(f"  {'met   ' if claim.met else 'MISSED'} {claim.text}", flush=True)
-    (arguments.out / "claims.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_claims(arguments.out / "claims.jsonl", found)
     runs = [arguments.out / name / folder(TUNED, 0) for name in arguments.names]
     print(f"report: {write_report(runs, arguments.out / 'report.html')}")
-    raise SystemExit(not all(line["met"] for line in lines))
+    raise SystemExit(not all(claim.met for claims in found.values() for claim in claims))
 
 
 if __name__ == "__main__":
