@@ -178,3 +178,16 @@ def test_evaluation_takes_plain_examples(name):
     shape = (*program.trials, *problem().batch["labels"].shape, 32)
     assert predictions.shape == shape
     assert all(jnp.all(jnp.isfinite(value)) for value in terms.values()), method.name
+
+
+@every_method
+def test_changing_any_number_compiles_nothing(name):
+    program, step = compiled(name)
+    state, batch = start(program), batch_of(name)
+    state, _ = step(state, batch)
+    state, _ = step(state, batch)
+    before = step._cache_size()
+    for owner, numbers in state.hyper.items():
+        for number, value in numbers.items():
+            state, _ = step(state.with_hyper({f"{owner}.{number}": value * 0.9 + 0.01}), batch)
+    assert step._cache_size() == before
