@@ -23,3 +23,7 @@ class Trained:
         """The trained model."""
         result = fit(self.experiment, run=Path("runs") / self.experiment.name, quiet=True)
         return dataclasses.replace(result.model, params=merge(result.params))
+
+    def outline(self, key: jax.Array):
+        """The model untrained, of the same shapes once adapters are merged."""
+        return self.experiment.model.build(key)

@@ -21,10 +21,10 @@ MOST_GROUPS = 12
 def dry_run(experiment: Experiment) -> str:
     """The model and data are built and every function is traced; no state is made and no step taken.
 
-    What the experiment builds from, such as a teacher of its own, is built too.
+    A model that the experiment would train first, such as a teacher of its own, stands there untrained.
     """
     use_compilation_cache()
-    plan = prepare(experiment)
+    plan = prepare(experiment, outline=True)
     batch = next((first_batch(task) for task in plan.stream if not task.on_policy), None)
     rows = [
         "composition, outermost first",

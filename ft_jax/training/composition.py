@@ -22,12 +22,23 @@ class Parts:
       example: the first host batch; its shapes matter.
       steps: of the whole run.
       key: for building.
+      outline: build what stands in for trained models, see `built`.
     """
 
     model: Any
     example: Mapping[str, Any]
     steps: int
     key: jax.Array
+    outline: bool = False
+
+
+def built(spec: Any, key: jax.Array, outline: bool) -> Any:
+    """What a spec builds; for an outline, ``spec.outline(key)`` where it has one.
+
+    A spec whose ``build`` trains a model has an ``outline`` that gives one of the same shapes untrained, so
+    that a run can be looked at without training anything.
+    """
+    return spec.outline(key) if outline and hasattr(spec, "outline") else spec.build(key)
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -92,10 +103,10 @@ class Use:
             if not hasattr(value, "build"):
                 options[option] = value
                 continue
-            built = value.build(jax.random.fold_in(parts.key, len(options)))
-            options[option] = built.params if option == "params" else built
+            made = built(value, jax.random.fold_in(parts.key, len(options)), parts.outline)
+            options[option] = made.params if option == "params" else made
             if option == "params" and "apply" in known and "apply" not in self.options:
-                options["apply"] = built.apply
+                options["apply"] = made.apply
         run = {"apply": parts.model.apply, "params": parts.model.params, "example": parts.example}
         for name, parameter in known.items():
             if name in run:

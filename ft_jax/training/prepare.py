@@ -11,7 +11,7 @@ import numpy as np
 from ft_jax.core import Composition, Program, TrainState, make_step
 from ft_jax.core.params import digest, paths
 from ft_jax.core.weights import shape
-from ft_jax.training.composition import Parts, build_methods, check_methods
+from ft_jax.training.composition import Parts, build_methods, built, check_methods
 from ft_jax.training.evaluate import MetricLike, default_metrics, default_predict, measurer
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.parallel import Distributed, check_divides, parallelise
@@ -83,7 +83,7 @@ def _leaves(tree):
     return paths(tree), jax.tree.leaves(tree)
 
 
-def prepare(experiment: Experiment, abstract: bool = False) -> Plan:
+def prepare(experiment: Experiment, outline: bool = False) -> Plan:
     """Builds and checks a run.
 
     Every function of it is traced with abstract values, so wrong fields, missing metrics and methods that
@@ -91,7 +91,7 @@ def prepare(experiment: Experiment, abstract: bool = False) -> Plan:
 
     Args:
       experiment: what to run.
-      abstract: build the model as shapes alone (``model.build(None)``), to look at and not to train.
+      outline: to look at and not to train: models that would be trained first are taken untrained.
 
     Raises:
       ValueError, KeyError: whatever is wrong, with its remedy.
@@ -100,14 +100,14 @@ def prepare(experiment: Experiment, abstract: bool = False) -> Plan:
     check_methods(experiment.method)
     root = jax.random.key(experiment.seed)
     keys = {name: jax.random.fold_in(root, digest(name)) for name in ("model", "methods", "state")}
-    model = experiment.model.build(None if abstract else keys["model"])
+    model = built(experiment.model, keys["model"], outline)
     stream = check_stream(experiment.data.build(model, _feed(experiment)))
     sets = evaluation_sets(stream)
     example = _example(stream, sets)
     limits = limits_of(model, example, experiment, stream[0].name)
     budget = experiment.budget
     steps = tuple(task.steps or budget.steps_for(task.name, task.examples) for task in stream)
-    composition = build_methods(experiment.method, Parts(model, example, sum(steps), keys["methods"]))
+    composition = build_methods(experiment.method, Parts(model, example, sum(steps), keys["methods"], outline))
     first_set = next((next(iter(batches), {}) for batches in sets.values()), example)
     metrics = default_metrics(first_set) if experiment.metrics is None else dict(experiment.metrics)
     predict = experiment.predict or default_predict(composition.has("lift"))

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -94,6 +95,13 @@ def test_a_dry_run_counts_and_trains_nothing(here, capsys):
     assert f"{learned:,} of {whole:,} ({100 * learned / whole:.3g} %)" in " ".join(out.split())
     assert out.index("transfer.lora") < out.index("adaptive.plateau") < out.index("optimizer ")
     assert "alpha=16" in out and "float32[8, 8, 8, 1]" in out and "optimizer state" in out and "together" in out
+    assert not (here / "runs").exists()
+
+
+def test_a_dry_run_trains_no_teacher(here, capsys):
+    file = Path(__file__).parents[2] / "experiments" / "distillation" / "digits.py"
+    assert main(["run", str(file), "--dry-run"]) == 0
+    assert "distillation.logits" in capsys.readouterr().out
     assert not (here / "runs").exists()
 
 

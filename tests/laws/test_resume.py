@@ -3,7 +3,6 @@
 import pytest
 from laws.problem import GROUPED, batch_of, compiled, same_bits, start, train
 
-from ft_jax.core import compose
 from ft_jax.training.checkpoint import AnotherCheckpoint, Checkpoints
 
 
@@ -36,4 +35,3 @@ def test_a_checkpoint_of_another_composition_is_refused(tmp_path):
     with pytest.raises(AnotherCheckpoint, match=r"is of incremental.ewc, not of transfer.lora; run with"):
         other.restore()
     other.close()
-    assert compose().names == ()
