@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 
-import jax
 import jax.numpy as jnp
 
+from ft_jax.core.adapters import owned
 from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
-from ft_jax.core.params import map_with_path, matches, paths, replace_weights
-from ft_jax.core.weights import Scaled, is_weight, shape
+from ft_jax.core.params import replace_weights
+from ft_jax.core.weights import Scaled, shape
 
 TARGETS = {
     "outputs": ("*attention/key/kernel", "*attention/value/kernel"),
@@ -36,8 +36,7 @@ def ia3(targets: Mapping[str, Iterable[str]] = TARGETS, *, name: str = "attentio
       name: the method's name.
 
     Raises:
-      ValueError: another side; at init, patterns that fit no weight, with the nearest paths, or that fit a norm
-        besides projections.
+      ValueError: another side; at init, patterns that fit no weight, with the nearest paths.
 
     Example:
       >>> ia3({"outputs": ("*attention/value/kernel",)}).name
@@ -55,28 +54,10 @@ def ia3(targets: Mapping[str, Iterable[str]] = TARGETS, *, name: str = "attentio
 
             def scaled(path, weight, key, side=side):
                 features = shape(weight)[1 if side == "outputs" else 0]
-                return Scaled(base=weight, scale=jnp.ones(features, jnp.float32), side=side)
+                return Scaled(base=weight, scale=jnp.ones(features, jnp.float32), side=side, owner=name)
 
             for pattern in patterns:
                 model = replace_weights(model, (pattern,), scaled, key)
-        _refuse_stray(model, trainable, name)
         return {**params, **model}
 
-    def trainable(path, leaf):
-        if not path.startswith("model/"):
-            return None
-        weight, _, field = path.rpartition("/")
-        while weight.endswith("/base"):
-            weight = weight.removesuffix("/base")
-        # A low-rank update's scale, a number, has the same name as these vectors.
-        return field == "scale" and leaf.ndim == 1 and any(matches(weight, chosen) for chosen in sides.values())
-
-    return Method(name=name, surgery=surgery, trainable=trainable)
-
-
-def _refuse_stray(model, trainable, name: str) -> None:
-    """A norm's own ``scale`` looks like a learned one by its path; a pattern that fits both would train it unasked."""
-    stray = map_with_path(lambda path, leaf: not is_weight(leaf) and trainable(path, leaf), model, is_leaf=is_weight)
-    found = [path for path, yes in zip(paths(stray), jax.tree.leaves(stray), strict=True) if yes]
-    if found:
-        raise ValueError(f"{name}: a pattern of targets also fits {found[0]}, a norm; end the pattern in /kernel")
+    return Method(name=name, surgery=surgery, trainable=owned(name, ("scale",)))

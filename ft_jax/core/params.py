@@ -106,12 +106,22 @@ def combine(*trees: Params) -> Params:
     return jax.tree.map(first, *trees, is_leaf=lambda leaf: leaf is None)
 
 
+STACKED = "/layers/stacked/"
+"""In the paths of layers that run in one scan, whose leaves have a leading axis of layers."""
+
+
+def is_matrix(path: str, weight: Any) -> bool:
+    """Whether what stands at `path` is a projection's or a table's weight: an operator or an array of two axes."""
+    return is_weight(weight) or weight.ndim == (3 if STACKED in path else 2)
+
+
 def replace_weights(
     params: Params, patterns: Iterable[str], change: Callable[[str, Any, jax.Array], Any], key: jax.Array
 ) -> Params:
     """Surgery: ``change(path, weight, key)`` in place of every matrix whose path fits one of `patterns`.
 
-    A weight is an operator or an array of two dimensions; its key depends on `key` and the path alone.
+    A weight is an operator or an array of two dimensions; its key depends on `key` and the path alone. Weights
+    of scanned layers (see `STACKED`), which have a leading axis of layers, are changed layer by layer.
 
     Raises:
       ValueError: where nothing matches, with the nearest paths.
@@ -120,13 +130,17 @@ def replace_weights(
     seen, hit = [], []
 
     def visit(path, weight):
-        if not is_weight(weight) and weight.ndim != 2:
+        if not is_matrix(path, weight):
             return weight
         seen.append(path)
         if not matches(path, patterns):
             return weight
         hit.append(path)
-        return change(path, weight, jax.random.fold_in(key, digest(path)))
+        own = jax.random.fold_in(key, digest(path))
+        if STACKED not in path:
+            return change(path, weight, own)
+        layers = jax.tree.leaves(weight)[0].shape[0]
+        return jax.vmap(lambda layer, key: change(path, layer, key))(weight, jax.random.split(own, layers))
 
     changed = map_with_path(visit, params, is_leaf=is_weight)
     if not hit:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from ft_jax.models.layers import Projection, dropout
+from ft_jax.models.layers import Projection, dropout, grafts_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,10 +17,49 @@ class Mask:
     Attributes:
       allowed: ``[batch, 1, queries or 1, keys]``, True where a query may attend; None for everywhere.
       causal: whether, besides, a query sees only keys at its own index or before.
+      window: ``(before, after)``: besides, a query sees only keys at most so far from its own index.
     """
 
     allowed: Bool[Array, "batch 1 queries keys"] | None = None
     causal: bool = False
+    window: tuple[int, int] | None = None
+
+    def explicit(self, queries: int, keys: int) -> "Mask":
+        """The same mask as one array, or None, with no flags."""
+        distance = jnp.arange(queries)[:, None] - jnp.arange(keys)[None, :]
+        allowed = self.allowed
+        for ruled in (
+            distance >= 0 if self.causal else None,
+            (distance <= self.window[0]) & (-distance <= self.window[1]) if self.window else None,
+        ):
+            if ruled is not None:
+                allowed = ruled[None, None] if allowed is None else allowed & ruled
+        return Mask(allowed)
+
+    def grown(self, count: int, keys: int, *, queries: bool = False, length: int | None = None) -> "Mask":
+        """The mask of as many keys with `count` more before them, which every query sees.
+
+        Args:
+          count: new keys.
+          keys: how many there were.
+          queries: whether there are as many new queries too, which see each other and, unless causal, all that
+            any query sees.
+          length: how many queries there are, by default as many as keys.
+        """
+        old = self.explicit(length or keys, keys).allowed
+        if old is None:
+            return self
+        grown = jnp.pad(old, ((0, 0), (0, 0), (0, 0), (count, 0)), constant_values=True)
+        if queries:
+            seen = jnp.zeros_like(old[:, :, :1]) if self.causal else jnp.any(old, axis=2, keepdims=True)
+            own = jnp.pad(seen, ((0, 0), (0, 0), (0, 0), (count, 0)), constant_values=True)
+            own = jnp.broadcast_to(own, (*own.shape[:2], count, own.shape[3]))
+            if self.causal:
+                own = own & (jnp.arange(count)[:, None] >= jnp.arange(own.shape[3])[None, :])
+            grown = jnp.concatenate(
+                [own, jnp.broadcast_to(grown, (*grown.shape[:2], length or keys, grown.shape[3]))], axis=2
+            )
+        return Mask(grown)
 
 
 def mask_of(batch, *, causal: bool) -> Mask:
@@ -87,28 +126,51 @@ def attention(
     values: Float[Array, "batch source key_value_heads head_width"],
     mask: Mask,
     *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    bias: Float[Array, "batch heads time source"] | None = None,
     rate: float = 0.0,
     key: jax.Array | None = None,
     maps: bool = False,
 ) -> tuple[Float[Array, "batch time heads head_width"], Float[Array, "batch heads time source"] | None]:
-    """``softmax(queries · keysᵀ / √head_width) · values`` with the softmax in float32.
+    """``softmax(scale · queries · keysᵀ + bias) · values`` with the softmax in float32.
 
     Vaswani et al. 2017, arXiv:1706.03762, equation 1; fewer key than query heads are shared in groups
     (Ainslie et al. 2023, arXiv:2305.13245). Runs as cuDNN's fused kernel on NVIDIA GPUs in half precision, XLA
-    elsewhere; written out where the maps are wanted or dropped from (`rate`, with a `key`).
+    elsewhere; written out where the maps are wanted or dropped from (`rate`, with a `key`), or scores are capped.
+
+    Args:
+      queries, keys, values: rotated already.
+      mask: who sees whom.
+      scale: of the scores, by default ``1 / √head_width``.
+      softcap: scores become ``softcap · tanh(scores / softcap)`` (Gemma 2) before the mask.
+      bias: added to the scores (T5's relative positions); its leading axes may be 1.
+      rate: dropout of the attention maps.
+      key: for dropout; None for none.
+      maps: whether the attention maps are wanted.
 
     Returns:
       The mixed values, and the attention maps when `maps` is asked for, else None.
     """
-    if maps or (key is not None and rate > 0.0):
-        mixed, probabilities = _written_out(queries, keys, values, mask, rate, key)
+    scale = queries.shape[-1] ** -0.5 if scale is None else scale
+    if maps or softcap is not None or (key is not None and rate > 0.0):
+        mixed, probabilities = _written_out(queries, keys, values, mask, scale, softcap, bias, rate, key)
         return mixed, probabilities if maps else None
     fused = _cudnn_takes(queries, keys)
+    if mask.window is not None:
+        mask = mask.explicit(queries.shape[1], keys.shape[1])
     allowed = mask.allowed
     if fused and allowed is not None:
         allowed = jnp.broadcast_to(allowed, (allowed.shape[0], 1, queries.shape[1], keys.shape[1]))
     mixed = jax.nn.dot_product_attention(
-        queries, keys, values, mask=allowed, is_causal=mask.causal, implementation="cudnn" if fused else "xla"
+        queries,
+        keys,
+        values,
+        bias=None if bias is None else bias.astype(queries.dtype),
+        mask=allowed,
+        scale=scale,
+        is_causal=mask.causal,
+        implementation="cudnn" if fused else "xla",
     )
     return mixed, None
 
@@ -123,21 +185,23 @@ def _cudnn_takes(queries, keys) -> bool:
     return head_width % 8 == 0 and head_width <= 128 and time % 2 == 0 and source % 2 == 0
 
 
-def _written_out(queries, keys, values, mask, rate, key):
+def _written_out(queries, keys, values, mask, scale, softcap, bias, rate, key):
     batch, time, heads, head_width = queries.shape
-    groups = keys.shape[2]
+    source, groups = keys.shape[1], keys.shape[2]
     grouped = queries.reshape(batch, time, groups, heads // groups, head_width)
-    scores = jnp.einsum("btghd,bsgd->bghts", grouped, keys, preferred_element_type=jnp.float32) * head_width**-0.5
-    allowed = mask.allowed
-    if mask.causal:
-        causal = jnp.tril(jnp.ones((time, keys.shape[1]), bool))[None, None]
-        allowed = causal if allowed is None else allowed & causal
+    scores = jnp.einsum("btghd,bsgd->bghts", grouped, keys, preferred_element_type=jnp.float32) * scale
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    if bias is not None:
+        bias = jnp.broadcast_to(bias, (*bias.shape[:1], heads, *bias.shape[2:])).astype(jnp.float32)
+        scores = scores + bias.reshape(bias.shape[0], groups, heads // groups, *bias.shape[2:])
+    allowed = mask.explicit(time, source).allowed
     if allowed is not None:
         scores = jnp.where(allowed[:, :, None], scores, 0.7 * jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(scores, axis=-1)
     kept = dropout(probabilities, rate, key).astype(values.dtype)
     mixed = jnp.einsum("bghts,bsgd->btghd", kept, values).reshape(batch, time, heads, head_width)
-    return mixed, probabilities.reshape(batch, heads, time, keys.shape[1])
+    return mixed, probabilities.reshape(batch, heads, time, source)
 
 
 class SelfAttention(nnx.Module):
@@ -198,7 +262,14 @@ class SelfAttention(nnx.Module):
                 for old, new in zip(cache, (keys, values), strict=True)
             )
             cache = (keys, values)
+        for graft in grafts_of(self):
+            more = graft.sources(self, keys, values)
+            if more is not None:
+                mask = mask.grown(more[0].shape[1], keys.shape[1], length=queries.shape[1])
+                keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(more, (keys, values), strict=True))
         mixed, probabilities = attention(queries, keys, values, mask, rate=self.rate, key=key, maps=maps)
+        for graft in grafts_of(self):
+            mixed = graft.mix(self, mixed, queries, x)
         return self.output(mixed.reshape(*mixed.shape[:2], -1)), probabilities, cache
 
     def _split(self, x):

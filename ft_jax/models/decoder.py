@@ -11,7 +11,19 @@ from jaxtyping import Array, Float
 from ft_jax.core.weights import embed
 from ft_jax.models.attention import Mask, SelfAttention, mask_of, positions_of, rotary_angles
 from ft_jax.models.configuration import check, check_length
-from ft_jax.models.layers import Projection, RMSNorm, activation, dropout, in_order, rematerialise, subkey, table, value
+from ft_jax.models.layers import (
+    Projection,
+    RMSNorm,
+    activation,
+    dropout,
+    grafts_of,
+    in_order,
+    rematerialise,
+    subkey,
+    table,
+    value,
+    with_virtual,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,8 +144,9 @@ class Decoder(nnx.Module):
 
     def _run(self, ids, positions, mask, key, caches=None, index=None):
         config = self.config
-        angles = rotary_angles(positions, config.head_width, config.rope_theta, config.rope_scaling)
         hidden, states, kept = self.embeddings(ids), {}, {}
+        count, hidden, positions, mask = with_virtual(self.embeddings, hidden, positions, mask)
+        angles = rotary_angles(positions, config.head_width, config.rope_theta, config.rope_scaling)
         for name, layer in in_order(self.layers):
             run = functools.partial(
                 layer,
@@ -145,10 +158,10 @@ class Decoder(nnx.Module):
             )
             hidden, maps, kept[name] = rematerialise(run, config.remat)(hidden)
             if "hidden" in config.collect:
-                states[f"layers/{name}"] = hidden
+                states[f"layers/{name}"] = hidden[:, count:]
             if maps is not None:
                 states[f"attention/{name}"] = maps
-        return self.norm(hidden), states, kept
+        return self.norm(hidden[:, count:]), states, kept
 
 
 class TokenTable(nnx.Module):
@@ -188,6 +201,8 @@ class DecoderLayer(nnx.Module):
         )
         x = x + dropout(attended, rate, subkey(key, 1))
         x = x + dropout(self.mlp(self.mlp_norm(x)), rate, subkey(key, 2))
+        for graft in grafts_of(self):
+            x = graft.output(x)
         return x, probabilities, cache
 
 

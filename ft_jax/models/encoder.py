@@ -14,11 +14,13 @@ from ft_jax.models.layers import (
     Projection,
     activation,
     dropout,
+    grafts_of,
     in_order,
     rematerialise,
     subkey,
     table,
     value,
+    with_virtual,
 )
 
 
@@ -80,17 +82,16 @@ class Encoder(nnx.Module):
           Hidden states ``[batch, time, width]`` and the states asked for by ``config.collect``.
         """
         config = self.config
-        check_length(batch["input_ids"], config.positions)
-        mask = mask_of(batch, causal=False)
-        hidden, states = self.embeddings(batch, subkey(key, config.layers)), {}
+        hidden, mask, count = self.embeddings(batch, mask_of(batch, causal=False), subkey(key, config.layers))
+        states = {}
         for name, layer in in_order(self.layers):
             run = functools.partial(layer, mask=mask, key=subkey(key, int(name)))
             hidden, maps = rematerialise(run, config.remat)(hidden)
             if "hidden" in config.collect:
-                states[f"layers/{name}"] = hidden
+                states[f"layers/{name}"] = hidden[:, count:]
             if maps is not None:
                 states[f"attention/{name}"] = maps
-        return hidden, states
+        return hidden[:, count:], states
 
     def pool(self, first):
         """BERT's sentence vector: ``tanh`` of a dense layer over the first token's hidden state."""
@@ -107,12 +108,16 @@ class Embeddings(nnx.Module):
         self.types = table(config.types, config.width, rngs)
         self.norm = LayerNorm(config.width, config.epsilon)
 
-    def __call__(self, batch, key):
-        ids = batch["input_ids"]
-        types = batch.get("token_type_ids")
-        total = embed(value(self.tokens), ids) + embed(value(self.positions), positions_of(batch))
-        total += embed(value(self.types), jnp.zeros_like(ids) if types is None else types)
-        return dropout(self.norm(total.astype(self.config.dtype)), self.config.dropout, key)
+    def __call__(self, batch, mask, key):
+        """The embedded tokens, the virtual ones of grafts first; the mask that counts them in; how many they are."""
+        ids, types = batch["input_ids"], batch.get("token_type_ids")
+        tokens = embed(value(self.tokens), ids)
+        count, tokens, positions, mask = with_virtual(self, tokens, positions_of(batch), mask)
+        check_length(positions, self.config.positions)
+        types = jnp.zeros_like(ids) if types is None else types
+        total = tokens + embed(value(self.positions), positions)
+        total += embed(value(self.types), jnp.pad(types, ((0, 0), (count, 0))))
+        return dropout(self.norm(total.astype(self.config.dtype)), self.config.dropout, key), mask, count
 
 
 class EncoderLayer(nnx.Module):
@@ -130,6 +135,8 @@ class EncoderLayer(nnx.Module):
         attended, probabilities, _ = self.attention(x, mask, key=subkey(key, 0), maps=maps)
         x = self.attention_norm(x + dropout(attended, rate, subkey(key, 1)))
         x = self.mlp_norm(x + dropout(self.mlp(x), rate, subkey(key, 2)))
+        for graft in grafts_of(self):
+            x = graft.output(x)
         return x, probabilities
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ft_jax.core.grafts import Graft, Holder
 from ft_jax.core.weights import matmul
 
 ACTIVATIONS = {
@@ -118,3 +119,35 @@ def rematerialise(function, policy: str):
     if policy == "full":
         return jax.checkpoint(function)
     raise ValueError(f"remat policy {policy!r} is unknown; use 'none', 'dots' or 'full'")
+
+
+def graft_onto(module: nnx.Module, path: str, grafts: tuple[Graft, ...]) -> None:
+    """Gives the freshly merged `module` the grafts of its part at `path`, which `grafts_of` finds there."""
+    for name in path.split("/") if path else ():
+        module = module[name] if isinstance(module, nnx.Dict) else getattr(module, name)
+    module.grafts = Holder(grafts)
+
+
+def grafts_of(module: nnx.Module) -> tuple[Graft, ...]:
+    """The methods' additions to a module, see `ft_jax.core.grafts`."""
+    return tuple(getattr(module, "grafts", ()))
+
+
+def with_virtual(embeddings: nnx.Module, embedded, positions, mask):
+    """Virtual tokens of the embeddings' grafts before the real ones.
+
+    Returns:
+      How many there are, the token embeddings and positions with them, and a mask in which every token sees
+      them.
+    """
+    count = 0
+    for graft in grafts_of(embeddings):
+        positions = graft.positions(positions)
+        tokens = graft.prepend(embedded)
+        if tokens is not None:
+            added, (batch, keys) = tokens.shape[1], embedded.shape[:2]
+            own = jnp.broadcast_to(jnp.arange(added, dtype=positions.dtype), (batch, added))
+            positions = jnp.concatenate([own, positions + added], axis=1)
+            mask = mask.grown(added, keys, queries=True)
+            embedded, count = jnp.concatenate([tokens, embedded], axis=1), count + added
+    return count, embedded, positions, mask

@@ -10,11 +10,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ft_jax.core.grafts import ungrafted
 from ft_jax.core.outputs import Outputs
 from ft_jax.core.params import paths
 from ft_jax.core.weights import Transposed, is_weight
 from ft_jax.models.decoder import Decoder, DecoderConfig
 from ft_jax.models.encoder import Encoder, EncoderConfig
+from ft_jax.models.layers import graft_onto
 from ft_jax.models.vision import MLPConfig, Perceptron, VisionTransformer, ViTConfig
 
 MODULES = {EncoderConfig: Encoder, DecoderConfig: Decoder, MLPConfig: Perceptron, ViTConfig: VisionTransformer}
@@ -63,6 +65,7 @@ class Forward:
           ValueError: where parameters are missing or the network doesn't know them.
         """
         graph, expected = _skeleton(self.config)
+        params, grafts = ungrafted(params)
         params = {name: child for name, child in params.items() if name != "head" or "head" in expected}
         if "head" in expected:
             params = {**params, "head": expected["head"]}
@@ -72,7 +75,10 @@ class Forward:
                 f"parameters don't fit {type(self.config).__name__}: missing {sorted(want - have)[:4]}, "
                 f"unknown {sorted(have - want)[:4]}; pass the parameters of a model with this configuration"
             )
-        return nnx.merge(graph, params)
+        module = nnx.merge(graph, params)
+        for path, several in grafts.items():
+            graft_onto(module, path, several)
+        return module
 
     def __call__(self, params, batch, key=None) -> Outputs:
         """Runs the model.

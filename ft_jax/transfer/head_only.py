@@ -1,9 +1,9 @@
 """Training the task layer alone."""
 
+from ft_jax.core.adapters import require
 from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
 from ft_jax.core.params import only
-from ft_jax.transfer.targets import require
 
 
 @register(

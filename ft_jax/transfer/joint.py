@@ -1,10 +1,10 @@
 """Two losses on two streams of data, the backbone's and the head's, minimised together."""
 
+from ft_jax.core.adapters import require
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Loss, Method
 from ft_jax.core.optimizers import scale_updates
 from ft_jax.transfer.backbone import causal_language_modelling
-from ft_jax.transfer.targets import require
 
 
 def _beside_itself(batch):

@@ -1,23 +1,16 @@
 """Low-rank adaptation."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 
+from ft_jax.core.adapters import adapt, as_targets, map_operators_with_path, owned, per_path, require
 from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
 from ft_jax.core.weights import LowRank, shape
-from ft_jax.core.weights.operator import operator
-from ft_jax.transfer.targets import adapt, adapter_leaves, as_targets, map_operators, require
-
-
-@operator("owner")
-class LoRA(LowRank):
-    """A `LowRank` that knows by name the method it belongs to, so that several on one weight stay apart."""
-
-    owner: str
 
 
 @register(
@@ -32,6 +25,8 @@ def lora(
     alpha: float = 16.0,
     targets: str | Iterable[str] = "all-linear",
     also: tuple[str, ...] = (),
+    ranks: Mapping[str, int] = MappingProxyType({}),
+    alphas: Mapping[str, float] = MappingProxyType({}),
     *,
     name: str = "transfer.lora",
 ) -> Method:
@@ -49,6 +44,8 @@ def lora(
       targets: ``"all-linear"`` (every projection but the head and the embeddings), ``"attention"``,
         ``"mlp"``, or patterns over parameter paths such as ``("*attention/query/kernel",)``.
       also: patterns of leaves that learn in full besides, such as ``("*/head/*",)``.
+      ranks: other ranks by pattern over the weights' paths, the first that fits counts.
+      alphas: other strengths by pattern; they stay in proportion when ``hyper``'s alpha changes.
       name: the method's name.
 
     Raises:
@@ -63,24 +60,31 @@ def lora(
       >>> kernel.a.shape, kernel.b.shape, kernel.base is None
       ((4, 2), (2, 6), True)
     """
-    if rank < 1:
-        raise ValueError(f"{name} has rank {rank}; give it at least 1")
+    for number in (rank, *ranks.values()):
+        if number < 1:
+            raise ValueError(f"{name} has rank {number}; give it at least 1")
+    if alphas and alpha == 0:
+        raise ValueError(f"{name} has alpha 0 and other alphas by pattern, which are kept in proportion to it")
     targets = as_targets(targets)
     also = (also,) if isinstance(also, str) else tuple(also)
 
+    def strength(path):
+        return per_path(path, alpha, alphas) / per_path(path, rank, ranks)
+
     def factor(path, weight, key):
         inputs, outputs = shape(weight)
-        if rank > min(inputs, outputs):
+        own = per_path(path, rank, ranks)
+        if own > min(inputs, outputs):
             raise ValueError(
-                f"{name} has rank {rank}, but {path} is {inputs} by {outputs}; use a rank of at most "
+                f"{name} has rank {own}, but {path} is {inputs} by {outputs}; use a rank of at most "
                 f"{min(inputs, outputs)} or leave it out of targets"
             )
         bound = inputs**-0.5
-        return LoRA(
+        return LowRank(
             base=weight,
-            a=jax.random.uniform(key, (inputs, rank), jnp.float32, -bound, bound),
-            b=jnp.zeros((rank, outputs), jnp.float32),
-            scale=jnp.float32(alpha / rank),
+            a=jax.random.uniform(key, (inputs, own), jnp.float32, -bound, bound),
+            b=jnp.zeros((own, outputs), jnp.float32),
+            scale=jnp.float32(strength(path)),
             owner=name,
         )
 
@@ -89,18 +93,18 @@ def lora(
         return adapt(params, targets, factor, key, name)
 
     def view(params, context):
-        scale = context.hyper[name]["alpha"] / rank
+        change = context.hyper[name]["alpha"] / (alpha or 1.0)
 
-        def scaled(weight):
-            own = isinstance(weight, LoRA) and weight.owner == name
-            return dataclasses.replace(weight, scale=scale) if own else weight
+        def scaled(path, weight):
+            scale = change * strength(path) if alpha else change / per_path(path, rank, ranks)
+            return dataclasses.replace(weight, scale=jnp.broadcast_to(scale, jnp.shape(weight.scale)))
 
-        return {**params, "model": map_operators(scaled, params["model"])}
+        return {**params, **map_operators_with_path(scaled, {"model": params["model"]}, owner=name)}
 
     return Method(
         name=name,
         hyper={"alpha": alpha},
         surgery=surgery,
-        trainable=adapter_leaves(targets, ("a", "b"), 2, also),
+        trainable=owned(name, ("a", "b"), also),
         view=view,
     )

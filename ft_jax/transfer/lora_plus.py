@@ -4,11 +4,11 @@ import dataclasses
 
 import optax
 
+from ft_jax.core.adapters import map_operators
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.weights import LowRank
 from ft_jax.transfer.lora import lora
-from ft_jax.transfer.targets import map_operators
 
 
 def _over_lora(problem) -> Method:

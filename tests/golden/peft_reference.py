@@ -49,7 +49,7 @@ class Reference:
         """`tree` (of trainable parameters) with the recorded ``"weight"`` or ``"gradient"`` in place of every leaf."""
 
         def recorded(path, leaf):
-            weight, _, field = path.removeprefix("model/").rpartition("/")
+            weight, _, field = path.removeprefix("model/").rsplit("/", 2)
             prefix = f"{kind}/{what}/{self.tensors[weight].name.removesuffix('.weight')}"
             if kind == "ia3":
                 return jnp.asarray(self.records[f"{prefix}.ia3_l"].reshape(-1))

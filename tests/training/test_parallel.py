@@ -85,8 +85,8 @@ def test_mesh_splits_parameters_and_moments_alike():
     block = "model/layers/0"
     assert specs[f"frozen/{block}/attention/query/kernel/base"] == PartitionSpec("fsdp", "tensor")
     assert specs[f"frozen/{block}/mlp/down/kernel/base"] == PartitionSpec("tensor", "fsdp")
-    assert specs[f"params/{block}/attention/query/kernel/a"] == PartitionSpec("fsdp", None)
-    assert specs[f"params/{block}/attention/query/kernel/b"] == PartitionSpec(None, "tensor")
+    assert specs[f"params/{block}/attention/query/kernel/transfer.lora/a"] == PartitionSpec("fsdp", None)
+    assert specs[f"params/{block}/attention/query/kernel/transfer.lora/b"] == PartitionSpec(None, "tensor")
     assert specs["params/model/head/kernel"] == PartitionSpec("fsdp", "tensor")
     moments = [path for path in specs if path.startswith("opt_state") and path.endswith("mu/model/head/kernel")]
     assert moments and all(specs[path] == PartitionSpec("fsdp", "tensor") for path in moments)

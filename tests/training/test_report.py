@@ -159,7 +159,7 @@ def test_the_composition_nests_and_names_settings_of_renamed_methods(tmp_path):
 
 def test_what_learned_is_counted_by_pattern(tmp_path):
     page, _ = report(tmp_path, make_run(tmp_path / "run"))
-    assert "model/layers/*/attention/query/kernel/a" in page.text
+    assert "model/layers/*/attention/query/kernel/transfer.lora/a" in page.text
     assert f"{sum(LEAVES.values()):,} of 22,713,728 parameters learned (0.653 %)" in page.text
     assert "6 18,432 12.4 %" in page.text
 

@@ -91,7 +91,7 @@ def test_weights_of_one_shape_start_at_different_factors():
 def test_targets_are_what_learns(targets, parts):
     _, state = start(transfer.lora(rank=2, targets=targets))
     learning = paths(state.params)
-    assert {path.split("/")[-3] for path in learning} == parts
+    assert {path.split("/")[-4] for path in learning} == parts
     assert {path.split("/")[-1] for path in learning} == {"a", "b"}
 
 

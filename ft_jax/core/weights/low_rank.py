@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from ft_jax.core.weights.operator import Weight, materialize, matmul, operator, shape
 
 
-@operator()
+@operator("owner")
 class LowRank(Weight):
     """``base + scale · a @ b``.
 
@@ -19,6 +19,7 @@ class LowRank(Weight):
     a: Float[Array, "inputs rank"]
     b: Float[Array, "rank outputs"]
     scale: Float[Array, ""]
+    owner: str = ""
 
     def matmul(self, x, bias=None):
         update = (x @ self.a.astype(x.dtype)) @ self.b.astype(x.dtype)

@@ -34,13 +34,34 @@ class Weight:
 
 
 def operator(*static: str):
-    """Class decorator: a frozen dataclass, registered as a pytree with `static` as its metadata."""
+    """Class decorator: a frozen dataclass, registered as a pytree with `static` as its metadata.
+
+    An operator with a static field ``owner``, the name of the method that put it there, keeps its own leaves
+    under that name: the paths of a low-rank update on ``up/kernel`` are ``up/kernel/transfer.lora/a``, ``…/b``
+    and ``up/kernel/base``. So filters tell the operators of several methods on one weight apart.
+    """
 
     def decorate(cls):
         cls = dataclasses.dataclass(frozen=True)(cls)
         fields = [field.name for field in dataclasses.fields(cls)]
         data = [name for name in fields if name not in static]
-        return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=list(static))
+
+        def key(weight, name):
+            owner = getattr(weight, "owner", "") if "owner" in static and name != "base" else ""
+            return jax.tree_util.GetAttrKey(f"{owner}/{name}" if owner else name)
+
+        def flatten(weight):
+            return [getattr(weight, name) for name in data], tuple(getattr(weight, name) for name in static)
+
+        def flatten_with_keys(weight):
+            children, fixed = flatten(weight)
+            return [(key(weight, name), child) for name, child in zip(data, children, strict=True)], fixed
+
+        def unflatten(fixed, children):
+            return cls(**dict(zip(data, children, strict=True)), **dict(zip(static, fixed, strict=True)))
+
+        jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+        return cls
 
     return decorate
 

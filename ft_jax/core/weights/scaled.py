@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from ft_jax.core.weights.operator import Weight, fold_bias, materialize, matmul, operator, shape
 
 
-@operator("side")
+@operator("side", "owner")
 class Scaled(Weight):
     """A projection whose outputs (``side="outputs"``) or inputs (``side="inputs"``) are scaled elementwise.
 
@@ -19,6 +19,7 @@ class Scaled(Weight):
     base: Any
     scale: Float[Array, " features"]
     side: str = "outputs"
+    owner: str = ""
 
     def matmul(self, x, bias=None):
         if self.side == "inputs":

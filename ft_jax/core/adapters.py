@@ -1,13 +1,13 @@
-"""Which weights of a model an adapter goes on, and finding the adapter's leaves and operators again."""
+"""Putting a method's operators on weights of a model, and finding them and their leaves again."""
 
 import dataclasses
 import glob
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 
-from ft_jax.core.params import Filter, Params, matches, nearest, paths, replace_weights
+from ft_jax.core.params import Filter, Params, is_matrix, map_with_path, matches, nearest, paths, replace_weights
 from ft_jax.core.weights import is_weight
 
 
@@ -31,13 +31,15 @@ SETS = {
 """The named sets: every projection but the head and the embeddings, or a layer's two halves."""
 
 
-def as_targets(targets: str | Iterable[str]) -> Targets:
+def as_targets(targets: str | Iterable[str] | Targets) -> Targets:
     """A named set, a pattern over parameter paths, or several patterns.
 
     Example:
       >>> as_targets("attention").fits("model/layers/0/attention/query/kernel")
       True
     """
+    if isinstance(targets, Targets):
+        return targets
     if isinstance(targets, str):
         return SETS.get(targets, Targets((targets,)))
     return Targets(tuple(targets))
@@ -55,7 +57,7 @@ def adapt(
     known = [
         path
         for path, weight in zip(paths(model, is_weight), jax.tree.leaves(model, is_leaf=is_weight), strict=True)
-        if is_weight(weight) or weight.ndim == 2
+        if is_matrix(path, weight)
     ]
     hit = [glob.escape(path) for path in known if targets.fits(path)]
     if not hit:
@@ -78,33 +80,57 @@ def require(params: Params, patterns: Iterable[str], name: str) -> None:
             raise ValueError(f"{name}: no parameter matches {pattern}; the nearest paths are {nearest(pattern, known)}")
 
 
-def adapter_leaves(targets: Targets, fields: tuple[str, ...], ndim: int, also: tuple[str, ...] = ()) -> Filter:
-    """Of the model's leaves, the `fields` of operators on `targets` and what fits `also` learn, the others don't.
+def owned(name: str, fields: Iterable[str], also: Iterable[str] = ()) -> Filter:
+    """Of the model's leaves, the `fields` of what the method `name` put there and what fits `also` learn.
 
-    An operator may stand under later ones, so its leaf's path is the weight's, any number of ``base``, and
-    the field. `ndim` tells a learned array from an operator's number of the same name.
+    The model's other leaves don't; leaves outside ``model/`` are left to the methods they belong to.
+
+    Example:
+      >>> keep = owned("transfer.lora", ("a", "b"))
+      >>> path = "model/layers/0/mlp/up/kernel"
+      >>> keep(f"{path}/transfer.lora/a", None), keep(f"{path}/transfer.lora/scale", None), keep(f"{path}/base", None)
+      (True, False, False)
     """
+    endings = tuple(f"/{name}/{field}" for field in fields)
 
     def keep(path, leaf):
         if not path.startswith("model/"):
             return None
-        weight, _, field = path.rpartition("/")
-        while weight.endswith("/base"):
-            weight = weight.removesuffix("/base")
-        own = field in fields and leaf.ndim == ndim and targets.fits(weight)
-        return own or matches(path, also)
+        return path.endswith(endings) or matches(path, also)
 
     return keep
 
 
-def map_operators(function: Callable[[Any], Any], tree: Params) -> Params:
-    """`tree` with ``function(operator)`` in place of every operator, those under others too, innermost first."""
+def map_operators(function: Callable[[Any], Any], tree: Params, owner: str | None = None) -> Params:
+    """`tree` with ``function(operator)`` in place of every operator, those under others too, innermost first.
 
-    def visit(weight):
+    Args:
+      function: what to do with an operator.
+      tree: parameters, or their gradients or updates, whose arrays may be None.
+      owner: only the operators of this method.
+    """
+    return map_operators_with_path(lambda path, weight: function(weight), tree, owner)
+
+
+def map_operators_with_path(function: Callable[[str, Any], Any], tree: Params, owner: str | None = None) -> Params:
+    """`map_operators` whose function also gets the path of the weight that the operator stands on."""
+
+    def visit(path, weight):
         if not is_weight(weight):
             return weight
         if hasattr(weight, "base"):
-            weight = dataclasses.replace(weight, base=visit(weight.base))
-        return function(weight)
+            weight = dataclasses.replace(weight, base=visit(path, weight.base))
+        mine = owner is None or getattr(weight, "owner", None) == owner
+        return function(path, weight) if mine else weight
 
-    return jax.tree.map(visit, tree, is_leaf=is_weight)
+    return map_with_path(visit, tree, is_leaf=is_weight)
+
+
+def per_path(path: str, default, exceptions: Mapping[str, Any]):
+    """The value of the first pattern in `exceptions` that fits `path`, else `default`: ranks and scales per weight.
+
+    Example:
+      >>> per_path("model/layers/3/mlp/up/kernel", 8, {"*/layers/3/*": 32})
+      32
+    """
+    return next((value for pattern, value in exceptions.items() if matches(path, (pattern,))), default)
