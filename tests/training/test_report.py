@@ -27,7 +27,7 @@ EXPERIMENT = {
     "devices": "1 × cpu",
 }
 LEAVES = {
-    f"model/layers/{layer}/attention/{part}/kernel/{factor}": 384 * 8
+    f"model/layers/{layer}/attention/{part}/kernel/transfer.lora/{factor}": 384 * 8
     for layer in range(6)
     for part in ("query", "key", "value", "output")
     for factor in ("a", "b")
