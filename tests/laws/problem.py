@@ -61,9 +61,15 @@ def compiled(name: str):
     return program, jax.jit(program.step)
 
 
+@functools.lru_cache(maxsize=4)
+def initialise(program):
+    """``program.init``, compiled once."""
+    return jax.jit(program.init)
+
+
 def start(program, key: int = 3):
     """A fresh state."""
-    return jax.jit(program.init)(problem().params, jax.random.key(key))
+    return initialise(program)(problem().params, jax.random.key(key))
 
 
 def train(step, state, batch, steps: int = 3):

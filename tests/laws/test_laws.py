@@ -1,5 +1,7 @@
 """Laws 1 to 6, 8 and 9 of composition, over every method in the catalogue."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -12,6 +14,7 @@ from laws.problem import (
     compiled,
     dense,
     example,
+    initialise,
     problem,
     program_of,
     same_bits,
@@ -51,7 +54,7 @@ def test_a_step_is_pure(name):
     same_bits(first, donated)
 
     rematerialised = program_of(example(name), loss=remat_loss())
-    other, _ = jax.jit(rematerialised.step)(start(rematerialised), batch)
+    other, _ = jax.jit(rematerialised.step)(state, batch)
     close(first.params, other.params)
 
     twice = jax.vmap(program.step, in_axes=(None, 0))
@@ -93,7 +96,7 @@ def test_members_equal_separate_runs(name):
     lifted = map_members(program, 3)
     state, _ = train(jax.jit(lifted.step), start(lifted), batch_of(name))
     for index, key in enumerate(jax.random.split(jax.random.key(3), 3)):
-        alone, _ = train(step, jax.jit(program.init)(problem().params, key), batch_of(name))
+        alone, _ = train(step, initialise(program)(problem().params, key), batch_of(name))
         close(member(state, index).replace(key=key), alone.replace(key=key))
 
 
@@ -107,7 +110,7 @@ def test_micro_batches_equal_one_batch_or_are_refused(name):
     program, step = compiled(name)
     split = program_of(method, accumulate=2)
     state, history = train(step, start(program), batch_of(name))
-    other, split_history = train(jax.jit(split.step), start(split), batch_of(name))
+    other, split_history = train(jax.jit(split.step), start(program), batch_of(name))
     close(history, split_history)
     close(state, other)
 
@@ -120,7 +123,7 @@ def test_devices_do_not_change_the_curve(name):
 
     count = 2
     mapped = program_of(example(name), axis="data")
-    copies = jax.tree.map(lambda x: jnp.stack([x] * count), start(mapped))
+    copies = jax.tree.map(lambda x: jnp.stack([x] * count), start(program))
     parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
     pstep = jax.pmap(mapped.step, axis_name="data", devices=jax.devices()[:count])
     on_devices, device_history = train(pstep, copies, parts)
@@ -147,27 +150,35 @@ def test_surgery_starts_at_the_pretrained_function(name):
     entry = ft_jax.catalogue[name]
     if not entry.pretrained:
         pytest.skip("its paper does not start at the pretrained function")
-    method = example(name)
-    state = start(program_of(without_lift(method)))
-    outputs = problem().apply(parameters(state, method)["model"], problem().batch, None)
-    close(outputs.logits, problem().apply(problem().params, problem().batch, None).logits, 1e-6)
+    method, program, _ = without_lift(name)
+    state = start(program)
+    close(logits_of(parameters(state, method)["model"]), logits_of(problem().params), 1e-6)
 
 
-def without_lift(method):
-    return compose() if method.lift is not None else method
+def without_lift(name):
+    """``(method, program, step)``; nothing instead of a method that lifts, whose members have no one model."""
+    if example(name).lift is None:
+        return example(name), *compiled(name)
+    return compose(), *unlifted()
+
+
+@functools.cache
+def unlifted():
+    program = program_of(compose())
+    return program, jax.jit(program.step)
+
+
+@jax.jit
+def logits_of(params):
+    return problem().apply(params, problem().batch, None).logits
 
 
 @every_method
 def test_merged_weights_give_the_unmerged_outputs(name):
-    method = without_lift(example(name))
-    program = program_of(method)
-    batch = batch_of(name) if method is example(name) else problem().batch
-    state, _ = train(jax.jit(program.step), start(program), batch)
-    seen = parameters(state, method)["model"]
-    close(
-        problem().apply(seen, problem().batch, None).logits,
-        problem().apply(dense(state, method), problem().batch, None).logits,
-    )
+    method, program, step = without_lift(name)
+    batch = problem().batch if example(name).lift else batch_of(name)
+    state, _ = train(step, start(program), batch)
+    close(logits_of(parameters(state, method)["model"]), logits_of(dense(state, method)))
 
 
 @every_method
