@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv demo test slow lint parity tour matrix clean
+.PHONY: help venv demo test slow lint parity tour matrix bench clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -41,6 +41,9 @@ tour: $(STAMP)  ## run one experiment per family on real data, check the outcome
 
 matrix: $(STAMP)  ## train every pair of methods and draw docs/matrix.svg
 	PYTHONPATH=tests JAX_PLATFORMS=cpu $(BIN)/python -m laws.matrix
+
+bench: $(STAMP)  ## run benchmarks: make bench ARGS="throughput --size minilm"; alone it lists them
+	$(BIN)/ft-jax bench $(ARGS)
 
 clean:  ## remove the virtual environments and runs
 	rm -rf $(VENV) $(VENV)-parity runs build *.egg-info

@@ -12,8 +12,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["ft_jax", "ft_jax.*", "experiments", "experiments.*"]),
-    package_data={"ft_jax": ["py.typed"]},
+    packages=find_packages(
+        include=["ft_jax", "ft_jax.*", "experiments", "experiments.*", "benchmarks", "benchmarks.*"],
+    ),
+    package_data={"ft_jax": ["py.typed"], "benchmarks": ["counts.json"]},
     install_requires=[
         "jax>=0.10,<0.13",
         "flax>=0.12",

@@ -1,12 +1,15 @@
-"""Medians of repeated runs, and the line every benchmark prints."""
+"""Medians of repeated runs, what the device can do, and the line every benchmark prints."""
 
+import functools
 import json
 import platform
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -31,3 +34,64 @@ def line(case: str, **values) -> str:
         **{package: version(package) for package in ("jax", "flax", "optax")},
     }
     return json.dumps({"case": case, **values, **machine})
+
+
+class Runner:
+    """A compiled step with its state: `advance` takes some steps and gives the seconds of one.
+
+    ``cpu_seconds`` are those that this process's threads were busy in a step, which other load on the machine
+    lengthens less than the wall's.
+    """
+
+    def __init__(self, step: Callable, state: Any, batch: Any):
+        self.step, self.state, self.batch = step, state, batch
+        self.loss: Any = None
+        self.cpu_seconds: list[float] = []
+
+    def advance(self, count: int = 1) -> float:
+        """Mean seconds of `count` steps queued one after another, as in training, until the last is done."""
+        begin, busy = time.perf_counter(), time.process_time()
+        for _ in range(count):
+            self.state, metrics = self.step(self.state, self.batch)
+        self.loss = jax.block_until_ready(metrics["loss"])
+        jax.block_until_ready(self.state.params)
+        self.cpu_seconds.append((time.process_time() - busy) / count)
+        return (time.perf_counter() - begin) / count
+
+
+def spread(taken) -> dict[str, float]:
+    """Median, least and most of some seconds."""
+    taken = np.asarray(taken)
+    return {"median": float(np.median(taken)), "min": float(taken.min()), "max": float(taken.max())}
+
+
+@functools.cache
+def matrix_rate(dtype: str) -> float:
+    """Operations a second of a large matrix product on this device, the best of several."""
+    size = 8192 if jax.default_backend() != "cpu" else 1024
+    a = jnp.ones((size, size), dtype)
+    product = jax.jit(lambda a, b: a @ b)
+    return 2.0 * size**3 / float(seconds(lambda: product(a, a), 8, 2).min())
+
+
+@functools.cache
+def bandwidth() -> float:
+    """Bytes a second of reading and writing a large array on this device, the best of several."""
+    x = jnp.ones(2**28 if jax.default_backend() != "cpu" else 2**25, jnp.float32)
+    scale = jax.jit(lambda x: x * 1.5)
+    return 2.0 * x.nbytes / float(seconds(lambda: scale(x), 8, 2).min())
+
+
+def peak_bytes() -> int | None:
+    """The most memory the device has held in this process, where it says so."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def memory(compiled) -> dict[str, int]:
+    """Bytes of a compiled program: of its arguments, outputs not given from them, and temporaries."""
+    found = compiled.memory_analysis()
+    return {
+        "argument_bytes": found.argument_size_in_bytes,
+        "output_bytes": found.output_size_in_bytes - found.alias_size_in_bytes,
+        "temporary_bytes": found.temp_size_in_bytes,
+    }

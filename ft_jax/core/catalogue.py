@@ -72,6 +72,7 @@ class Entry:
       batch: the problem's batch to the one the example trains on.
       neutral: where it does nothing, or the reason why there is no such place, in a sentence.
       pretrained: right after surgery the outputs equal the base's, as its paper says.
+      mergeable: its operators can be merged into dense weights; False for modules that no matrix equals.
     """
 
     family: str
@@ -84,6 +85,7 @@ class Entry:
     batch: Callable[[Batch], Batch] | None = None
     neutral: Neutral | str = ""
     pretrained: bool = True
+    mergeable: bool = True
 
     @property
     def summary(self) -> str:
@@ -144,13 +146,14 @@ def register(
     needs: tuple[str, ...] = (),
     batch: Callable[[Batch], Batch] | None = None,
     pretrained: bool = True,
+    mergeable: bool = True,
     name: str | None = None,
 ) -> Callable[[Callable[..., Method]], Callable[..., Method]]:
     """Decorator that puts a method's constructor in the catalogue as ``family.name``; see `Entry`."""
 
     def decorate(build):
         full = f"{family}.{name or build.__name__}"
-        catalogue.add(Entry(family, full, paper, kind, build, example, needs, batch, neutral, pretrained))
+        catalogue.add(Entry(family, full, paper, kind, build, example, needs, batch, neutral, pretrained, mergeable))
         return build
 
     return decorate

@@ -59,6 +59,7 @@ class Method:
       reads, gives: the layout of batch its loss takes and the one it asks of its caller: ``"examples"``, or
         e.g. meta-learning's ``"episodes"``. None reads any and gives the same.
       couples: its loss compares the examples of a batch, so micro-batches would change it.
+      refuses: ``parts of a composition with it -> why it can't be one of them, in a sentence, or None``.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Method:
     reads: str | None = None
     gives: str | None = None
     couples: bool = False
+    refuses: Callable[[tuple["Method", ...]], str | None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +123,8 @@ def compose(*methods: Method | Composition) -> Composition:
     in the same order, from the last named to the first.
 
     Raises:
-      ValueError: two parts with one name, or a part whose loss reads a layout of batch that the part inside
-        it does not give. The sentence says which and how to order them.
+      ValueError: two parts with one name, a part whose loss reads a layout of batch that the part inside it does
+        not give, or one that refuses the others. The sentence says which and what to do.
 
     Example:
       >>> compose(Method("a"), compose(Method("b"), Method("c"))).names
@@ -133,6 +135,10 @@ def compose(*methods: Method | Composition) -> Composition:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{name} is named twice in one composition; give one of them another name with name=...")
+    for part in parts:
+        reason = part.refuses(parts) if part.refuses is not None else None
+        if reason is not None:
+            raise ValueError(reason)
     layout, giver = "examples", None
     for part in reversed(parts):
         if part.reads is not None and part.reads != layout:

@@ -2,9 +2,11 @@
 
 ``load`` gives a `Dataset`; `tokenize`, `next_tokens`, `preferences` and `pack` turn its texts to tokens; `batches` and
 `evaluation_batches` make numpy batches with the fields that models take; `zip_streams` puts streams side by side;
-`prefetch_to_device` sends them ahead. The checks say in one sentence what is wrong with bad input.
+`prefetch_to_device` sends them ahead; `augmented` changes a batch's examples inside a step, see `augment_text` and
+`augment_images`. The checks say in one sentence what is wrong with bad input.
 """
 
+from ft_jax.data.augmentation import augmented, in_turn
 from ft_jax.data.checks import (
     check_batch,
     check_columns,
@@ -35,6 +37,7 @@ __all__ = [
     "Computed",
     "Dataset",
     "EvaluationBatches",
+    "augmented",
     "batches",
     "check_batch",
     "check_columns",
@@ -50,6 +53,7 @@ __all__ = [
     "evaluation_batches",
     "from_file",
     "from_tfds",
+    "in_turn",
     "load",
     "mask_tokens",
     "mnist",

@@ -1,123 +1,18 @@
-"""Multi-head attention: masks, rotary positions, grouped queries, one call for every backend."""
+"""Multi-head attention with grouped queries, one call for every backend."""
 
-import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from ft_jax.models.layers import Projection, dropout, grafts_of
+from ft_jax.models.cache import extend
+from ft_jax.models.layers import Projection, RMSNorm, dropout, grafts_of
+from ft_jax.models.masks import Mask, mask_of, positions_of
+from ft_jax.models.rope import rotary_angles, rotate
 
-
-@dataclasses.dataclass(frozen=True)
-class Mask:
-    """Who may look at whom.
-
-    Attributes:
-      allowed: ``[batch, 1, queries or 1, keys]``, True where a query may attend; None for everywhere.
-      causal: whether, besides, a query sees only keys at its own index or before.
-      window: ``(before, after)``: besides, a query sees only keys at most so far from its own index.
-    """
-
-    allowed: Bool[Array, "batch 1 queries keys"] | None = None
-    causal: bool = False
-    window: tuple[int, int] | None = None
-
-    def explicit(self, queries: int, keys: int) -> "Mask":
-        """The same mask as one array, or None, with no flags."""
-        distance = jnp.arange(queries)[:, None] - jnp.arange(keys)[None, :]
-        allowed = self.allowed
-        for ruled in (
-            distance >= 0 if self.causal else None,
-            (distance <= self.window[0]) & (-distance <= self.window[1]) if self.window else None,
-        ):
-            if ruled is not None:
-                allowed = ruled[None, None] if allowed is None else allowed & ruled
-        return Mask(allowed)
-
-    def grown(self, count: int, keys: int, *, queries: bool = False, length: int | None = None) -> "Mask":
-        """The mask of as many keys with `count` more before them, which every query sees.
-
-        Args:
-          count: new keys.
-          keys: how many there were.
-          queries: whether there are as many new queries too, which see each other and, unless causal, all that
-            any query sees.
-          length: how many queries there are, by default as many as keys.
-        """
-        old = self.explicit(length or keys, keys).allowed
-        if old is None:
-            return self
-        grown = jnp.pad(old, ((0, 0), (0, 0), (0, 0), (count, 0)), constant_values=True)
-        if queries:
-            seen = jnp.zeros_like(old[:, :, :1]) if self.causal else jnp.any(old, axis=2, keepdims=True)
-            own = jnp.pad(seen, ((0, 0), (0, 0), (0, 0), (count, 0)), constant_values=True)
-            own = jnp.broadcast_to(own, (*own.shape[:2], count, own.shape[3]))
-            if self.causal:
-                own = own & (jnp.arange(count)[:, None] >= jnp.arange(own.shape[3])[None, :])
-            grown = jnp.concatenate(
-                [own, jnp.broadcast_to(grown, (*grown.shape[:2], length or keys, grown.shape[3]))], axis=2
-            )
-        return Mask(grown)
-
-
-def mask_of(batch, *, causal: bool) -> Mask:
-    """The mask of a batch with ``attention_mask`` (1 = real token), ``segment_ids`` (0 = padding), both or none.
-
-    Tokens of different segments don't see each other, so packed sequences are as if alone. A causal mask
-    alone stays a flag, which fused kernels exploit.
-    """
-    padding, segments = batch.get("attention_mask"), batch.get("segment_ids")
-    allowed = None
-    if padding is not None:
-        allowed = (padding > 0)[:, None, None, :]
-    if segments is not None:
-        same = (segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, None, :]
-        allowed = same[:, None] if allowed is None else allowed & same[:, None]
-    return Mask(allowed, causal)
-
-
-def positions_of(batch) -> Int[Array, "batch time"]:
-    """Each token's place in its own sequence, from 0.
-
-    ``positions`` of the batch where given; else counted from the start of the segment (packing), or from the
-    first real token (left padding).
-    """
-    if "positions" in batch:
-        return batch["positions"]
-    ids = batch["input_ids"]
-    index = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32), ids.shape)
-    if "segment_ids" in batch:
-        segments = batch["segment_ids"]
-        starts = jnp.concatenate([jnp.ones_like(segments[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1)
-        return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
-    if "attention_mask" in batch:
-        return jnp.maximum(jnp.cumsum(batch["attention_mask"] > 0, axis=1, dtype=jnp.int32) - 1, 0)
-    return index
-
-
-def rotary_angles(
-    positions: Int[Array, "batch time"], head_width: int, theta: float, scaling
-) -> tuple[Float[Array, "batch time 1 half"], Float[Array, "batch time 1 half"]]:
-    """Cosine and sine of ``position · theta^(-2i / head_width)``, float32.
-
-    Su et al. 2021, "RoFormer", arXiv:2104.09864, equation 15; `scaling` (`RopeScaling` or None) changes the
-    frequencies as Llama 3.1 does.
-    """
-    frequencies = theta ** (-jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
-    if scaling is not None:
-        frequencies = scaling.apply(frequencies)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x: Float[Array, "batch time heads head_width"], angles) -> Float[Array, "batch time heads head_width"]:
-    """Pairs ``(x[i], x[i + half])`` turned by the angles, in float32."""
-    cosine, sine = angles
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
-    return turned.astype(x.dtype)
+__all__ = ["Mask", "SelfAttention", "attention", "mask_of", "positions_of", "rotary_angles", "rotate"]
 
 
 def attention(
@@ -215,6 +110,9 @@ class SelfAttention(nnx.Module):
       biases: whether query, key and value have biases.
       output_bias: whether the output projection has one.
       rate: dropout of the attention maps in training.
+      scale: of the scores, by default ``1 / √head_width``.
+      softcap: of the scores, or None (see `attention`).
+      norm_epsilon: where not None, each head's queries and keys are normalised before they are turned.
     """
 
     def __init__(
@@ -228,46 +126,60 @@ class SelfAttention(nnx.Module):
         biases: bool = True,
         output_bias: bool = True,
         rate: float = 0.0,
+        scale: float | None = None,
+        softcap: float | None = None,
+        norm_epsilon: float | None = None,
     ):
         self.heads, self.key_value_heads = heads, key_value_heads or heads
         self.head_width = head_width or width // heads
-        self.rate = rate
+        self.rate, self.scale, self.softcap = rate, scale, softcap
         sources = self.key_value_heads * self.head_width
         self.query = Projection(width, heads * self.head_width, bias=biases, rngs=rngs)
         self.key = Projection(width, sources, bias=biases, rngs=rngs)
         self.value = Projection(width, sources, bias=biases, rngs=rngs)
         self.output = Projection(heads * self.head_width, width, bias=output_bias, rngs=rngs)
+        self.query_norm, self.key_norm = (
+            None if norm_epsilon is None else RMSNorm(self.head_width, norm_epsilon) for _ in range(2)
+        )
 
     def __call__(self, x, mask: Mask, *, angles=None, key=None, maps=False, cache=None, index=None):
         """``x [batch, time, width]`` to the same shape.
 
         Args:
           x: the (normalised) residual stream.
-          mask: over the keys; over the whole cache when there is one.
+          mask: over the keys; over all slots of the cache when there is one (see `ft_jax.models.cache`).
           angles: of `rotary_angles`, or None.
           key: for dropout, or None.
           maps: whether the attention maps are wanted.
-          cache: keys and values ``[batch, slots, key_value_heads, head_width]`` of earlier tokens, or None.
-          index: the slot of the first token of `x` in the cache.
+          cache: keys and values ``[batch, held, key_value_heads, head_width]`` of earlier tokens, or None.
+          index: the slot of the first token of `x`, a scalar or ``[batch]``.
 
         Returns:
           The output, the maps or None, the cache with the new keys and values or None.
         """
         queries, keys, values = (self._split(projection(x)) for projection in (self.query, self.key, self.value))
+        if self.query_norm is not None:
+            queries, keys = self.query_norm(queries), self.key_norm(keys)
         if angles is not None:
             queries, keys = rotate(queries, angles), rotate(keys, angles)
+        for graft in grafts_of(self):
+            values = graft.source_values(self, values, x)
+        slots = keys.shape[1] if cache is None else mask.allowed.shape[-1]
+        for graft in grafts_of(self):
+            mask = graft.mask(mask, queries.shape[1], slots, 0 if index is None else index)
         if cache is not None:
-            keys, values = (
-                jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), index, axis=1)
-                for old, new in zip(cache, (keys, values), strict=True)
-            )
-            cache = (keys, values)
+            keys, values, mask, cache = extend(cache, keys, values, mask, index, slots)
         for graft in grafts_of(self):
             more = graft.sources(self, keys, values)
             if more is not None:
                 mask = mask.grown(more[0].shape[1], keys.shape[1], length=queries.shape[1])
                 keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(more, (keys, values), strict=True))
-        mixed, probabilities = attention(queries, keys, values, mask, rate=self.rate, key=key, maps=maps)
+        attend = functools.partial(
+            attention, scale=self.scale, softcap=self.softcap, rate=self.rate, key=key, maps=maps
+        )
+        for graft in grafts_of(self):
+            attend = functools.partial(graft.attend, attend)
+        mixed, probabilities = attend(queries, keys, values, mask)
         for graft in grafts_of(self):
             mixed = graft.mix(self, mixed, queries, x)
         return self.output(mixed.reshape(*mixed.shape[:2], -1)), probabilities, cache

@@ -1,17 +1,21 @@
-"""A Llama-style causal decoder."""
+"""Causal decoders: one network, whose configuration says which family's it is."""
 
 import dataclasses
 import functools
-import math
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
 
+from ft_jax.core.grafts import Holder
 from ft_jax.core.weights import embed
-from ft_jax.models.attention import Mask, SelfAttention, mask_of, positions_of, rotary_angles
-from ft_jax.models.configuration import check, check_length
+from ft_jax.models import cache
+from ft_jax.models.attention import SelfAttention
+from ft_jax.models.configuration import check_length
+from ft_jax.models.decoder_config import DecoderConfig
+from ft_jax.models.experts import ExpertMLP
 from ft_jax.models.layers import (
+    LayerNorm,
     Projection,
     RMSNorm,
     activation,
@@ -24,163 +28,241 @@ from ft_jax.models.layers import (
     value,
     with_virtual,
 )
+from ft_jax.models.masks import Mask, mask_of, positions_of
+from ft_jax.models.rope import rotary_angles
+from ft_jax.models.stacking import STACKED
+
+__all__ = ["Decoder", "DecoderConfig"]
 
 
-@dataclasses.dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3.1's change of the rotary frequencies for contexts longer than those trained on.
-
-    Grattafiori et al. 2024, "The Llama 3 Herd of Models", arXiv:2407.21783. Wavelengths above
-    ``original_positions / low_frequency_factor`` are stretched by `factor`, those below
-    ``original_positions / high_frequency_factor`` stay, and between them the two are mixed linearly.
-    """
-
-    factor: float
-    low_frequency_factor: float
-    high_frequency_factor: float
-    original_positions: int
-
-    def apply(self, frequencies: Float[Array, " half"]) -> Float[Array, " half"]:
-        """The scaled frequencies."""
-        wavelengths = 2 * math.pi / frequencies
-        span = self.high_frequency_factor - self.low_frequency_factor
-        mix = (self.original_positions / wavelengths - self.low_frequency_factor) / span
-        mix = jnp.clip(mix, 0.0, 1.0)
-        return (1 - mix) * frequencies / self.factor + mix * frequencies
-
-
-@dataclasses.dataclass(frozen=True)
-class DecoderConfig:
-    """The shape of a decoder.
-
-    Attributes:
-      vocabulary: tokens in the table.
-      width: of the residual stream.
-      layers: how many.
-      heads: query heads.
-      key_value_heads: heads of keys and values, dividing `heads`.
-      head_width: of one head, even.
-      mlp_width: of the gated MLP's hidden layer.
-      positions: longest sequence, in tokens.
-      rope_theta: base of the rotary frequencies.
-      rope_scaling: Llama 3.1's scaling, or None.
-      biases: whether query, key and value projections have biases (Qwen 2).
-      output_bias: whether the attention's output projection has one.
-      mlp_biases: whether the MLP's projections have biases.
-      tied: whether the unembedding is the token table.
-      activation: of the MLP's gate.
-      epsilon: of the norms.
-      dropout: rate on every sublayer's output, in training.
-      attention_dropout: rate on the attention maps, in training.
-      dtype: compute type; parameters keep their own.
-      remat: ``"none"``, ``"dots"`` or ``"full"``: what each layer recomputes in the backward pass.
-      collect: of ``"hidden"`` and ``"attention"``, what `Outputs.states` holds of every layer.
-    """
-
-    vocabulary: int
-    width: int
-    layers: int
-    heads: int
-    key_value_heads: int
-    head_width: int
-    mlp_width: int
-    positions: int = 2048
-    rope_theta: float = 10000.0
-    rope_scaling: RopeScaling | None = None
-    biases: bool = False
-    output_bias: bool = False
-    mlp_biases: bool = False
-    tied: bool = True
-    activation: str = "silu"
-    epsilon: float = 1e-5
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    dtype: str = "float32"
-    remat: str = "none"
-    collect: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        check(self, divides=(("key_value_heads", "heads"),))
-        if self.head_width % 2:
-            raise ValueError(f"DecoderConfig.head_width is {self.head_width}; rotary positions need an even one")
+def norm(config: DecoderConfig) -> nnx.Module:
+    """A norm over the residual stream."""
+    return (RMSNorm if config.norm == "rms" else LayerNorm)(config.width, config.epsilon)
 
 
 class Decoder(nnx.Module):
-    """Touvron et al. 2023, "LLaMA", arXiv:2302.13971: pre-norm layers with rotary positions and a gated MLP."""
+    """Pre-norm layers of causal attention and an MLP: Touvron et al. 2023, "LLaMA", arXiv:2302.13971, and its kin.
+
+    Layers differ in nothing but whether they are windowed and whether they turn queries and keys (their kind, see
+    `DecoderConfig.kind`); under ``scan`` each iteration runs as many layers as it takes for the kinds to repeat.
+    """
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.embeddings = TokenTable(config, rngs)
-        self.layers = nnx.Dict({str(i): DecoderLayer(config, rngs) for i in range(config.layers)})
-        self.norm = RMSNorm(config.width, config.epsilon)
+        self.embeddings = Embeddings(config, rngs)
+        layers = {str(i): DecoderLayer(config, rngs) for i in range(config.layers)}
+        if config.scan:
+            graph, _ = nnx.split(layers["0"])
+            states = [nnx.to_pure_dict(nnx.split(layer)[1]) for layer in layers.values()]
+            layers = {STACKED: nnx.merge(graph, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))}
+        self.layers = nnx.Dict(layers)
+        self.norm = norm(config)
         self.head = None if config.tied else Projection(config.width, config.vocabulary, bias=False, rngs=rngs)
 
     def __call__(self, batch, key=None):
         """``input_ids`` and, where given, masks, segments and positions of a batch.
 
+        ``embedded [batch, time, width]`` stands in for the tokens' own embeddings (images), and tokens of a
+        ``prefix`` see each other whatever their order.
+
         Returns:
-          Hidden states ``[batch, time, width]`` and the states asked for by ``config.collect``.
+          Hidden states ``[batch, time, width]``; the states asked for by ``config.collect``, and of a mixture of
+          experts the router's logits ``"router/<layer>"``.
         """
         ids = batch["input_ids"]
         check_length(ids, self.config.positions)
-        hidden, states, _ = self._run(ids, positions_of(batch), mask_of(batch, causal=True), key)
-        return hidden, states
+        mask = mask_of(batch, causal=True)
+        count, hidden, positions = self._embedded(ids, positions_of(batch), mask, key, batch.get("embedded"))
+        masks = {windowed: self._windowed(mask, windowed) for windowed in (False, True)}
+        if count:
+            masks = {kind: one.grown(count, ids.shape[1], queries=True) for kind, one in masks.items()}
+        hidden, states, _ = self._run(hidden, positions, masks, key)
+        states = {name: x if name.startswith("attention/") else x[:, count:] for name, x in states.items()}
+        return self.norm(hidden[:, count:]), states
 
-    def step(self, ids, positions, allowed, caches, index):
+    def empty_caches(self, batch: int, slots: int, ahead: int = 0) -> dict[str, cache.Cache]:
+        """Caches for `step`: every leaf is ``[batch, held, key_value_heads, head_width]``.
+
+        Args:
+          batch: sequences.
+          slots: tokens a sequence has room for, prompt and continuation.
+          ahead: how many tokens may be taken back again (speculative decoding). A windowed layer holds a ring of
+            its window and so many more slots, if that is fewer than all.
+        """
+        config, count = self.config, self._virtual()
+        held = {False: slots + count, True: slots + count}
+        if config.window is not None and not count:
+            held[True] = min(slots, config.window + ahead)
+        shape = (config.key_value_heads, config.head_width, config.dtype)
+        return {str(i): cache.empty(batch, held[config.kind(i)[0]], *shape) for i in range(config.layers)}
+
+    def step(self, ids, positions, allowed, caches, index, embedded=None):
         """Some new tokens after the cached ones.
+
+        Virtual tokens of grafts come before the first tokens, in slots of their own that no argument counts.
 
         Args:
           ids: ``[batch, new]`` tokens.
           positions: ``[batch, new]``.
-          allowed: ``[batch, 1, new, slots]``, True where a new token may look.
-          caches: per layer, keys and values ``[batch, slots, key_value_heads, head_width]``.
-          index: the slot of the first new token.
+          allowed: ``[batch, 1, new, slots]``, True where a new token may look, causality included, windows not;
+            a sequence's tokens lie in neighbouring slots.
+          caches: of `empty_caches` or an earlier step.
+          index: the slot of the first new token, a scalar or ``[batch]``; the Python integer 0 in the first step.
+          embedded: ``[batch, new, width]`` in place of the tokens' own embeddings, or None.
 
         Returns:
           Hidden states ``[batch, new, width]`` and the caches with the new tokens in them.
         """
-        hidden, _, caches = self._run(ids, positions, Mask(allowed), None, caches, index)
-        return hidden, caches
+        count, hidden, positions = self._embedded(ids, positions, Mask(), None, embedded)
+        first = isinstance(index, int) and index == 0
+        if count:
+            allowed = jnp.pad(allowed, ((0, 0), (0, 0), (0, 0), (count, 0)), constant_values=True)
+        if count and first:
+            own = jnp.arange(count)[:, None] >= jnp.arange(allowed.shape[-1])
+            own = jnp.broadcast_to(own, (allowed.shape[0], 1, *own.shape))
+            allowed = jnp.concatenate([own, allowed], axis=2)
+        elif count:
+            hidden, positions, index = hidden[:, count:], positions[:, count:], index + count
+        masks = {windowed: self._windowed(Mask(allowed), windowed, count) for windowed in (False, True)}
+        hidden, _, caches = self._run(hidden, positions, masks, None, caches, index)
+        return self.norm(hidden[:, count if first else 0 :]), caches
 
-    def _run(self, ids, positions, mask, key, caches=None, index=None):
+    def _virtual(self) -> int:
+        """How many virtual tokens the embeddings' grafts put before the real ones."""
+        nothing = jnp.zeros((1, 1, self.config.width), self.config.dtype)
+        return with_virtual(self.embeddings, nothing, jnp.zeros((1, 1), jnp.int32), Mask())[0]
+
+    def _embedded(self, ids, positions, mask, key, embedded=None):
         config = self.config
-        hidden, states, kept = self.embeddings(ids), {}, {}
-        count, hidden, positions, mask = with_virtual(self.embeddings, hidden, positions, mask)
-        angles = rotary_angles(positions, config.head_width, config.rope_theta, config.rope_scaling)
-        for name, layer in in_order(self.layers):
-            run = functools.partial(
+        embedded = self.embeddings(ids) if embedded is None else embedded
+        count, hidden, positions, _ = with_virtual(self.embeddings, embedded, positions, mask)
+        if config.learned_positions:
+            check_length(positions, config.positions)
+        hidden = self.embeddings.placed(hidden, positions)
+        return count, dropout(hidden, config.embedding_dropout, subkey(key, config.layers)), positions
+
+    def _windowed(self, mask, windowed, kept=0):
+        if not windowed or self.config.window is None:
+            return mask
+        return dataclasses.replace(mask, window=(self.config.window - 1, 0), kept=kept)
+
+    def _run(self, hidden, positions, masks, key, caches=None, index=None):
+        """All layers: the residual stream, what they collect by name, the caches."""
+        config = self.config
+        angles = self._angles(positions)
+
+        def run(layer, number, kind, key, hidden):
+            windowed, rotary = kind
+            call = functools.partial(
                 layer,
-                mask=mask,
-                angles=angles,
-                key=subkey(key, int(name)),
-                cache=None if caches is None else caches[name],
+                mask=masks[windowed],
+                angles=angles[windowed] if rotary else None,
+                key=key,
+                cache=None if caches is None else caches[str(number)],
                 index=index,
             )
-            hidden, maps, kept[name] = rematerialise(run, config.remat)(hidden)
-            if "hidden" in config.collect:
-                states[f"layers/{name}"] = hidden[:, count:]
-            if maps is not None:
-                states[f"attention/{name}"] = maps
-        return self.norm(hidden[:, count:]), states, kept
+            return rematerialise(call, config.remat)(hidden)
+
+        if config.scan and caches is None:
+            return *_scanned(config, self.layers[STACKED], run, hidden, key), {}
+        layers = _unstacked(self.layers[STACKED], config.layers) if config.scan else in_order(self.layers)
+        states, kept = {}, {}
+        for name, layer in layers:
+            number = int(name)
+            hidden, found, kept[name] = run(layer, number, config.kind(number), subkey(key, number), hidden)
+            states |= {f"{what}/{name}": state for what, state in found.items()}
+        return hidden, states, kept
+
+    def _angles(self, positions):
+        """Rotary angles of layers without and with a window."""
+        config = self.config
+        if config.learned_positions:
+            return {False: None, True: None}
+        width = config.rotary_width or config.head_width
+        angles = rotary_angles(positions, width, config.rope_theta, config.rope_scaling)
+        if config.local_rope_theta is None:
+            return {False: angles, True: angles}
+        return {False: angles, True: rotary_angles(positions, width, config.local_rope_theta)}
 
 
-class TokenTable(nnx.Module):
-    """Rows of the token table in the compute type."""
+def _layers_of(stacked):
+    """A stacked layer as ``(parameters and grafts, function that makes a layer out of one of them)``."""
+    graph, state = nnx.split(stacked)
+    grafts = {path: module.grafts.grafts for path, module in nnx.iter_modules(stacked) if grafts_of(module)}
+
+    def layer(leaves):
+        parameters, own = leaves
+        made = nnx.merge(graph, parameters)
+        for path, module in nnx.iter_modules(made):
+            if path in own:
+                module.grafts = Holder(own[path])
+        return made
+
+    return (nnx.to_pure_dict(state), grafts), layer
+
+
+def _unstacked(stacked, count):
+    leaves, make = _layers_of(stacked)
+    return [(str(i), make(jax.tree.map(lambda leaf, i=i: leaf[i], leaves))) for i in range(count)]
+
+
+def _scanned(config, stacked, run, hidden, key):
+    """All layers in one scan over their periods; a last, shorter one follows unrolled."""
+    leaves, make = _layers_of(stacked)
+    period = config.period
+    whole = config.layers // period
+
+    def several(hidden, leaves, first, count):
+        found = []
+        for offset in range(count):
+            layer = make(jax.tree.map(lambda leaf, at=offset: leaf[at], leaves))
+            number = first + offset
+            hidden, collected, _ = run(layer, number, config.kind(offset), subkey(key, number), hidden)
+            found.append(collected)
+        return hidden, jax.tree.map(lambda *states: jnp.stack(states), *found)
+
+    def body(hidden, step):
+        leaves, first = step
+        return several(hidden, leaves, first, period)
+
+    periods = jax.tree.map(lambda leaf: leaf[: whole * period].reshape(whole, period, *leaf.shape[1:]), leaves)
+    hidden, collected = jax.lax.scan(body, hidden, (periods, jnp.arange(whole) * period))
+    collected = jax.tree.map(lambda states: states.reshape(whole * period, *states.shape[2:]), collected)
+    rest = config.layers - whole * period
+    if rest:
+        last = jax.tree.map(lambda leaf: leaf[whole * period :], leaves)
+        hidden, more = several(hidden, last, whole * period, rest)
+        collected = jax.tree.map(lambda *states: jnp.concatenate(states), collected, more)
+    states = {f"{what}/{i}": found[i] for what, found in collected.items() for i in range(config.layers)}
+    return hidden, states
+
+
+class Embeddings(nnx.Module):
+    """Rows of the token table in the compute type, and of the table of positions where there is one."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         self.tokens = table(config.vocabulary, config.width, rngs)
-        self.dtype = config.dtype
+        self.positions = table(config.positions, config.width, rngs) if config.learned_positions else None
+        self.dtype, self.scale = config.dtype, config.embedding_scale
 
     def __call__(self, ids):
-        return embed(value(self.tokens), ids).astype(self.dtype)
+        """``[batch, time, width]`` embeddings, before positions."""
+        hidden = embed(value(self.tokens), ids).astype(self.dtype)
+        return hidden if self.scale is None else hidden * jnp.asarray(self.scale, self.dtype)
+
+    def placed(self, hidden, positions):
+        """The embeddings with their positions' rows added, if the model has such rows."""
+        if self.positions is None:
+            return hidden
+        return hidden + embed(value(self.positions), positions).astype(self.dtype)
 
 
 class DecoderLayer(nnx.Module):
-    """``x ← x + attention(norm(x))``, then ``x ← x + mlp(norm(x))``."""
+    """``x ← x + attention(norm(x))``, then ``x ← x + mlp(norm(x))``; Gemma normalises both summands too."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         self.config = config
-        self.attention_norm = RMSNorm(config.width, config.epsilon)
+        self.attention_norm = norm(config)
         self.attention = SelfAttention(
             config.width,
             config.heads,
@@ -190,31 +272,59 @@ class DecoderLayer(nnx.Module):
             biases=config.biases,
             output_bias=config.output_bias,
             rate=config.attention_dropout,
+            scale=config.attention_scale,
+            softcap=config.attention_softcap,
+            norm_epsilon=config.epsilon if config.query_key_norms else None,
         )
-        self.mlp_norm = RMSNorm(config.width, config.epsilon)
-        self.mlp = GatedMLP(config, rngs)
+        self.attention_post_norm = norm(config) if config.post_norms else None
+        self.mlp_norm = norm(config)
+        self.mlp = MLP(config, rngs) if config.experts is None else ExpertMLP(config, rngs)
+        self.mlp_post_norm = norm(config) if config.post_norms else None
 
     def __call__(self, x, *, mask, angles, key, cache, index):
-        rate, maps = self.config.dropout, "attention" in self.config.collect
-        attended, probabilities, cache = self.attention(
-            self.attention_norm(x), mask, angles=angles, key=subkey(key, 0), maps=maps, cache=cache, index=index
+        """The residual stream after the layer, what it collects by name, its cache."""
+        config, found = self.config, {}
+        attended, maps, cache = self.attention(
+            self.attention_norm(x),
+            mask,
+            angles=angles,
+            key=subkey(key, 0),
+            maps="attention" in config.collect,
+            cache=cache,
+            index=index,
         )
-        x = x + dropout(attended, rate, subkey(key, 1))
-        x = x + dropout(self.mlp(self.mlp_norm(x)), rate, subkey(key, 2))
+        if self.attention_post_norm is not None:
+            attended = self.attention_post_norm(attended)
+        x = x + dropout(attended, config.dropout, subkey(key, 1))
+        given = self.mlp(self.mlp_norm(x))
+        if config.experts is not None:
+            given, found["router"] = given
+        if self.mlp_post_norm is not None:
+            given = self.mlp_post_norm(given)
+        x = x + dropout(given, config.dropout, subkey(key, 2))
         for graft in grafts_of(self):
             x = graft.output(x)
-        return x, probabilities, cache
+        if "hidden" in config.collect:
+            found["layers"] = x
+        if maps is not None:
+            found["attention"] = maps
+        return x, found, cache
 
 
-class GatedMLP(nnx.Module):
-    """Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202: ``down(activation(gate(x)) · up(x))``."""
+class MLP(nnx.Module):
+    """``down(activation(up(x)))``, or gated: ``down(activation(gate(x)) · up(x))``.
+
+    Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202.
+    """
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         bias = config.mlp_biases
-        self.gate = Projection(config.width, config.mlp_width, bias=bias, rngs=rngs)
+        self.gate = Projection(config.width, config.mlp_width, bias=bias, rngs=rngs) if config.gated else None
         self.up = Projection(config.width, config.mlp_width, bias=bias, rngs=rngs)
         self.down = Projection(config.mlp_width, config.width, bias=bias, rngs=rngs)
         self.activation = activation(config.activation)
 
     def __call__(self, x):
+        if self.gate is None:
+            return self.down(self.activation(self.up(x)))
         return self.down(self.activation(self.gate(x)) * self.up(x))

@@ -1,4 +1,4 @@
-"""A BERT-style bidirectional encoder."""
+"""Bidirectional encoders of BERT's shape: BERT, MiniLM, RoBERTa, DistilBERT."""
 
 import dataclasses
 import functools
@@ -35,13 +35,17 @@ class EncoderConfig:
       heads: attention heads, dividing `width`.
       mlp_width: of the hidden layer of each MLP.
       positions: longest sequence, in tokens.
-      types: token types (sentence A, sentence B).
+      types: token types (sentence A, sentence B); None where there is no table of them (DistilBERT).
+      padding_row: where not None, RoBERTa's padding token: its position's row is its own number, and real tokens'
+        positions are counted from the next row.
       activation: of the MLP.
       epsilon: of the norms.
       dropout: rate on embeddings and on every sublayer's output, in training.
       attention_dropout: rate on the attention maps, in training.
       pooler: whether there is BERT's dense tanh layer over the first token (pooling ``"pooler"``).
-      dtype: compute type; parameters keep their own.
+      prediction: whether there is the masked-language head's dense layer and norm before the token table.
+      family: the published format it is saved in: ``"bert"``, ``"distilbert"``, ``"roberta"`` or one of RoBERTa's like.
+      dtype: compute type; parameters keep their own. Norms and softmax are float32.
       remat: ``"none"``, ``"dots"`` or ``"full"``: what each layer recomputes in the backward pass.
       collect: of ``"hidden"`` and ``"attention"``, what `Outputs.states` holds of every layer.
     """
@@ -52,12 +56,15 @@ class EncoderConfig:
     heads: int
     mlp_width: int
     positions: int = 512
-    types: int = 2
+    types: int | None = 2
+    padding_row: int | None = None
     activation: str = "gelu"
     epsilon: float = 1e-12
     dropout: float = 0.1
     attention_dropout: float = 0.1
     pooler: bool = False
+    prediction: bool = False
+    family: str = "bert"
     dtype: str = "float32"
     remat: str = "none"
     collect: tuple[str, ...] = ()
@@ -65,15 +72,24 @@ class EncoderConfig:
     def __post_init__(self):
         check(self, divides=(("heads", "width"),))
 
+    @property
+    def longest(self) -> int:
+        """Tokens in the longest sequence: RoBERTa's table has rows that no token of a sequence takes."""
+        return self.positions if self.padding_row is None else self.positions - self.padding_row - 1
+
 
 class Encoder(nnx.Module):
-    """Devlin et al. 2018, "BERT", arXiv:1810.04805: post-norm transformer layers over learned positions."""
+    """Devlin et al. 2018, "BERT", arXiv:1810.04805: post-norm transformer layers over learned positions.
+
+    Also RoBERTa (Liu et al. 2019, arXiv:1907.11692) and DistilBERT (Sanh et al. 2019, arXiv:1910.01108).
+    """
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.embeddings = Embeddings(config, rngs)
         self.layers = nnx.Dict({str(i): EncoderLayer(config, rngs) for i in range(config.layers)})
         self.pooler = Projection(config.width, config.width, bias=True, rngs=rngs) if config.pooler else None
+        self.prediction = Prediction(config, rngs) if config.prediction else None
 
     def __call__(self, batch, key=None):
         """``input_ids`` and, where given, masks, segments, positions and ``token_type_ids`` of a batch.
@@ -105,19 +121,28 @@ class Embeddings(nnx.Module):
         self.config = config
         self.tokens = table(config.vocabulary, config.width, rngs)
         self.positions = table(config.positions, config.width, rngs)
-        self.types = table(config.types, config.width, rngs)
+        self.types = None if config.types is None else table(config.types, config.width, rngs)
         self.norm = LayerNorm(config.width, config.epsilon)
 
     def __call__(self, batch, mask, key):
         """The embedded tokens, the virtual ones of grafts first; the mask that counts them in; how many they are."""
         ids, types = batch["input_ids"], batch.get("token_type_ids")
         tokens = embed(value(self.tokens), ids)
-        count, tokens, positions, mask = with_virtual(self, tokens, positions_of(batch), mask)
-        check_length(positions, self.config.positions)
-        types = jnp.zeros_like(ids) if types is None else types
-        total = tokens + embed(value(self.positions), positions)
-        total += embed(value(self.types), jnp.pad(types, ((0, 0), (count, 0))))
+        count, tokens, positions, mask = with_virtual(self, tokens, self._positions(batch), mask)
+        check_length(positions, self.config.longest)
+        first = 0 if self.config.padding_row is None else self.config.padding_row + 1
+        total = tokens + embed(value(self.positions), positions + first)
+        if self.types is not None:
+            types = jnp.zeros_like(ids) if types is None else types
+            total += embed(value(self.types), jnp.pad(types, ((0, 0), (count, 0))))
         return dropout(self.norm(total.astype(self.config.dtype)), self.config.dropout, key), mask, count
+
+    def _positions(self, batch):
+        """Places from 0; RoBERTa's padding tokens are at -1, the row before the first token's."""
+        if self.config.padding_row is None or "positions" in batch or "segment_ids" in batch:
+            return positions_of(batch)
+        real = batch["input_ids"] != self.config.padding_row
+        return jnp.where(real, jnp.cumsum(real, axis=1, dtype=jnp.int32), 0) - 1
 
 
 class EncoderLayer(nnx.Module):
@@ -143,10 +168,23 @@ class EncoderLayer(nnx.Module):
 class MLP(nnx.Module):
     """``down(activation(up(x)))``."""
 
-    def __init__(self, width: int, hidden: int, name: str, rngs: nnx.Rngs):
-        self.up = Projection(width, hidden, bias=True, rngs=rngs)
-        self.down = Projection(hidden, width, bias=True, rngs=rngs)
+    def __init__(self, width: int, hidden: int, name: str, rngs: nnx.Rngs, *, bias: bool = True):
+        self.up = Projection(width, hidden, bias=bias, rngs=rngs)
+        self.down = Projection(hidden, width, bias=bias, rngs=rngs)
         self.activation = activation(name)
 
     def __call__(self, x):
         return self.down(self.activation(self.up(x)))
+
+
+class Prediction(nnx.Module):
+    """The masked-language head up to the token table, ``norm(activation(dense(x)))``, and the logits' bias."""
+
+    def __init__(self, config, rngs: nnx.Rngs, *, bias: bool = True, norm_bias: bool = True):
+        self.dense = Projection(config.width, config.width, bias=bias, rngs=rngs)
+        self.norm = LayerNorm(config.width, config.epsilon, bias=norm_bias)
+        self.bias = nnx.Param(jnp.zeros((config.vocabulary,)))
+        self.activation = activation(config.activation)
+
+    def __call__(self, x):
+        return self.norm(self.activation(self.dense(x)))

@@ -1,6 +1,7 @@
 """Reading GGUF, llama.cpp's one-file format: metadata, and tensors dequantised when asked for."""
 
 import dataclasses
+import functools
 import math
 import mmap
 import struct
@@ -15,13 +16,16 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 STRING, ARRAY = 8, 9
 MAGIC = b"GGUF"
 
+FREQUENCIES = "rope_freqs.weight"
+"""The one tensor that is configuration: what each rotary frequency is divided by (Llama 3)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class GGUF:
     """A GGUF file.
 
     Attributes:
-      metadata: key to value; strings, numbers, lists.
+      metadata: key to value; strings, numbers, lists; and the numbers of the tensor `FREQUENCIES`, if there is one.
       tensors: by name, shapes outermost dimension first.
     """
 
@@ -53,7 +57,10 @@ def read_gguf(path: Path) -> GGUF:
     if not isinstance(alignment, int) or alignment < 1:
         raise ValueError(f"{path} has general.alignment {alignment!r}; it must be a positive number")
     start = -(-cursor.place // alignment) * alignment
-    return GGUF(metadata, {name: _stored(path, data, start, name, *entry) for name, *entry in entries})
+    tensors = {name: _stored(path, data, start, name, *entry) for name, *entry in entries}
+    if FREQUENCIES in tensors:
+        metadata[FREQUENCIES] = tensors[FREQUENCIES].load().tolist()
+    return GGUF(metadata, tensors)
 
 
 class _Cursor:
@@ -134,14 +141,47 @@ def _stored(path, data, start, name, shape, kind, offset):
             f"{path}: tensor {name!r} ends at byte {start + offset + size} of a file of {len(data)}; it is truncated"
         )
 
-    def load():
-        raw = np.frombuffer(data, np.uint8, size, start + offset).reshape(*shape[:-1], row_bytes)
-        try:
-            return gguf.quants.dequantize(raw, kind).astype(np.float32, copy=False).reshape(shape)
-        except NotImplementedError:
-            raise ValueError(
-                f"{path}: tensor {name!r} has type {kind.name}, which can't be dequantised here; "
-                "use a file with Q4_0, Q4_1, Q5, Q8, K-quants or F16"
-            ) from None
+    if not _dequantisable(kind):
+        raise ValueError(
+            f"{path}: tensor {name!r} has type {kind.name}, which can't be dequantised here; "
+            "use a file with Q4_0, Q4_1, Q5, Q8, K-quants or F16"
+        )
+    row_size = math.prod(shape[1:-1]) * row_bytes
 
-    return Stored(shape, load)
+    def blocks(begin=0, end=shape[0]):
+        # Mapped for each call, so that pages read once don't stay in memory.
+        raw = np.memmap(path, np.uint8, "r", start + offset + begin * row_size, ((end - begin) * row_size,))
+        return np.frombuffer(raw, np.uint8).reshape(end - begin, *shape[1:-1], row_bytes)
+
+    def slab(begin, end):
+        numbers = gguf.quants.dequantize(blocks(begin, end), kind)
+        return numbers.astype(np.float32, copy=False).reshape(end - begin, *shape[1:])
+
+    one_dimensional = len(shape) == 1
+
+    def load():
+        if one_dimensional:
+            raw = np.frombuffer(np.memmap(path, np.uint8, "r", start + offset, (size,)), np.uint8)
+            return gguf.quants.dequantize(raw.reshape(1, -1), kind).astype(np.float32, copy=False).reshape(shape)
+        return slab(0, shape[0])
+
+    plain = block == 1
+    return Stored(
+        shape,
+        load,
+        slab=None if one_dimensional else slab,
+        kind="" if plain else kind.name,
+        raw=None if plain or one_dimensional else blocks,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _dequantisable(kind) -> bool:
+    import gguf
+
+    _, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    try:
+        gguf.quants.dequantize(np.zeros((1, block_bytes), np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True

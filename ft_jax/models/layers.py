@@ -11,6 +11,7 @@ from ft_jax.core.weights import matmul
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
@@ -52,9 +53,9 @@ class Projection(nnx.Module):
 class LayerNorm(nnx.Module):
     """Ba et al. 2016, "Layer Normalization", arXiv:1607.06450; computed in float32."""
 
-    def __init__(self, width: int, epsilon: float):
+    def __init__(self, width: int, epsilon: float, *, bias: bool = True):
         self.scale = nnx.Param(jnp.ones((width,)))
-        self.bias = nnx.Param(jnp.zeros((width,)))
+        self.bias = nnx.Param(jnp.zeros((width,))) if bias else None
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
@@ -62,7 +63,8 @@ class LayerNorm(nnx.Module):
         centred = wide - wide.mean(axis=-1, keepdims=True)
         variance = jnp.square(centred).mean(axis=-1, keepdims=True)
         normal = centred * jax.lax.rsqrt(variance + self.epsilon)
-        return (normal * value(self.scale) + value(self.bias)).astype(x.dtype)
+        scaled = normal * value(self.scale)
+        return (scaled if self.bias is None else scaled + value(self.bias)).astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -78,15 +80,31 @@ class RMSNorm(nnx.Module):
         return (normal * value(self.scale)).astype(x.dtype)
 
 
+def unit(vectors: Float[Array, "... width"]) -> Float[Array, "... width"]:
+    """`vectors` scaled to length 1, in float32.
+
+    Example:
+      >>> unit(jnp.array([0.0, 4.0])).tolist()
+      [0.0, 1.0]
+    """
+    vectors = vectors.astype(jnp.float32)
+    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
 def in_order(layers: nnx.Dict):
     """The ``(name, layer)`` pairs of ``{"0": ..., "1": ...}`` by number; flax gives "10" before "2"."""
     return sorted(layers.items(), key=lambda item: int(item[0]))
 
 
+DROPOUT_LEVELS = 2**16
+"""Rates are rounded to multiples of one over this, so that a 32-bit random word decides two values."""
+
+
 def dropout(x: Array, rate: float, key: jax.Array | None) -> Array:
     """`x` with each value zeroed with probability `rate` and the others scaled by ``1 / (1 - rate)``.
 
-    Without a key, or at rate 0, `x` itself.
+    Without a key, or at rate 0, `x` itself. The rate is rounded to a multiple of 1/65,536, in the scale too, so the
+    mean stays exact: drawing random bits is most of dropout's cost, and 16 for a value are half of 32.
 
     Example:
       >>> import jax.numpy as jnp
@@ -95,8 +113,12 @@ def dropout(x: Array, rate: float, key: jax.Array | None) -> Array:
     """
     if key is None or rate == 0.0:
         return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+    kept = round((1.0 - rate) * DROPOUT_LEVELS)
+    if kept == 0:
+        return jnp.zeros_like(x)
+    words = jax.random.bits(key, (*x.shape[:-1], -(-x.shape[-1] // 2)), jnp.uint32)
+    draws = jnp.concatenate([words & (DROPOUT_LEVELS - 1), words >> 16], axis=-1)[..., : x.shape[-1]]
+    return jnp.where(draws < kept, x / (kept / DROPOUT_LEVELS), jnp.zeros((), x.dtype))
 
 
 def subkey(key: jax.Array | None, index: int) -> jax.Array | None:

@@ -5,23 +5,37 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
 
 from ft_jax.core.grafts import ungrafted
 from ft_jax.core.outputs import Outputs
 from ft_jax.core.params import paths
 from ft_jax.core.weights import Transposed, is_weight
+from ft_jax.models.audio import Whisper, WhisperConfig
 from ft_jax.models.decoder import Decoder, DecoderConfig
+from ft_jax.models.dual import Dual, DualConfig
 from ft_jax.models.encoder import Encoder, EncoderConfig
-from ft_jax.models.layers import graft_onto
+from ft_jax.models.heads import HEADS, pool
+from ft_jax.models.layers import graft_onto, unit
+from ft_jax.models.modern_encoder import ModernEncoder, ModernEncoderConfig
+from ft_jax.models.stacking import stack_layers, unstack_layers
+from ft_jax.models.t5 import T5, T5Config
 from ft_jax.models.vision import MLPConfig, Perceptron, VisionTransformer, ViTConfig
+from ft_jax.models.vlm import VisionLanguage, VisionLanguageConfig
 
-MODULES = {EncoderConfig: Encoder, DecoderConfig: Decoder, MLPConfig: Perceptron, ViTConfig: VisionTransformer}
-
-POOLINGS = ("mean", "cls", "last", "pooler")
+MODULES = {
+    EncoderConfig: Encoder,
+    ModernEncoderConfig: ModernEncoder,
+    DecoderConfig: Decoder,
+    MLPConfig: Perceptron,
+    ViTConfig: VisionTransformer,
+    DualConfig: Dual,
+    T5Config: T5,
+    WhisperConfig: Whisper,
+    VisionLanguageConfig: VisionLanguage,
+}
+"""The network of each kind of configuration."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -53,10 +67,12 @@ class Forward:
     Attributes:
       config: of the network.
       pooling: None for a vector per token; ``"mean"``, ``"cls"``, ``"last"`` or ``"pooler"`` for one per example.
+      kind: of the head, see `ft_jax.models.heads`; None for the network's own.
     """
 
     config: Any
     pooling: str | None = None
+    kind: str | None = None
 
     def module(self, params):
         """The flax NNX module of `params`, without a head.
@@ -88,75 +104,49 @@ class Forward:
           batch: ``input_ids`` (with masks, segments, positions) or ``images``.
           key: for dropout in training; None for evaluation.
         """
-        self._check(batch)
+        self.check(batch)
         module = self.module(params)
-        hidden, states = module(batch, key)
-        if self.pooling is not None:
+        made = module(batch, key)
+        if isinstance(made, Outputs):
+            return made
+        hidden, states = made
+        if self.pooling is not None and hidden.ndim == 3:
             hidden = pool(hidden, batch, self.pooling, module)
+        elif self.kind is None and getattr(module, "prediction", None) is not None:
+            hidden = module.prediction(hidden)
+        if self.kind is not None and HEADS[self.kind].unit:
+            hidden = unit(hidden)
         unembedding, bias = self.head(params)
-        return Outputs(hidden=hidden, unembedding=unembedding, bias=bias, states=states)
+        softcap = getattr(self.config, "logit_softcap", None) if self.kind is None else None
+        return Outputs(hidden=hidden, unembedding=unembedding, bias=bias, states=states, softcap=softcap)
 
     def head(self, params):
-        """``(unembedding, bias)``: over tokens the network's own, or the transposed token table; else the classifier's.
+        """``(unembedding, bias)``: over tokens the network's own, or the transposed token table; else the head's.
 
-        So a classifier's parameters under a forward function without pooling still give token logits, which a
+        So a classifier's parameters under a forward function without a head still give token logits, which a
         masked-language loss beside the classifier's needs.
         """
-        own = getattr(self.config, "tied", None) is False
-        if self.pooling is None and isinstance(self.config, EncoderConfig | DecoderConfig) and not own:
-            return Transposed(params["embeddings"]["tokens"]), None
+        config = self.config
+        if self.kind is None and self.pooling is None:
+            config, params = getattr(config, "language", config), params.get("language", params)
+            tokens = params.get("embeddings", {}).get("tokens")
+            if tokens is not None and getattr(config, "tied", None) is not False:
+                return Transposed(tokens), params.get("prediction", {}).get("bias")
         head = params.get("head")
         return (None, None) if head is None else (head["kernel"], head.get("bias"))
 
-    def _check(self, batch):
-        field = "images" if isinstance(self.config, MLPConfig | ViTConfig) else "input_ids"
-        if field not in batch:
+    def check(self, batch) -> None:
+        """Refuses a batch without what the model reads.
+
+        Raises:
+          KeyError: naming the field and what the batch has.
+        """
+        reads = getattr(MODULES[type(self.config)], "reads", ("input_ids",))
+        if not any(field in batch for field in reads):
             raise KeyError(
-                f"batch has no {field!r} (it has {', '.join(sorted(batch))}); {field} is what the model reads"
+                f"batch has no {' or '.join(map(repr, reads))} (it has {', '.join(sorted(batch))}); "
+                f"{' or '.join(reads)} is what the model reads"
             )
-
-
-def pool(hidden: Float[Array, "batch time width"], batch, pooling: str, module=None) -> Float[Array, "batch width"]:
-    """One vector an example out of one a token.
-
-    ``"mean"`` over the real tokens, ``"cls"`` the first, ``"last"`` the last real one, ``"pooler"`` BERT's dense
-    tanh layer over the first.
-    """
-    if pooling == "cls":
-        return hidden[:, 0]
-    if pooling == "pooler":
-        return module.pool(hidden[:, 0])
-    real = batch.get("attention_mask")
-    real = jnp.ones(hidden.shape[:2], jnp.int32) if real is None else real
-    if pooling == "mean":
-        return masked_mean(hidden, real)
-    last = hidden.shape[1] - 1 - jnp.argmax(real[:, ::-1] > 0, axis=1)
-    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-
-
-def masked_mean(hidden, real):
-    """Mean over the positions where `real` is 1, in float32, then in the type of `hidden`."""
-    weights = real.astype(jnp.float32)[..., None]
-    total = (hidden.astype(jnp.float32) * weights).sum(axis=1)
-    return (total / jnp.maximum(weights.sum(axis=1), 1.0)).astype(hidden.dtype)
-
-
-def sentence_embedding(outputs: Outputs, attention_mask) -> Float[Array, "batch width"]:
-    """Mean of the real tokens' hidden states, scaled to length 1.
-
-    Reimers and Gurevych 2019, "Sentence-BERT", arXiv:1908.10084, section 3.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from ft_jax import models
-      >>> model = models.tiny_encoder(jax.random.key(0))
-      >>> batch = {"input_ids": jnp.ones((2, 4), jnp.int32), "attention_mask": jnp.ones((2, 4), jnp.int32)}
-      >>> sentence_embedding(model.apply(model.params, batch), batch["attention_mask"]).shape
-      (2, 16)
-    """
-    mean = outputs.hidden if outputs.hidden.ndim == 2 else masked_mean(outputs.hidden, attention_mask)
-    mean = mean.astype(jnp.float32)
-    return mean / jnp.maximum(jnp.linalg.norm(mean, axis=-1, keepdims=True), 1e-12)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -187,6 +177,8 @@ class Model:
     def configure(self, **changes) -> "Model":
         """The same parameters under a changed configuration: ``dtype``, ``remat``, ``collect``, ``dropout`` ...
 
+        Changing ``scan`` stacks the layers' parameters or takes them apart (see `ft_jax.models.stacking`).
+
         Raises:
           ValueError: where the change would alter the shape of a parameter.
 
@@ -200,49 +192,19 @@ class Model:
         for name in changes:
             if name not in known:
                 raise ValueError(f"{type(self.config).__name__} has no {name!r}; it has {', '.join(known)}")
-        config = dataclasses.replace(self.config, **changes)
-        if shapes(config) != shapes(self.config):
+        config, params, before = dataclasses.replace(self.config, **changes), self.params, self.config
+        if "scan" in changes:
+            params = (stack_layers if config.scan else unstack_layers)(params)
+            before = dataclasses.replace(before, scan=config.scan)
+        if shapes(config) != shapes(before):
             raise ValueError(f"changing {', '.join(changes)} changes the parameters' shapes; build a new model instead")
-        return dataclasses.replace(self, config=config, apply=dataclasses.replace(self.apply, config=config))
+        apply = dataclasses.replace(self.apply, config=config)
+        return dataclasses.replace(self, config=config, params=params, apply=apply)
 
 
-def with_classifier(model: Model, classes: int, key: jax.Array | None, pooling: str = "mean") -> Model:
-    """`model` with a new head over one vector an example.
-
-    Args:
-      model: an encoder or decoder, or a vision model (which pools by itself).
-      classes: outputs of the head; 1 for a regression or a reward.
-      key: draws the head's kernel from N(0, 0.02²), the bias is zero; None for shapes alone.
-      pooling: ``"mean"``, ``"cls"``, ``"last"`` or ``"pooler"`` (see `pool`).
-
-    Raises:
-      ValueError: on an unknown pooling, fewer than one class, or ``"pooler"`` where there is none.
-
-    Example:
-      >>> import jax
-      >>> from ft_jax import models
-      >>> model = with_classifier(models.tiny_encoder(jax.random.key(0)), 3, jax.random.key(1))
-      >>> model.params["head"]["kernel"].shape
-      (16, 3)
-    """
-    if classes < 1:
-        raise ValueError(f"classes is {classes}; a head needs at least 1 output")
-    if pooling not in POOLINGS:
-        raise ValueError(f"pooling {pooling!r} is unknown; use {', '.join(map(repr, POOLINGS))}")
-    if pooling == "pooler" and not getattr(model.config, "pooler", False):
-        raise ValueError("pooling 'pooler' needs a model with BERT's pooler; this one has none, use 'mean' or 'cls'")
-    if isinstance(model.config, MLPConfig | ViTConfig):
-        config, pooling = dataclasses.replace(model.config, classes=classes), None
-    else:
-        config = dataclasses.replace(model.config, tied=True) if hasattr(model.config, "tied") else model.config
-    width = config.width
-    if key is None:
-        head = {"kernel": jax.ShapeDtypeStruct((width, classes), jnp.float32)}
-        head["bias"] = jax.ShapeDtypeStruct((classes,), jnp.float32)
-    else:
-        head = {"kernel": 0.02 * jax.random.normal(key, (width, classes)), "bias": jnp.zeros((classes,))}
-    apply = Forward(config, pooling)
-    return dataclasses.replace(model, config=config, params={**model.params, "head": head}, apply=apply)
+def build(config, key: jax.Array | None) -> Model:
+    """A random model of any configuration; without a key, its shapes alone."""
+    return Model(config, initial_parameters(config, key), Forward(config))
 
 
 def encoder(config: EncoderConfig, key: jax.Array | None) -> Model:

@@ -1,9 +1,7 @@
-"""Small image encoders: a multilayer perceptron and a vision transformer."""
+"""Vision transformers: ViT, DINOv2, and the image towers of CLIP and SigLIP."""
 
 import dataclasses
 import functools
-import itertools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -11,66 +9,23 @@ from flax import nnx
 
 from ft_jax.models.attention import Mask, SelfAttention
 from ft_jax.models.configuration import check
+from ft_jax.models.cross_attention import CrossAttention
 from ft_jax.models.encoder import MLP
-from ft_jax.models.layers import LayerNorm, Projection, activation, dropout, in_order, rematerialise, subkey, value
+from ft_jax.models.layers import (
+    LayerNorm,
+    Projection,
+    dropout,
+    grafts_of,
+    in_order,
+    rematerialise,
+    subkey,
+    value,
+    with_virtual,
+)
+from ft_jax.models.modern_encoder import GatedMLP
+from ft_jax.models.perceptron import MLPConfig, Perceptron, checked, classifier
 
-
-@dataclasses.dataclass(frozen=True)
-class MLPConfig:
-    """The shape of a multilayer perceptron on flattened images.
-
-    Attributes:
-      image: ``(height, width, channels)`` of an input.
-      widths: of the hidden layers.
-      classes: of the head; None for features alone.
-      activation: after every hidden layer.
-      input_dropout: rate on pixels, in training.
-      dropout: rate on hidden layers, in training.
-      dtype: compute type; parameters keep their own.
-    """
-
-    image: tuple[int, int, int] = (28, 28, 1)
-    widths: tuple[int, ...] = (256, 256)
-    classes: int | None = 10
-    activation: str = "relu"
-    input_dropout: float = 0.0
-    dropout: float = 0.0
-    dtype: str = "float32"
-
-    def __post_init__(self):
-        check(self, divides=())
-        if not self.widths:
-            raise ValueError("MLPConfig.widths is empty; give at least one hidden width, such as (256,)")
-
-    @property
-    def width(self) -> int:
-        """Features of the last hidden layer."""
-        return self.widths[-1]
-
-
-class Perceptron(nnx.Module):
-    """Fully connected layers; ``layers/0`` reads the pixels."""
-
-    def __init__(self, config: MLPConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        sizes = (math.prod(config.image), *config.widths)
-        self.layers = nnx.Dict(
-            {
-                str(i): Projection(inputs, outputs, bias=True, rngs=rngs, gain=2.0)
-                for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes))
-            }
-        )
-        self.head = _head(config, rngs)
-
-    def __call__(self, batch, key=None):
-        """``images [batch, height, width, channels]`` to features ``[batch, width]`` and no states."""
-        config = self.config
-        images = _checked(batch["images"], config.image)
-        x = images.reshape(images.shape[0], -1).astype(config.dtype)
-        x = dropout(x, config.input_dropout, subkey(key, len(config.widths)))
-        for name, layer in in_order(self.layers):
-            x = dropout(activation(config.activation)(layer(x)), config.dropout, subkey(key, int(name)))
-        return x, {}
+__all__ = ["MLPConfig", "Perceptron", "PreNormLayer", "ViTConfig", "VisionTransformer"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +40,21 @@ class ViTConfig:
       heads: attention heads, dividing `width`.
       mlp_width: of the hidden layer of each MLP.
       classes: of the head; None for features alone.
+      tokens: whether the output is every token's vector, the class token's first, in place of one an image.
+      class_token: whether a learned token before the patches gathers what the image is.
+      attention_pool: whether a learned query attends over the patches for the image's vector (SigLIP).
+      patch_bias: whether the projection of patches has a bias.
+      first_norm: whether the embeddings are normalised (CLIP).
+      layer_scale: whether each sublayer's output is scaled by a learned vector (DINOv2).
+      gated: whether the MLPs are gated (DINOv2's largest).
+      mask_token: whether there is a token to put in place of the patches of the batch's ``patch_mask``.
+      mean, deviation: of the pixels' channels, taken off and divided by; None where images come so already.
       activation: of the MLP.
       epsilon: of the norms.
       dropout: rate on embeddings and on every sublayer's output, in training.
       attention_dropout: rate on the attention maps, in training.
-      dtype: compute type; parameters keep their own.
+      family: the published format it is saved in: ``"vit"`` or ``"dinov2"``.
+      dtype: compute type; parameters keep their own. Norms and softmax are float32.
       remat: ``"none"``, ``"dots"`` or ``"full"``: what each layer recomputes in the backward pass.
       collect: of ``"hidden"`` and ``"attention"``, what `Outputs.states` holds of every layer.
     """
@@ -101,10 +66,21 @@ class ViTConfig:
     heads: int = 4
     mlp_width: int = 128
     classes: int | None = 10
+    tokens: bool = False
+    class_token: bool = True
+    attention_pool: bool = False
+    patch_bias: bool = True
+    first_norm: bool = False
+    layer_scale: bool = False
+    gated: bool = False
+    mask_token: bool = False
+    mean: tuple[float, ...] | None = None
+    deviation: tuple[float, ...] | None = None
     activation: str = "gelu"
     epsilon: float = 1e-6
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    family: str = "vit"
     dtype: str = "float32"
     remat: str = "none"
     collect: tuple[str, ...] = ()
@@ -114,79 +90,149 @@ class ViTConfig:
         if self.image[0] % self.patch or self.image[1] % self.patch:
             raise ValueError(f"ViTConfig.patch is {self.patch} and must divide both sides of image {self.image[:2]}")
 
+    @property
+    def patches(self) -> int:
+        """How many an image has."""
+        return (self.image[0] // self.patch) * (self.image[1] // self.patch)
+
 
 class VisionTransformer(nnx.Module):
-    """Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words", arXiv:2010.11929: the first token's features."""
+    """Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words", arXiv:2010.11929, and its kin.
+
+    DINOv2 is Oquab et al. 2023, arXiv:2304.07193; CLIP's tower Radford et al. 2021, arXiv:2103.00020; SigLIP's Zhai
+    et al. 2023, arXiv:2303.15343.
+    """
+
+    reads = ("images",)
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.embeddings = PatchEmbeddings(config, rngs)
-        self.layers = nnx.Dict({str(i): VisionLayer(config, rngs) for i in range(config.layers)})
+        self.first_norm = LayerNorm(config.width, config.epsilon) if config.first_norm else None
+        make = functools.partial(PreNormLayer, config, rngs, scaled=config.layer_scale, gated=config.gated)
+        self.layers = nnx.Dict({str(i): make() for i in range(config.layers)})
         self.norm = LayerNorm(config.width, config.epsilon)
-        self.head = _head(config, rngs)
+        self.pooling = AttentionPool(config, rngs) if config.attention_pool else None
+        self.head = classifier(config, rngs)
 
     def __call__(self, batch, key=None):
         """``images [batch, height, width, channels]`` to features ``[batch, width]`` and the states asked for."""
+        hidden, states = self.stream(batch, key)
+        if self.config.tokens or self.pooling is not None:
+            hidden = self.norm(hidden)
+            return hidden if self.config.tokens else self.pooling(hidden), states
+        if self.config.class_token:
+            return self.norm(hidden[:, 0]), states
+        return self.norm(hidden).mean(axis=1), states
+
+    def stream(self, batch, key=None, layers: int | None = None):
+        """The residual stream ``[batch, tokens, width]`` after the first `layers` (all where None), before any norm."""
         config, states = self.config, {}
-        hidden = self.embeddings(_checked(batch["images"], config.image), subkey(key, config.layers))
-        for name, layer in in_order(self.layers):
-            run = functools.partial(layer, key=subkey(key, int(name)))
+        hidden, count = self.embeddings(batch, subkey(key, config.layers))
+        if self.first_norm is not None:
+            hidden = self.first_norm(hidden)
+        for name, layer in in_order(self.layers)[:layers]:
+            run = functools.partial(layer, mask=Mask(), key=subkey(key, int(name)))
             hidden, maps = rematerialise(run, config.remat)(hidden)
             if "hidden" in config.collect:
-                states[f"layers/{name}"] = hidden
+                states[f"layers/{name}"] = hidden[:, count:]
             if maps is not None:
                 states[f"attention/{name}"] = maps
-        return self.norm(hidden[:, 0]), states
+        return hidden[:, count:], states
 
 
 class PatchEmbeddings(nnx.Module):
     """Linear patches after a class token, plus learned positions."""
 
     def __init__(self, config: ViTConfig, rngs: nnx.Rngs):
-        height, width, channels = config.image
         self.config = config
-        patches = (height // config.patch) * (width // config.patch)
-        self.patches = Projection(config.patch**2 * channels, config.width, bias=True, rngs=rngs)
-        self.first = nnx.Param(jax.random.normal(rngs.params(), (config.width,)) * 0.02)
-        self.positions = nnx.Param(jax.random.normal(rngs.params(), (patches + 1, config.width)) * 0.02)
+        count = config.patches + config.class_token
+        inputs = config.patch**2 * config.image[2]
+        self.patches = Projection(inputs, config.width, bias=config.patch_bias, rngs=rngs)
+        self.first = _drawn((config.width,), rngs) if config.class_token else None
+        self.positions = _drawn((count, config.width), rngs)
+        self.mask = nnx.Param(jnp.zeros((config.width,))) if config.mask_token else None
 
-    def __call__(self, images, key):
-        size, batch = self.config.patch, images.shape[0]
-        height, width, channels = self.config.image
-        tiles = images.reshape(batch, height // size, size, width // size, size, channels)
-        tiles = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, size * size * channels)
-        embedded = self.patches(tiles.astype(self.config.dtype))
-        first = jnp.broadcast_to(value(self.first).astype(embedded.dtype), (batch, 1, self.config.width))
-        tokens = jnp.concatenate([first, embedded], axis=1) + value(self.positions).astype(embedded.dtype)
-        return dropout(tokens, self.config.dropout, key)
+    def __call__(self, batch, key):
+        """The embedded tokens, the virtual ones of grafts first, and how many these are."""
+        config = self.config
+        tokens = self.patches(tiles(checked(batch["images"], config.image), config).astype(config.dtype))
+        if "patch_mask" in batch:
+            if self.mask is None:
+                raise ValueError("the batch has patch_mask and the model no mask token; build it with mask_token=True")
+            hidden = value(self.mask).astype(tokens.dtype)
+            tokens = jnp.where(batch["patch_mask"][..., None] > 0, hidden, tokens)
+        if self.first is not None:
+            first = value(self.first).astype(tokens.dtype)
+            first = jnp.broadcast_to(first, (tokens.shape[0], 1, config.width))
+            tokens = jnp.concatenate([first, tokens], axis=1)
+        tokens = tokens + value(self.positions).astype(tokens.dtype)
+        places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape[:2])
+        count, tokens, _, _ = with_virtual(self, tokens, places, Mask())
+        return dropout(tokens, config.dropout, key), count
 
 
-class VisionLayer(nnx.Module):
-    """``x ← x + attention(norm(x))``, then ``x ← x + mlp(norm(x))``."""
+def tiles(images, config: ViTConfig):
+    """Square patches ``[batch, patches, patch · patch · channels]``, row by row, their pixels normalised."""
+    if config.mean is not None:
+        images = (images - jnp.asarray(config.mean)) / jnp.asarray(config.deviation)
+    size, batch = config.patch, images.shape[0]
+    height, width, channels = config.image
+    cut = images.reshape(batch, height // size, size, width // size, size, channels)
+    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, size * size * channels)
 
-    def __init__(self, config: ViTConfig, rngs: nnx.Rngs):
+
+class PreNormLayer(nnx.Module):
+    """``x ← x + attention(norm(x))``, then ``x ← x + mlp(norm(x))``.
+
+    Args:
+      config: with width, heads, mlp_width, activation, epsilon and dropouts.
+      rngs: for the parameters.
+      scaled: whether what is added is scaled by a learned vector (Touvron et al. 2021, arXiv:2103.17239).
+      gated: whether the MLP is gated by SiLU.
+    """
+
+    def __init__(self, config, rngs: nnx.Rngs, *, scaled: bool = False, gated: bool = False):
         self.config = config
         self.attention_norm = LayerNorm(config.width, config.epsilon)
         self.attention = SelfAttention(config.width, config.heads, rngs=rngs, rate=config.attention_dropout)
         self.mlp_norm = LayerNorm(config.width, config.epsilon)
-        self.mlp = MLP(config.width, config.mlp_width, config.activation, rngs)
+        if gated:
+            self.mlp = GatedMLP(config.width, config.mlp_width, "silu", rngs, bias=True)
+        else:
+            self.mlp = MLP(config.width, config.mlp_width, config.activation, rngs)
+        self.attention_scale, self.mlp_scale = (
+            nnx.Param(jnp.ones((config.width,))) if scaled else None for _ in range(2)
+        )
 
-    def __call__(self, x, *, key):
+    def __call__(self, x, *, mask, key):
         rate, maps = self.config.dropout, "attention" in self.config.collect
-        attended, probabilities, _ = self.attention(self.attention_norm(x), Mask(), key=subkey(key, 0), maps=maps)
-        x = x + dropout(attended, rate, subkey(key, 1))
-        x = x + dropout(self.mlp(self.mlp_norm(x)), rate, subkey(key, 2))
+        attended, probabilities, _ = self.attention(self.attention_norm(x), mask, key=subkey(key, 0), maps=maps)
+        x = x + dropout(_scaled(attended, self.attention_scale), rate, subkey(key, 1))
+        x = x + dropout(_scaled(self.mlp(self.mlp_norm(x)), self.mlp_scale), rate, subkey(key, 2))
+        for graft in grafts_of(self):
+            x = graft.output(x)
         return x, probabilities
 
 
-def _head(config, rngs):
-    return None if config.classes is None else Projection(config.width, config.classes, bias=True, rngs=rngs)
+class AttentionPool(nnx.Module):
+    """A learned query over all tokens, then an MLP: Zhai et al. 2022, arXiv:2106.04560, section 3.3."""
+
+    def __init__(self, config: ViTConfig, rngs: nnx.Rngs):
+        self.query = _drawn((config.width,), rngs)
+        self.attention = CrossAttention(config.width, config.heads, rngs=rngs)
+        self.norm = LayerNorm(config.width, config.epsilon)
+        self.mlp = MLP(config.width, config.mlp_width, config.activation, rngs)
+
+    def __call__(self, x):
+        query = jnp.broadcast_to(value(self.query).astype(x.dtype), (x.shape[0], 1, x.shape[2]))
+        pooled, _ = self.attention(query, x, Mask())
+        return (pooled + self.mlp(self.norm(pooled)))[:, 0]
 
 
-def _checked(images, image):
-    if images.shape[1:] != tuple(image):
-        raise ValueError(
-            f"images has shape {images.shape} and the model takes [batch, {', '.join(map(str, image))}]; "
-            "resize them, or build the model with image=..."
-        )
-    return images
+def _scaled(x, factor):
+    return x if factor is None else x * value(factor).astype(x.dtype)
+
+
+def _drawn(shape, rngs):
+    return nnx.Param(jax.random.normal(rngs.params(), shape) * 0.02)

@@ -67,7 +67,11 @@ def fit(
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the ft_jax cache between processes, unless jax was told of another place."""
+    """Keeps compiled programs in the ft_jax cache between processes.
+
+    Where jax was told of another place (``JAX_COMPILATION_CACHE_DIR``) they are kept there;
+    ``JAX_ENABLE_COMPILATION_CACHE=false`` turns it off.
+    """
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -14,6 +14,7 @@ import markupsafe
 
 from ft_jax.core.catalogue import FAMILIES, Entry, catalogue
 from ft_jax.training import report_data
+from ft_jax.training.report_attention import attention_section
 from ft_jax.training.report_charts import line_chart, number
 from ft_jax.training.report_data import PHASES, Run, Score
 from ft_jax.training.report_page import PAGE, STYLE
@@ -138,6 +139,7 @@ def _section(run: Run, index: int, heading: str) -> dict[str, Any]:
             {key: example.get(key) for key in ("text", "label", "prediction", "probability")}
             for example in summary.get("examples", [])
         ],
+        "attention": attention_section(run.folder),
         "command": _command(experiment),
         "details": _details(run),
     }

@@ -235,6 +235,19 @@ PAGE = """<!DOCTYPE html>
 {% endfor %}</tbody></table></div>
 {% endif %}
 
+{% if run.attention %}
+<h3>Attention maps</h3>
+<div class="card">
+<p class="soft">Mean over the heads; rows attend to columns, darker where more goes.</p>
+{% for example in run.attention %}
+<p>{{ example.text }}</p>
+<div class="cards">{% for map in example.maps %}
+<figure style="margin:0"><figcaption class="small soft">layer {{ map.layer }}</figcaption>{{ map.svg }}</figure>
+{% endfor %}</div>
+{% endfor %}
+</div>
+{% endif %}
+
 <h3>Again</h3>
 <div class="card">
 <pre tabindex="0" aria-label="Command that reproduces this run"><code>{{ run.command }}</code></pre>

@@ -3,25 +3,96 @@
 - `full`: every weight learns.
 - `head_only`: the task layer learns on frozen features.
 - `lora`: low-rank updates of chosen projections.
+- `rslora`: LoRA whose scale does not shrink with the rank; `pissa`, `olora`, `eva`, `loftq`: LoRA from another start.
+- `dora`, `vera`, `loha`, `lokr`: other updates of few parameters; `oft`, `boft`: rotations.
+- `houlsby`, `pfeiffer`: bottleneck modules behind projections.
+- `quantize`: a packed base of 4 or 8 bits under any of them (QLoRA).
+- `bank`: several adapters on one base, switched, mixed, or one for each example.
+- `peft`: these adapters in peft's files, for `ft_jax.models.load_adapter` and `save_adapter`.
 - `lora_plus`: a higher learning rate for LoRA's second factor.
+- `lp_ft`: the head first, then everything.
+- `gradual_unfreezing`, `discriminative`: layers thawed one after another, and a learning rate for each.
+- `bitfit`, `norm_tuning`: only the biases, only the norms.
+- `l2_sp`: a penalty on the distance from the pretrained weights.
+- `galore`: every weight learns with a small optimizer state, in a low-rank subspace of the gradients.
 - `joint`: a backbone's loss on unlabelled data and the task's loss, minimised together; the backbone losses
   are `contrastive`, `masked_language_modelling` and `causal_language_modelling`.
+- `dapt`: continued pretraining on the target's text first, then the task.
+- `pseudo_labels`, `fixmatch`, `uda`, `training_signal_annealing`: the model's own predictions on unlabelled examples.
+- `dann`, `coral`, `mmd`: representations that are the same in two domains.
 """
 
+from ft_jax.transfer import peft
 from ft_jax.transfer.backbone import causal_language_modelling, contrastive, masked_language_modelling
+from ft_jax.transfer.bank import bank
+from ft_jax.transfer.bitfit import bitfit
+from ft_jax.transfer.boft import boft
+from ft_jax.transfer.bottleneck import houlsby, pfeiffer
+from ft_jax.transfer.coral import coral
+from ft_jax.transfer.dann import dann
+from ft_jax.transfer.dapt import dapt
+from ft_jax.transfer.discriminative import discriminative
+from ft_jax.transfer.dora import dora
+from ft_jax.transfer.eva import eva
+from ft_jax.transfer.fixmatch import fixmatch
 from ft_jax.transfer.full import full
+from ft_jax.transfer.galore import galore
+from ft_jax.transfer.gradual_unfreezing import gradual_unfreezing
 from ft_jax.transfer.head_only import head_only
 from ft_jax.transfer.joint import joint
-from ft_jax.transfer.lora import lora
+from ft_jax.transfer.l2_sp import l2_sp
+from ft_jax.transfer.loha import loha
+from ft_jax.transfer.lokr import lokr
+from ft_jax.transfer.lora import lora, rslora
 from ft_jax.transfer.lora_plus import lora_plus
+from ft_jax.transfer.lp_ft import lp_ft
+from ft_jax.transfer.mmd import mmd
+from ft_jax.transfer.norm_tuning import norm_tuning
+from ft_jax.transfer.oft import oft
+from ft_jax.transfer.pissa import olora, pissa
+from ft_jax.transfer.pseudo_labels import pseudo_labels
+from ft_jax.transfer.qlora import loftq, quantize
+from ft_jax.transfer.uda import training_signal_annealing, uda
+from ft_jax.transfer.vera import vera
 
 __all__ = [
+    "bank",
+    "bitfit",
+    "boft",
     "causal_language_modelling",
     "contrastive",
+    "coral",
+    "dann",
+    "dapt",
+    "discriminative",
+    "dora",
+    "eva",
+    "fixmatch",
     "full",
+    "galore",
+    "gradual_unfreezing",
     "head_only",
+    "houlsby",
     "joint",
+    "l2_sp",
+    "loftq",
+    "loha",
+    "lokr",
     "lora",
     "lora_plus",
+    "lp_ft",
     "masked_language_modelling",
+    "mmd",
+    "norm_tuning",
+    "oft",
+    "olora",
+    "peft",
+    "pfeiffer",
+    "pissa",
+    "pseudo_labels",
+    "quantize",
+    "rslora",
+    "training_signal_annealing",
+    "uda",
+    "vera",
 ]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ft_jax.core.losses import supervised
 from ft_jax.core.method import Loss
 from ft_jax.core.outputs import pooled
+from ft_jax.transfer.unlabelled import row_weights
 
 
 def contrastive(apply: Callable, temperature: float = 0.05) -> Loss:
@@ -20,7 +21,8 @@ def contrastive(apply: Callable, temperature: float = 0.05) -> Loss:
     Gao, Yao and Chen 2021, "SimCSE: Simple Contrastive Learning of Sentence Embeddings", arXiv:2104.08821,
     equation 4, with ``z`` and ``z'`` the pooled hidden states of two passes under different dropout, in nats:
     ``mean_i( logsumexp_j(cos(z_i, z'_j) / temperature) - cos(z_i, z'_i) / temperature )``.
-    Under pmap the sum over ``j`` runs over the batches of all devices.
+    Under pmap the sum over ``j`` runs over the batches of all devices. Examples whose ``weights`` are all 0 (rows that
+    fill a batch up) are neither in the mean nor in the sum.
 
     Args:
       apply: ``(params, batch, key) -> Outputs`` with dropout; hidden states ``[batch, width]``, or
@@ -41,16 +43,20 @@ def contrastive(apply: Callable, temperature: float = 0.05) -> Loss:
         outputs = apply(model, batch, first)
         anchors = _unit(pooled(outputs, batch))
         positives = _unit(pooled(apply(model, batch, second), batch))
-        own = jnp.arange(anchors.shape[0])
+        counts = row_weights(batch)
+        own, total, others = jnp.arange(anchors.shape[0]), jnp.sum(counts), counts
         if context.axis is not None:
             own = own + anchors.shape[0] * jax.lax.axis_index(context.axis)
-            positives = jax.lax.all_gather(positives, context.axis, tiled=True)
+            positives, others = jax.lax.all_gather((positives, counts), context.axis, tiled=True)
+            total = jax.lax.pmean(total, context.axis)
         if positives.shape[0] == 1:
             raise ValueError("contrastive compares the examples of a batch, which has only 1; use at least 2")
         tau = context.hyper.get("backbone", loss.hyper)["temperature"]
         similarities = anchors @ positives.T / tau  # [batch, batch of all devices]
         matching = jnp.take_along_axis(similarities, own[:, None], axis=1)[:, 0]
-        return {"backbone": jnp.mean(jax.nn.logsumexp(similarities, axis=1) - matching)}, outputs
+        seen = (others > 0) | (jnp.arange(len(others)) == own[:, None])
+        losses = jax.nn.logsumexp(jnp.where(seen, similarities, -jnp.inf), axis=1) - matching
+        return {"backbone": jnp.sum(counts * losses) / jnp.maximum(total, 1e-9)}, outputs
 
     loss.couples = True
     loss.hyper = {"temperature": temperature}

@@ -1,23 +1,13 @@
 """Two losses on two streams of data, the backbone's and the head's, minimised together."""
 
+import optax
+
 from ft_jax.core.adapters import require
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Loss, Method
-from ft_jax.core.optimizers import scale_updates
+from ft_jax.core.params import map_with_path, matches
 from ft_jax.transfer.backbone import causal_language_modelling
-
-
-def _beside_itself(batch):
-    """`batch` with its own examples ``[..., time]`` as the unlabelled ones, whatever its layout."""
-    examples = batch
-    while "labels" not in examples:
-        examples = next(part for part in examples.values() if isinstance(part, dict))
-    rows = {name: x.reshape(-1, x.shape[-1]) for name, x in examples.items() if not isinstance(x, dict)}
-    return {**batch, "unlabelled": rows}
-
-
-def _without_unlabelled(batch):
-    return {field: value for field, value in batch.items() if field != "unlabelled"}
+from ft_jax.transfer.unlabelled import LAYOUT, beside_itself, part, without_unlabelled
 
 
 @register(
@@ -26,14 +16,15 @@ def _without_unlabelled(batch):
     kind=("loss", "update"),
     example=lambda problem: joint(causal_language_modelling(problem.apply), weight=0.25, head_weight=0.5),
     needs=("unlabelled",),
-    batch=_beside_itself,
-    neutral=Neutral({"weight": 0.0, "head_weight": 1.0}, batch=_without_unlabelled),
+    batch=beside_itself,
+    neutral=Neutral({"weight": 0.0, "head_weight": 1.0}, batch=without_unlabelled),
 )
 def joint(
     backbone: Loss,
     weight: float = 1.0,
     head_weight: float = 1.0,
     head_rate: float = 1.0,
+    backbone_rate: float = 1.0,
     head: tuple[str, ...] = ("*/head/*",),
     *,
     name: str = "transfer.joint",
@@ -52,6 +43,7 @@ def joint(
       weight: of the backbone's term, named ``"backbone"``; data in ``hyper``, as are all numbers here.
       head_weight: of the task's term, named ``"task"``; other methods' terms keep their weight.
       head_rate: the head's learning rate as a multiple of the optimizer's.
+      backbone_rate: that of the model's other leaves, adapters on them included.
       head: patterns of the head's leaves.
       name: the method's name.
 
@@ -66,7 +58,7 @@ def joint(
       (True, 0.1)
     """
     head = (head,) if isinstance(head, str) else tuple(head)
-    own = {"weight": weight, "head_weight": head_weight, "head_rate": head_rate}
+    own = {"weight": weight, "head_weight": head_weight, "head_rate": head_rate, "backbone_rate": backbone_rate}
     numbers = getattr(backbone, "hyper", {})
     clash = sorted(set(own) & set(numbers))
     if clash:
@@ -78,19 +70,15 @@ def joint(
             hyper, terms = context.hyper[name], dict(terms)
             if "task" in terms:
                 terms["task"] = hyper["head_weight"] * terms["task"]
-            if "unlabelled" not in batch:
-                if context.train:
-                    raise KeyError(
-                        f"{name} trains its backbone on batch['unlabelled'], which the batch lacks (it has "
-                        f"{', '.join(batch)}); give the data a stream of unlabelled examples"
-                    )
+            unlabelled = part(batch, context, name)
+            if unlabelled is None:
                 return terms, outputs
             if "backbone" in terms:
                 raise ValueError(
                     f"{name} adds a term 'backbone', which the loss inside it has already; use one of them"
                 )
             seen = context.replace(hyper={**context.hyper, "backbone": hyper})
-            values, _ = backbone(params, batch["unlabelled"], seen)
+            values, _ = backbone(params, unlabelled, seen)
             return {**terms, "backbone": hyper["weight"] * sum(values.values())}, outputs
 
         return both
@@ -101,7 +89,18 @@ def joint(
         return params
 
     def update(inner):
-        return scale_updates(inner, head, lambda hyper: hyper[name]["head_rate"])
+        def rated(gradients, state, params=None, **extra):
+            updates, state = inner.update(gradients, state, params, **extra)
+            numbers = extra["hyper"][name]
+
+            def scaled(path, u):
+                if not path.startswith("model/"):
+                    return u
+                return u * numbers["head_rate" if matches(path, head) else "backbone_rate"]
+
+            return map_with_path(scaled, updates), state
+
+        return optax.GradientTransformationExtraArgs(inner.init, rated)
 
     return Method(
         name=name,
@@ -109,6 +108,6 @@ def joint(
         surgery=surgery,
         loss=loss,
         update=update,
-        gives="examples beside unlabelled ones",
+        gives=LAYOUT,
         couples=getattr(backbone, "couples", False),
     )

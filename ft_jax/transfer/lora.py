@@ -1,16 +1,20 @@
-"""Low-rank adaptation."""
+"""Low-rank adaptation, with the scale of its paper or the rank-stabilised one."""
 
-import dataclasses
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 
-from ft_jax.core.adapters import adapt, as_targets, map_operators_with_path, owned, per_path, require
+from ft_jax.core.adapters import Targets, adapt, as_targets, owned, require
 from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
-from ft_jax.core.weights import LowRank, shape
+from ft_jax.core.weights import FORWARDS, LowRank, shape
+from ft_jax.transfer.dropout import check_rate, with_dropout
+from ft_jax.transfer.nesting import beneath
+from ft_jax.transfer.strength import NONE, Strength, uniform
+
+STARTS = ("kaiming", "gaussian", "orthogonal")
+"""How `lora` draws its factors, see there."""
 
 
 @register(
@@ -23,11 +27,14 @@ from ft_jax.core.weights import LowRank, shape
 def lora(
     rank: int = 8,
     alpha: float = 16.0,
-    targets: str | Iterable[str] = "all-linear",
+    targets: str | Iterable[str] | Targets = "all-linear",
     also: tuple[str, ...] = (),
-    ranks: Mapping[str, int] = MappingProxyType({}),
-    alphas: Mapping[str, float] = MappingProxyType({}),
+    ranks: Mapping[str, int] = NONE,
+    alphas: Mapping[str, float] = NONE,
     *,
+    dropout: float | None = None,
+    start: str = "kaiming",
+    forward: str = "auto",
     name: str = "transfer.lora",
 ) -> Method:
     """Learns a low-rank update of each chosen projection; the base stays frozen.
@@ -46,10 +53,15 @@ def lora(
       also: patterns of leaves that learn in full besides, such as ``("*/head/*",)``.
       ranks: other ranks by pattern over the weights' paths, the first that fits counts.
       alphas: other strengths by pattern; they stay in proportion when ``hyper``'s alpha changes.
+      dropout: the rate at which what the update reads is zeroed in training, data in ``hyper``; None for none.
+      start: ``"kaiming"`` as above; ``"gaussian"``, ``a`` from N(0, 1/rank²); ``"orthogonal"``, both factors from
+        the two halves of one random orthogonal matrix, so that neither is zero and ``a @ b`` is (even ranks).
+      forward: ``"two_pass"``, ``"merged"`` or ``"auto"``, see `ft_jax.core.weights.LowRank`.
       name: the method's name.
 
     Raises:
-      ValueError: a rank below 1; at init, a rank above a weight's smaller side, or patterns that fit nothing.
+      ValueError: an unknown start or forward, a rank below 1, a dropout outside of [0, 1); at init, a rank above a
+        weight's smaller side, or patterns that fit nothing.
 
     Example:
       >>> from ft_jax.core import compose, make_step, materialize, supervised
@@ -60,51 +72,124 @@ def lora(
       >>> kernel.a.shape, kernel.b.shape, kernel.base is None
       ((4, 2), (2, 6), True)
     """
-    for number in (rank, *ranks.values()):
-        if number < 1:
-            raise ValueError(f"{name} has rank {number}; give it at least 1")
-    if alphas and alpha == 0:
-        raise ValueError(f"{name} has alpha 0 and other alphas by pattern, which are kept in proportion to it")
-    targets = as_targets(targets)
-    also = (also,) if isinstance(also, str) else tuple(also)
+    strength = Strength(name, rank, alpha, ranks, alphas)
+    return low_rank(strength, _start(start, strength), targets, also, dropout, forward)
 
-    def strength(path):
-        return per_path(path, alpha, alphas) / per_path(path, rank, ranks)
+
+@register(
+    "transfer",
+    paper="Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2",
+    kind=("surgery", "trainable"),
+    example=lambda problem: rslora(rank=2, alpha=4.0, also=("*/head/*",)),
+    neutral="it replaces what learns by its factors, so no value of alpha trains like the step without it",
+)
+def rslora(
+    rank: int = 64,
+    alpha: float = 16.0,
+    targets: str | Iterable[str] | Targets = "all-linear",
+    also: tuple[str, ...] = (),
+    ranks: Mapping[str, int] = NONE,
+    alphas: Mapping[str, float] = NONE,
+    *,
+    dropout: float | None = None,
+    start: str = "kaiming",
+    forward: str = "auto",
+    name: str = "transfer.rslora",
+) -> Method:
+    """LoRA whose update is scaled by ``alpha / √rank``, so that what it learns does not shrink as the rank grows.
+
+    A weight ``w [inputs, outputs]`` becomes ``w + alpha / √rank · a @ b``; all else is `lora`.
+
+    Args:
+      rank, alpha, targets, also, ranks, alphas, dropout, start, forward, name: as in `lora`.
+
+    Raises:
+      ValueError: as `lora`.
+
+    Example:
+      >>> params = {"model": {"mlp": {"up": {"kernel": jnp.ones((4, 6))}}}}
+      >>> float(rslora(rank=4, alpha=8.0).surgery(params, jax.random.key(0))["model"]["mlp"]["up"]["kernel"].scale)
+      4.0
+    """
+    strength = Strength(name, rank, alpha, ranks, alphas, power=0.5)
+    return low_rank(strength, _start(start, strength), targets, also, dropout, forward)
+
+
+Start = Callable[[str, jax.Array, int, float, jax.Array], tuple]
+"""``(path, weight, rank, scale, key) -> (base, a, b)``: how a low-rank update begins."""
+
+
+def low_rank(
+    strength: Strength,
+    start: Start,
+    targets: str | Iterable[str] | Targets,
+    also: tuple[str, ...],
+    dropout: float | None,
+    forward: str,
+    depth: Callable = beneath,
+) -> Method:
+    """LoRA from any start: the method that `lora`, PiSSA, OLoRA, LoftQ and EVA are.
+
+    Args:
+      strength: name, ranks and scales.
+      start: gives base and factors for each weight.
+      targets, also, dropout, forward: as in `lora`.
+      depth: where it goes among other operators of a weight, see `ft_jax.transfer.nesting`.
+
+    Raises:
+      ValueError: as `lora`.
+    """
+    name = strength.name
+    if forward not in FORWARDS:
+        raise ValueError(f"{name} has forward {forward!r}; use {', '.join(map(repr, FORWARDS))}")
+    targets, also = as_targets(targets), (also,) if isinstance(also, str) else tuple(also)
+    numbers = {"alpha": strength.alpha, **check_rate(dropout, name)}
 
     def factor(path, weight, key):
-        inputs, outputs = shape(weight)
-        own = per_path(path, rank, ranks)
-        if own > min(inputs, outputs):
-            raise ValueError(
-                f"{name} has rank {own}, but {path} is {inputs} by {outputs}; use a rank of at most "
-                f"{min(inputs, outputs)} or leave it out of targets"
-            )
-        bound = inputs**-0.5
-        return LowRank(
-            base=weight,
-            a=jax.random.uniform(key, (inputs, own), jnp.float32, -bound, bound),
-            b=jnp.zeros((own, outputs), jnp.float32),
-            scale=jnp.float32(strength(path)),
-            owner=name,
-        )
+        def on(matrix):
+            scale = strength.scale(path)
+            base, a, b = start(path, matrix, strength.rank_of(path, matrix), scale, key)
+            return LowRank(base=base, a=a, b=b, scale=jnp.float32(scale), owner=name, forward=forward)
+
+        return depth(weight, on)
 
     def surgery(params, key):
         require(params, also, name)
         return adapt(params, targets, factor, key, name)
 
-    def view(params, context):
-        change = context.hyper[name]["alpha"] / (alpha or 1.0)
-
-        def scaled(path, weight):
-            scale = change * strength(path) if alpha else change / per_path(path, rank, ranks)
-            return dataclasses.replace(weight, scale=jnp.broadcast_to(scale, jnp.shape(weight.scale)))
-
-        return {**params, **map_operators_with_path(scaled, {"model": params["model"]}, owner=name)}
-
     return Method(
         name=name,
-        hyper={"alpha": alpha},
+        hyper=numbers,
         surgery=surgery,
         trainable=owned(name, ("a", "b"), also),
-        view=view,
+        view=with_dropout(strength.shown, dropout, name),
     )
+
+
+def kaiming(path, weight, rank, scale, key):
+    """The start of LoRA's authors: `a` Kaiming uniform, `b` zero, the base as it is."""
+    inputs, outputs = shape(weight)
+    return weight, uniform(key, (inputs, rank), inputs), jnp.zeros((rank, outputs), jnp.float32)
+
+
+def _gaussian(path, weight, rank, scale, key):
+    inputs, outputs = shape(weight)
+    return weight, jax.random.normal(key, (inputs, rank)) / rank, jnp.zeros((rank, outputs), jnp.float32)
+
+
+def _orthogonal(path, weight, rank, scale, key):
+    """With the rows of an orthogonal ``q [rank, rank]``: ``a = n₁ q_even / 10``, ``b = q_oddᵀ n₂ / 10``, n normal."""
+    (inputs, outputs), keys = shape(weight), jax.random.split(key, 3)
+    q = jnp.linalg.qr(jax.random.normal(keys[0], (rank, rank)))[0]
+    a = jax.random.normal(keys[1], (inputs, rank // 2)) @ q[0::2] / 10.0
+    b = q[1::2].T @ jax.random.normal(keys[2], (rank // 2, outputs)) / 10.0
+    return weight, a, b
+
+
+def _start(start: str, strength: Strength) -> Start:
+    if start not in STARTS:
+        raise ValueError(f"{strength.name} has start {start!r}; use {', '.join(map(repr, STARTS))}")
+    odd = [rank for rank in (strength.rank, *strength.ranks.values()) if rank % 2]
+    if start == "orthogonal" and odd:
+        raise ValueError(f"{strength.name} starts orthogonal at rank {odd[0]}, which it halves; use an even one")
+    return {"kaiming": kaiming, "gaussian": _gaussian, "orthogonal": _orthogonal}[start]

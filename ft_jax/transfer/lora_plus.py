@@ -8,6 +8,7 @@ from ft_jax.core.adapters import map_operators
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.weights import LowRank
+from ft_jax.transfer.dora import Directional
 from ft_jax.transfer.lora import lora
 
 
@@ -32,7 +33,8 @@ def lora_plus(ratio: float = 16.0, *, name: str = "transfer.lora_plus") -> Metho
 
     With ``eta`` the optimizer's rate, ``a`` learns at ``eta`` and ``b`` at ``ratio · eta``, which lets features
     be learned efficiently at large width. The update of every ``b`` is multiplied after the optimizer, so
-    schedules and decoupled weight decay go with the rate. Compose it with `ft_jax.transfer.lora`.
+    schedules and decoupled weight decay go with the rate. Compose it with `ft_jax.transfer.lora` or
+    `ft_jax.transfer.dora`.
 
     Args:
       ratio: the rate of ``b`` over that of ``a``, data in ``hyper``; 1 is plain LoRA.
@@ -52,7 +54,7 @@ def lora_plus(ratio: float = 16.0, *, name: str = "transfer.lora_plus") -> Metho
             found = []
 
             def collect(weight):
-                if isinstance(weight, LowRank) and weight.b is not None:
+                if isinstance(weight, LowRank | Directional) and weight.b is not None:
                     found.append(weight)
                 return weight
 
@@ -66,7 +68,7 @@ def lora_plus(ratio: float = 16.0, *, name: str = "transfer.lora_plus") -> Metho
             ratio = extra["hyper"][name]["ratio"]
 
             def faster(weight):
-                own = isinstance(weight, LowRank) and weight.b is not None
+                own = isinstance(weight, LowRank | Directional) and weight.b is not None
                 return dataclasses.replace(weight, b=weight.b * ratio) if own else weight
 
             return map_operators(faster, updates), state

@@ -1,4 +1,4 @@
-"""Records every reference again with the libraries installed now and compares it with the recorded one.
+"""Records every reference again with the libraries installed now, compares it, and runs ``ft-jax parity``.
 
 ``make parity`` runs it in an environment of its own with torch, transformers, peft and trl.
 """
@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from ft_jax.assets import MINILM, SMOLLM2, resolve
+from ft_jax.assets import GEMMA3_270M, MINILM, SMOLLM2, resolve
+from ft_jax.cli import parity
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-3
@@ -50,7 +51,15 @@ def main() -> None:
         shutil.copytree(HERE, copy)
         calls = {
             "record_models.py": ["--minilm", str(resolve(MINILM)), "--smollm2", str(resolve(SMOLLM2))],
+            "record_decoders.py": [str(copy / "decoders"), "--gemma3", str(resolve(GEMMA3_270M))],
             "record_peft.py": [str(copy)],
+            "record_peft_files.py": [str(copy)],
+            "record_peft_attention.py": [str(copy)],
+            "check_peft_files.py": [str(HERE)],
+            "record_encoders.py": [],
+            "record_vision.py": [],
+            "record_audio.py": [],
+            "check_exports.py": [],
             "record_kd.py": [str(copy)],
             "record_clip.py": [str(copy / "clip.npz")],
             "record_trl.py": [str(copy / "trl_dpo.npz")],
@@ -65,7 +74,8 @@ def main() -> None:
             gap = difference(path, copy / path.relative_to(HERE))
             worst = max(worst, gap)
             print(f"{'equal ' if gap <= TOLERANCE else 'DIFFERS'} {path.relative_to(HERE)}: {gap:.1e}")
-    raise SystemExit(worst > TOLERANCE)
+    checkpoints = [str(path.parent) for path in sorted(HERE.rglob("config.json"))]
+    raise SystemExit(parity.command(checkpoints) or worst > TOLERANCE)
 
 
 if __name__ == "__main__":

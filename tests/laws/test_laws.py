@@ -24,6 +24,7 @@ from laws.problem import (
 
 import ft_jax
 from ft_jax.core import Neutral, compose, parameters, supervised
+from ft_jax.core.grafts import ungrafted
 from ft_jax.core.members import map_members, member
 
 every_method = pytest.mark.parametrize("name", GROUPED)
@@ -85,7 +86,8 @@ def test_zero_strength_is_the_step_without_the_method(name):
     base_batch = batch if entry.neutral.batch is None else entry.neutral.batch(batch)
     trained, _ = train(step, state, batch)
     expected, _ = train(jax.jit(base.step), start(base), base_batch)
-    close(dense(trained, example(name)), dense(expected, plain), 2e-6)
+    ours, theirs = (ungrafted(dense(*one))[0] for one in ((trained, example(name)), (expected, plain)))
+    close(ours, theirs, 2e-6)
     moved = [abs(a - b).max() for a, b in zip(arrays(dense(expected, plain)), arrays(problem().params), strict=True)]
     assert max(moved) > 1e-3
 
@@ -152,7 +154,8 @@ def test_surgery_starts_at_the_pretrained_function(name):
         pytest.skip("its paper does not start at the pretrained function")
     method, program, _ = without_lift(name)
     state = start(program)
-    close(logits_of(parameters(state, method)["model"]), logits_of(problem().params), 1e-6)
+    # A base that was split (PiSSA) is rounded in two parts.
+    close(logits_of(parameters(state, method)["model"]), logits_of(problem().params), 3e-6)
 
 
 def without_lift(name):
@@ -178,6 +181,10 @@ def test_merged_weights_give_the_unmerged_outputs(name):
     method, program, step = without_lift(name)
     batch = problem().batch if example(name).lift else batch_of(name)
     state, _ = train(step, start(program), batch)
+    if not ft_jax.catalogue[name].mergeable:
+        with pytest.raises(ValueError, match=f"{name} .* can't be merged"):
+            dense(state, method)
+        return
     close(logits_of(parameters(state, method)["model"]), logits_of(dense(state, method)))
 
 

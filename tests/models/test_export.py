@@ -5,15 +5,18 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from ft_jax import assets, models
+from ft_jax.core.grafts import Graft, graft
 from ft_jax.core.params import replace_weights
 from ft_jax.core.weights import LowRank, Scaled, merge
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+KEY = jax.random.key(0)
 TINY = ["tiny_bert", "tiny_llama", "tiny_qwen2"]
 IDS = {"input_ids": np.arange(3, 14).reshape(1, -1)}
 
@@ -96,6 +99,63 @@ def test_a_tokenizer_of_a_gguf_file_makes_the_round_trip(tmp_path):
     assert again.stop_tokens == model.stop_tokens
 
 
+@pytest.mark.parametrize("most", [1, 20_000, 60_000])
+def test_shards_hold_the_same_tensors_and_no_more_than_they_may(most, tmp_path):
+    model = models.load(GOLDEN / "tiny_llama", tokenizer=False)
+    folder = models.save(model, model.params, tmp_path / "saved", max_shard_bytes=most)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    original = load_file(GOLDEN / "tiny_llama/model.safetensors")
+    assert index["metadata"]["total_size"] == sum(x.nbytes for x in original.values())
+    assert sorted(index["weight_map"]) == sorted(original)
+    shards = {path.name: load_file(path) for path in folder.glob("*.safetensors")}
+    assert sorted(shards) == [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    for tensors in shards.values():
+        assert len(tensors) == 1 or sum(x.nbytes for x in tensors.values()) <= most
+    for name, shard in index["weight_map"].items():
+        np.testing.assert_array_equal(shards[shard][name], original[name])
+    again = models.load(folder, tokenizer=False)
+    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+
+
+def test_a_type_for_the_file_can_be_chosen(tmp_path):
+    model = models.load(GOLDEN / "tiny_llama", tokenizer=False)
+    folder = models.save(model, model.params, tmp_path / "saved", dtype="bfloat16")
+    tensors = load_file(folder / "model.safetensors")
+    assert {x.dtype.name for x in tensors.values()} == {"bfloat16"}
+    expected = load_file(GOLDEN / "tiny_llama/model.safetensors")["lm_head.weight"].astype(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(tensors["lm_head.weight"], expected)
+    assert json.loads((folder / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    kept = models.load(folder, tokenizer=False, storage=None)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(kept.params)} == {"bfloat16"}
+
+
+def test_scanned_layers_are_saved_as_the_unrolled_ones(tmp_path):
+    model = models.load(GOLDEN / "tiny_qwen2", tokenizer=False)
+    scanned = model.configure(scan=True)
+    patterns = ("*/query/kernel",)
+    adapted = replace_weights(
+        {"model": scanned.params}, patterns, lambda path, weight, key: Scaled(weight, jnp.arange(32.0)), KEY
+    )["model"]
+    models.save(scanned, adapted, tmp_path / "saved")
+    saved, original = (
+        load_file(tmp_path / "saved/model.safetensors"),
+        load_file(GOLDEN / "tiny_qwen2/model.safetensors"),
+    )
+    assert sorted(saved) == sorted(original)
+    for name, tensor in original.items():
+        scale = np.arange(32.0, dtype=np.float32) if "q_proj" in name else 1
+        scale = scale[:, None] if "q_proj.weight" in name else scale
+        np.testing.assert_array_equal(saved[name], tensor * scale, err_msg=name)
+
+
+def test_what_is_no_weight_is_refused_before_anything_is_written(tmp_path):
+    model = models.load(GOLDEN / "tiny_qwen2", tokenizer=False)
+    grafted = graft(model.params, "layers/1/attention", "attention.prefix", Graft())
+    with pytest.raises(ValueError, match="layers/1/attention has additions that are no weights"):
+        models.save(model, grafted, tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path):
     model = models.load(GOLDEN / "tiny_bert", tokenizer=False)
     folder = tmp_path / "saved"
@@ -117,7 +177,7 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise OSError("disk full")
 
-    monkeypatch.setattr(export, "save_file", fail)
+    monkeypatch.setattr(export, "write_safetensors", fail)
     with pytest.raises(OSError, match="disk full"):
         models.save(model, model.params, tmp_path / "saved")
     assert list(tmp_path.iterdir()) == []

@@ -1,13 +1,22 @@
 """Generation over a cache equals the slow way, and samples what it says."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from ft_jax import models
+from ft_jax.core.grafts import Graft, graft
 from ft_jax.core.params import replace_weights
 from ft_jax.core.weights import LowRank, merge
+from ft_jax.core.weights.operator import operator
+from ft_jax.models.generate import _generate, _sharding_of
+from ft_jax.models.generation_stops import stops_of
 
 KEY = jax.random.key(0)
 MODEL = models.tiny_decoder(KEY)
@@ -15,13 +24,19 @@ PROMPTS = jax.random.randint(jax.random.key(1), (3, 6), 1, 32)
 MASK = jnp.array([[1] * 6, [1] * 3 + [0] * 3, [1] * 5 + [0]])
 
 
+APPLY = jax.jit(MODEL.apply)
+
+
+def filled(ids):
+    """A batch of one sequence, filled up on the right, which a causal network can't see: one compilation for all."""
+    return {"input_ids": jnp.array([ids + [0] * (16 - len(ids))])}
+
+
 def slow(prompt, new, params=MODEL.params):
     """Greedy continuation and its log-probabilities without a cache."""
     ids, scores = list(map(int, prompt)), []
     for _ in range(new):
-        # Filled up on the right, which a causal network can't see, so that one compilation serves all lengths.
-        filled = jnp.array([ids + [0] * (16 - len(ids))])
-        logits = jax.jit(MODEL.apply)(params, {"input_ids": filled}).logits[0, len(ids) - 1]
+        logits = APPLY(params, filled(ids)).logits[0, len(ids) - 1]
         ids.append(int(jnp.argmax(logits)))
         scores.append(float(jax.nn.log_softmax(logits)[ids[-1]]))
     return ids[len(prompt) :], scores
@@ -50,15 +65,15 @@ def test_padding_on_either_side_gives_the_same():
 
 
 def test_each_sequence_stops_by_itself():
-    free = models.generate(MODEL, MODEL.params, PROMPTS, MASK, max_new_tokens=8)
+    free = models.generate(MODEL, MODEL.params, PROMPTS, MASK, max_new_tokens=7)
     stop = int(free.tokens[1, 2])
-    got = models.generate(MODEL, MODEL.params, PROMPTS, MASK, max_new_tokens=8, stop_tokens=(stop,), pad_token=31)
+    got = models.generate(MODEL, MODEL.params, PROMPTS, MASK, max_new_tokens=7, stop_tokens=(stop,), pad_token=31)
     for i in range(3):
         row = free.tokens[i].tolist()
-        length = row.index(stop) + 1 if stop in row else 8
+        length = row.index(stop) + 1 if stop in row else 7
         assert int(got.lengths[i]) == length
-        assert got.tokens[i].tolist() == row[:length] + [31] * (8 - length)
-        np.testing.assert_array_equal(got.log_probabilities[i, length:], np.zeros(8 - length))
+        assert got.tokens[i].tolist() == row[:length] + [31] * (7 - length)
+        np.testing.assert_array_equal(got.log_probabilities[i, length:], np.zeros(7 - length))
     assert int(got.lengths[1]) <= 3
 
 
@@ -122,6 +137,119 @@ def test_samples_of_a_prompt_are_neighbours_and_differ():
     np.testing.assert_array_equal(greedy.tokens, jnp.repeat(alone.tokens, 2, axis=0))
 
 
+def test_a_repetition_penalty_is_that_of_transformers():
+    got = models.generate(MODEL, MODEL.params, PROMPTS, MASK, max_new_tokens=7, repetition_penalty=1.8)
+    plain = models.generate(MODEL, MODEL.params, PROMPTS, MASK, max_new_tokens=7)
+    assert got.tokens.tolist() != plain.tokens.tolist()
+    for i, row in enumerate(rows()):
+        ids = list(map(int, row))
+        for _ in range(7):
+            logits = np.array(APPLY(MODEL.params, filled(ids)).logits[0, len(ids) - 1])
+            # RepetitionPenaltyLogitsProcessor: gather, divide or multiply by the sign, scatter.
+            own = logits[ids]
+            logits[ids] = np.where(own < 0, own * 1.8, own / 1.8)
+            ids.append(int(logits.argmax()))
+        assert got.tokens[i].tolist() == ids[len(row) :]
+
+
+def test_each_prompt_has_its_own_stops():
+    free = models.generate(MODEL, MODEL.params, PROMPTS, MASK, max_new_tokens=7).tokens.tolist()
+    ends = [(free[0][1],), (), (free[2][4],)]
+    got = models.generate(MODEL, MODEL.params, PROMPTS, MASK, max_new_tokens=7, stop_tokens=ends)
+    for i, end in enumerate(ends):
+        expected = free[i].index(end[0]) + 1 if end else 7
+        assert int(got.lengths[i]) == expected
+    pairs = [[[free[0][2], free[0][3]]], [[free[1][0]], [99, 99]], [[free[2][1], 31, 31]]]
+    got = models.generate(MODEL, MODEL.params, PROMPTS, MASK, max_new_tokens=7, stop_sequences=pairs, samples=2)
+    for i, sequences in enumerate(pairs):
+        expected = next((n for n in range(1, 8) if any(free[i][:n][-len(stop) :] == stop for stop in sequences)), 7)
+        assert got.lengths[2 * i : 2 * i + 2].tolist() == [expected] * 2
+
+
+def test_stops_of_all_prompts_and_senseless_ones():
+    assert stops_of((5, 6), [], 3).sequences.tolist() == [[[5], [6]]]
+    assert stops_of((), (), 3).sequences.shape == (1, 0, 1)
+    both = stops_of((7,), [[[1, 2]], []], 2).sequences.tolist()
+    assert both == [[[-1, 7], [1, 2]], [[-1, 7], [-1, -1]]]
+    with pytest.raises(ValueError, match="a stop sequence is empty"):
+        stops_of((), [[]], 1)
+    with pytest.raises(ValueError, match="stop_tokens are of 2 prompts and the batch has 3"):
+        stops_of([(1,), (2,)], (), 3)
+
+
+WINDOWED = models.decoder(
+    models.DecoderConfig(
+        vocabulary=32, width=16, layers=3, heads=2, key_value_heads=1, head_width=8, mlp_width=32, positions=64,
+        window=4, windowed=(True, False),
+    ),
+    KEY,
+)  # fmt: skip
+
+
+def test_rings_of_sliding_windows_give_what_the_whole_sequence_gives():
+    got = models.generate(WINDOWED, WINDOWED.params, PROMPTS, MASK, max_new_tokens=10)
+    apply = jax.jit(WINDOWED.apply)
+    for i, row in enumerate(rows()):
+        ids = list(map(int, row))
+        for _ in range(10):
+            ids.append(int(jnp.argmax(apply(WINDOWED.params, filled(ids)).logits[0, len(ids) - 1])))
+        assert got.tokens[i].tolist() == ids[len(row) :]
+
+
+def test_a_sharded_cache_gives_what_one_device_gives():
+    model = models.decoder(dataclasses.replace(MODEL.config, key_value_heads=2), KEY)
+    prompts = jnp.concatenate([PROMPTS, PROMPTS[:1]])
+    alone = models.generate(model, model.params, prompts, max_new_tokens=6, key=KEY, temperature=1.0, samples=2)
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("fsdp", "tensor"))
+    assert _sharding_of(jax.device_put(model.params, NamedSharding(mesh, P())), 4, 2).spec == P(
+        ("fsdp",), None, "tensor"
+    )
+    params = jax.tree.map(
+        lambda x: jax.device_put(x, NamedSharding(mesh, P("fsdp", "tensor") if x.ndim == 2 else P())), model.params
+    )
+    follows = models.generate(model, params, prompts, max_new_tokens=6, key=KEY, temperature=1.0, samples=2)
+    np.testing.assert_array_equal(alone.tokens, follows.tokens)
+    np.testing.assert_allclose(alone.log_probabilities, follows.log_probabilities, atol=1e-5)
+    told = models.generate(
+        model, params, prompts, max_new_tokens=6, key=KEY, temperature=1.0, samples=2,
+        cache_sharding=NamedSharding(mesh, P(None, "fsdp", "tensor")),
+    )  # fmt: skip
+    np.testing.assert_array_equal(alone.tokens, told.tokens)
+
+
+@operator()
+class Tokens(Graft):
+    """Two virtual tokens before the prompt."""
+
+    rows: jax.Array
+
+    def prepend(self, embedded):
+        return jnp.broadcast_to(self.rows, (embedded.shape[0], *self.rows.shape)).astype(embedded.dtype)
+
+
+@operator()
+class Prefix(Graft):
+    """Three keys and values before all others."""
+
+    keys: jax.Array
+    values_: jax.Array
+
+    def sources(self, attention, keys, values):
+        return tuple(jnp.broadcast_to(x, (keys.shape[0], *x.shape)) for x in (self.keys, self.values_))
+
+
+def test_virtual_tokens_and_prefixes_stay_before_the_prompt():
+    draw = functools.partial(jax.random.normal, KEY)
+    params = graft(MODEL.params, "embeddings", "attention.tokens", Tokens(draw((2, 16))))
+    params = graft(params, "layers/1/attention", "attention.prefix", Prefix(draw((3, 1, 8)), 2 * draw((3, 1, 8))))
+    got = models.generate(MODEL, params, PROMPTS, MASK, max_new_tokens=7)
+    for i, row in enumerate(rows()):
+        tokens, scores = slow(row, 7, params)
+        assert got.tokens[i].tolist() == tokens
+        np.testing.assert_allclose(got.log_probabilities[i], scores, atol=1e-5)
+    assert got.tokens.tolist() != models.generate(MODEL, MODEL.params, PROMPTS, MASK, max_new_tokens=7).tokens.tolist()
+
+
 def test_adapters_generate_what_their_merged_weights_generate():
     def change(path, weight, key):
         a = jax.random.normal(key, (weight.shape[0], 2))
@@ -136,8 +264,6 @@ def test_adapters_generate_what_their_merged_weights_generate():
 
 
 def test_nearby_prompt_lengths_and_new_numbers_share_a_compilation():
-    from ft_jax.models.generate import _generate
-
     def run(length, temperature):
         models.generate(
             MODEL,
@@ -165,6 +291,8 @@ def test_nearby_prompt_lengths_and_new_numbers_share_a_compilation():
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"top_p": 1.5}, "top_p is 1.5"),
         ({"top_k": 0}, "top_k is 0"),
+        ({"repetition_penalty": -1.0}, "repetition_penalty is -1.0"),
+        ({"samples": 0}, "samples is 0"),
         ({"attention_mask": np.zeros((3, 6), np.int32)}, "a prompt has no real token"),
     ],
 )

@@ -11,7 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from ft_jax import models
+from ft_jax.core.weights import merge
 from ft_jax.models.gguf_file import read_gguf
+from ft_jax.models.gguf_weights import Blocks
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = {
@@ -103,6 +105,39 @@ def test_quantised_tensors_are_dequantised(tmp_path, kind):
     got = models.load(path, tokenizer=False)
     error = {"Q4_1": 0.06, "Q8_0": 0.005, "F16": 0.001}[kind]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=error), got.params, expected.params)
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+@pytest.mark.parametrize("name", ["tiny_llama", "tiny_qwen2"])
+def test_blocks_kept_are_exactly_the_dequantised_weights(tmp_path, name, kind):
+    path = write(tmp_path / "x.gguf", name, gguf.GGMLQuantizationType[kind])
+    dense = models.load(path, tokenizer=False)
+    got = models.load(path, tokenizer=False, quantize="keep")
+    weight = got.params["layers"]["0"]["attention"]["query"]["kernel"]
+    assert isinstance(weight, Blocks) and weight.format == kind and weight.shape == (32, 32)
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(merge)(got.params), dense.params)
+    ids = {"input_ids": np.arange(3, 10)[None]}
+    logits = [jax.jit(model.apply)(model.params, ids).logits for model in (got, dense)]
+    np.testing.assert_allclose(*logits, atol=1e-5)
+    bytes_kept = sum(leaf.nbytes for leaf in jax.tree.leaves(weight))
+    assert bytes_kept * 8 / 1024 == {"Q4_0": 4.5, "Q4_1": 5.0, "Q8_0": 8.5}[kind]
+
+
+def test_blocks_of_formats_that_can_t_be_kept_are_dequantised(tmp_path):
+    path = write(tmp_path / "x.gguf", "tiny_qwen2", gguf.GGMLQuantizationType.Q5_0)
+    got, dense = models.load(path, tokenizer=False, quantize="keep"), models.load(path, tokenizer=False)
+    jax.tree.map(np.testing.assert_array_equal, got.params, dense.params)
+
+
+def test_a_type_that_can_t_be_dequantised_is_refused_before_anything_is_read(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    writer.add_tensor("x", np.zeros((2, 40), np.uint8), raw_dtype=gguf.GGMLQuantizationType.Q8_1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match="tensor 'x' has type Q8_1, which can't be dequantised here"):
+        read_gguf(tmp_path / "x.gguf")
 
 
 def test_a_folder_with_one_gguf_file_is_a_model(tmp_path):

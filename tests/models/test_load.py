@@ -1,18 +1,27 @@
 """Checkpoints are read whole or refused in one sentence."""
 
+import dataclasses
+import functools
 import json
 import shutil
 import struct
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from safetensors.numpy import load_file, save_file
 
-from ft_jax import models
-from ft_jax.models.architectures import flat
+from ft_jax import assets, models
+from ft_jax.core.weights import quantize
+from ft_jax.models.architectures import Tensor, flat
+from ft_jax.models.architectures.naming import Part
+from ft_jax.models.placement import assemble
+from ft_jax.models.stored import Stored
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -115,11 +124,131 @@ def test_a_header_that_claims_more_than_the_file_has_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    "header", [b"{", b"[]", b'{"x": 1}', b'{"x": {"dtype": "F9", "shape": [], "data_offsets": [0, 1]}}']
+    "header",
+    [
+        b"{",
+        b"[]",
+        b'{"x": 1}',
+        b'{"x": {"dtype": "F9", "shape": [], "data_offsets": [0, 1]}}',
+        b'{"x": {"dtype": "U8", "shape": [-1], "data_offsets": [0, 1]}}',
+        b"[" * 100_000,
+    ],
 )
 def test_a_header_that_is_no_header_is_refused(folder, header):
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(16))
     assert "model.safetensors" in refusal(folder)
+
+
+def test_tensors_that_share_bytes_are_refused(folder):
+    entry = {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}
+    header = json.dumps({"x": entry, "y": entry | {"data_offsets": [4, 12]}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(16))
+    assert "tensors 'x' and 'y' share bytes" in refusal(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": 3}', '{"weight_map": {"x": 3}}'])
+def test_an_index_that_is_no_index_is_refused(folder, content):
+    (folder / "model.safetensors.index.json").write_text(content)
+    assert "model.safetensors.index.json" in refusal(folder)
+
+
+def test_a_tensor_that_the_index_names_and_no_shard_holds_is_refused(folder):
+    tensors = dict.fromkeys(load_file(folder / "model.safetensors"), "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": tensors | {"x": "model.safetensors"}})
+    )
+    assert "names tensor 'x', which no shard holds" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_corrupt_json_is_refused(folder, name):
+    (folder / name).write_bytes(b'{"a": ' + b"\xff")
+    assert f"{name} is not JSON" in refusal(folder)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    whole = models.load(assets.MINILM)
+    small = models.tiny_encoder(jax.random.key(0), vocabulary=100)
+    models.save(dataclasses.replace(small, tokenizer=whole.tokenizer), small.params, tmp_path / "mixed")
+    with pytest.raises(ValueError, match="tokenizer of 30522 tokens and a table of 100 rows"):
+        models.load(tmp_path / "mixed")
+    assert models.load(tmp_path / "mixed", tokenizer=False).config.vocabulary == 100
+
+
+def test_tensors_go_straight_into_their_sharding(folder, monkeypatch):
+    whole = models.load(folder, tokenizer=False)
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("fsdp", "tensor"))
+    # Slabs of a few rows, so that their seams are tried.
+    monkeypatch.setattr("ft_jax.models.placement.SLAB_BYTES", 1000)
+
+    def sharding(path, shape):
+        assert path.startswith("model/")
+        return NamedSharding(mesh, P("fsdp", "tensor") if len(shape) == 2 else P())
+
+    sharded = models.load(folder, tokenizer=False, sharding=sharding)
+    jax.tree.map(np.testing.assert_array_equal, whole.params, sharded.params)
+    kernel = sharded.params["layers"]["0"]["mlp"]["up"]["kernel"]
+    assert kernel.sharding.spec == P("fsdp", "tensor") and kernel.addressable_shards[0].data.shape == (16, 12)
+    halved = models.load(folder, tokenizer=False, sharding=sharding, storage="bfloat16")
+    assert halved.params["layers"]["0"]["mlp"]["up"]["kernel"].sharding.spec == P("fsdp", "tensor")
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.astype(jnp.bfloat16), b), whole.params, halved.params)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        Tensor("a", transposed=True),
+        Tensor("a"),
+        Tensor("a", transposed=True, part=Part(1, (8, 16, 16))),
+        Tensor("a", part=Part(0, (5, 25), axis=1)),
+        Tensor("a", transposed=True, more=("b", "c")),
+        Tensor("a", offset=1.0),
+        Tensor("a", heads=5),
+    ],
+)
+def test_slabs_give_what_reading_whole_gives(tensor, monkeypatch):
+    monkeypatch.setattr("ft_jax.models.placement.SLAB_BYTES", 700)
+    arrays = [np.random.default_rng(i).normal(size=(40, 30)).astype(np.float32) for i in range(len(tensor.names))]
+    most = []
+
+    def slab(x, begin, end):
+        most.append(x[begin:end].nbytes)
+        return x[begin:end]
+
+    stored = [Stored(x.shape, lambda x=x: x, slab=functools.partial(slab, x)) for x in arrays]
+    whole = tensor.read(*arrays)
+    assert tensor.stored_shape(whole.shape) == (40, 30)
+    windows = [(slice(None),) * whole.ndim, (slice(1, 3), slice(2, 11), slice(4, 17))[-whole.ndim :]]
+    for window in windows:
+        got = assemble(tensor, stored, whole.shape, window, np.float32)
+        np.testing.assert_array_equal(got, whole[window])
+    assert max(most, default=0) <= 700 and (most or tensor.heads)
+
+
+@pytest.mark.parametrize("format", ["nf4", "int8"])
+def test_projections_are_quantised_as_they_are_read(folder, format):
+    whole = models.load(folder, tokenizer=False)
+    got = models.load(folder, tokenizer=False, quantize=format)
+    for path, dense in flat(whole.params).items():
+        weight = flat(got.params)[path]
+        if path.startswith("layers/") and path.endswith("kernel"):
+            expected = quantize(dense, format)
+            np.testing.assert_array_equal(weight.codes, expected.codes)
+            np.testing.assert_allclose(weight.scales, expected.scales, rtol=1e-6)
+        else:
+            np.testing.assert_array_equal(weight, dense)
+    with pytest.raises(ValueError, match="'nf4', 'int8', 'keep'"):
+        models.load(folder, tokenizer=False, quantize="int3")
+
+
+def test_quantised_codes_have_their_own_sharding(folder):
+    mesh = Mesh(np.array(jax.devices()), ("fsdp",))
+
+    def sharding(path, shape):
+        return NamedSharding(mesh, P("fsdp") if path.endswith("/codes") else P())
+
+    kernel = models.load(folder, tokenizer=False, quantize="nf4", sharding=sharding).params["layers"]["0"]["mlp"]["up"]
+    assert kernel["kernel"].codes.sharding.spec == P("fsdp") and kernel["kernel"].scales.sharding.spec == P()
 
 
 def test_pickled_weights_are_never_read(folder):

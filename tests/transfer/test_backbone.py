@@ -77,6 +77,24 @@ def test_contrastive_over_devices_has_the_whole_batchs_negatives():
     assert moved > 1e-2
 
 
+def test_rows_that_fill_a_batch_up_neither_count_nor_repel():
+    """Also where they are spread unevenly over devices."""
+    loss = transfer.contrastive(PLAIN.apply, temperature=0.3)
+    weights = jnp.array([1.0, 1, 1, 1, 1, 0, 0, 0])
+    filled, short = {**BATCH, "weights": weights}, jax.tree.map(lambda leaf: leaf[:5], BATCH)
+    one, many = (make_step(loss, optax.sgd(0.1), predict=lambda *_: None, axis=axis) for axis in (None, "data"))
+    state = one.init(PLAIN.params, jax.random.key(4))
+    _, expected = jax.jit(one.step)(state, short)
+    new, metrics = jax.jit(one.step)(state, filled)
+    np.testing.assert_allclose(metrics["backbone"], expected["backbone"], rtol=1e-5)
+    copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), state)
+    parts = jax.tree.map(lambda leaf: leaf.reshape(2, 4, *leaf.shape[1:]), filled)
+    copies, shared = jax.pmap(many.step, axis_name="data", devices=jax.devices()[:2])(copies, parts)
+    np.testing.assert_allclose(shared["backbone"], jnp.broadcast_to(expected["backbone"], 2), rtol=1e-5)
+    for a, b in zip(*map(jax.tree.leaves, (new.params, copies.params)), strict=True):
+        np.testing.assert_allclose(a, b[1], rtol=1e-3, atol=2e-6)
+
+
 def test_training_pulls_views_together_and_examples_apart():
     program = make_step(
         transfer.contrastive(DROPPED.apply), optimizer(optax.adam, learning_rate=3e-3), predict=lambda *_: None

@@ -71,6 +71,18 @@ def test_the_head_has_its_own_rate_and_nothing_else_does():
         np.testing.assert_allclose(fast, factor * slow, rtol=1e-5, atol=1e-6)
 
 
+def test_the_backbone_has_its_own_rate_and_the_head_keeps_its_own():
+    program = make_step(TASK, sgd(), transfer.joint(MLM, head_rate=2.0))
+    state, step = program.init(CLASSIFIER.params, jax.random.key(3)), jax.jit(program.step)
+    seen = []
+    for rate in (1.0, 0.25):
+        new, _ = step(state.with_hyper({"transfer.joint.backbone_rate": rate}), BATCH)
+        seen.append(jax.tree.map(jnp.subtract, new.params, state.params))
+    for path, plain, slow in zip(paths(seen[0]), *map(jax.tree.leaves, seen), strict=True):
+        factor = 1.0 if matches(path, ("*/head/*",)) else 0.25
+        np.testing.assert_allclose(slow, factor * plain, rtol=1e-5, atol=1e-6)
+
+
 def test_evaluation_takes_labelled_batches_and_joint_ones():
     program = make_step(TASK, sgd(), transfer.joint(MLM))
     state = program.init(CLASSIFIER.params, jax.random.key(3))

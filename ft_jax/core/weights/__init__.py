@@ -4,7 +4,7 @@ A plain array is a weight. So is every `Weight`: a small pytree dataclass that h
 ``base``. They nest, so QLoRA is ``LowRank(base=Quantized(...))`` and has no code of its own.
 """
 
-from ft_jax.core.weights.low_rank import LowRank
+from ft_jax.core.weights.low_rank import FORWARDS, LowRank
 from ft_jax.core.weights.operator import (
     Transposed,
     Weight,
@@ -21,6 +21,7 @@ from ft_jax.core.weights.quantized import Quantized, quantize
 from ft_jax.core.weights.scaled import Scaled
 
 __all__ = [
+    "FORWARDS",
     "LowRank",
     "Quantized",
     "Scaled",

@@ -13,7 +13,12 @@ class Weight:
 
     Subclasses are frozen dataclasses registered as pytrees (use the `operator` decorator) and define
     `matmul`, `materialize` and `shape`; `fold_bias` where the operator acts on the whole projection.
+
+    ``mergeable`` is False where no matrix has the operator's effect (a nonlinear bottleneck); then `materialize`
+    raises ValueError.
     """
+
+    mergeable = True
 
     def matmul(self, x: Array, bias: Array | None = None) -> Array:
         """``x [..., inputs]`` to ``[..., outputs]``; the bias is added where the unadapted layer adds it."""

@@ -2,12 +2,52 @@
 
 import difflib
 
-from ft_jax.models.architectures import bert, llama
+from ft_jax.models.architectures import (
+    bert,
+    distilbert,
+    dual_towers,
+    gemma,
+    gpt2,
+    llama,
+    modernbert,
+    phi3,
+    roberta,
+    t5,
+    vision_language,
+    vision_towers,
+    whisper,
+)
 from ft_jax.models.architectures.naming import Architecture, Tensor, flat, nested
 
-ARCHITECTURES = {
-    name: architecture for architecture in (bert.BERT, llama.LLAMA, llama.QWEN2) for name in architecture.model_types
-}
+KNOWN = (
+    bert.BERT,
+    llama.LLAMA,
+    llama.MISTRAL,
+    llama.QWEN2,
+    llama.QWEN3,
+    llama.SMOLLM3,
+    llama.MIXTRAL,
+    llama.QWEN3_MOE,
+    gemma.GEMMA,
+    gemma.GEMMA2,
+    gemma.GEMMA3,
+    gpt2.GPT2,
+    phi3.PHI3,
+    roberta.ROBERTA,
+    distilbert.DISTILBERT,
+    modernbert.MODERNBERT,
+    vision_towers.VIT,
+    vision_towers.DINOV2,
+    dual_towers.CLIP,
+    dual_towers.SIGLIP,
+    t5.T5,
+    whisper.WHISPER,
+    vision_language.LLAVA,
+    vision_language.PALIGEMMA,
+)
+"""In the order in which a configuration that names no family is tried on them."""
+
+ARCHITECTURES = {name: architecture for architecture in KNOWN for name in architecture.model_types}
 
 
 def architecture_of(model_type: str) -> Architecture:

@@ -3,18 +3,40 @@
 from ft_jax.models.architectures.naming import Architecture, Tensor, norm, projection, required
 from ft_jax.models.encoder import EncoderConfig
 
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+}
+PUBLISHED = {"gelu_tanh": "gelu_new"}
 
 
-def read(json, names) -> EncoderConfig:
-    """An `EncoderConfig` from config.json; the tensor names tell whether there is a pooler."""
+def activation_of(json, field: str, default: str) -> str:
+    """This library's name of the activation in a config.json.
+
+    Raises:
+      ValueError: where it is unknown.
+    """
+    name = json.get(field, default)
+    if name not in ACTIVATIONS:
+        raise ValueError(f"config.json has {field} {name!r}; known are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def read(json, names, **special) -> EncoderConfig:
+    """An `EncoderConfig` from config.json; the tensor names tell which heads there are."""
     if json.get("position_embedding_type", "absolute") != "absolute":
         raise ValueError(
             f"config.json has position_embedding_type {json['position_embedding_type']!r}; only 'absolute' is known"
         )
-    act = json.get("hidden_act", "gelu")
-    if act not in ACTIVATIONS:
-        raise ValueError(f"config.json has hidden_act {act!r}; known are {', '.join(ACTIVATIONS)}")
+    settings = {
+        "epsilon": json.get("layer_norm_eps", 1e-12),
+        "types": json.get("type_vocab_size", 2),
+        "prediction": "cls.predictions.transform.dense.weight" in names,
+    }
     return EncoderConfig(
         vocabulary=required(json, "vocab_size", "config.json"),
         width=required(json, "hidden_size", "config.json"),
@@ -22,19 +44,18 @@ def read(json, names) -> EncoderConfig:
         heads=required(json, "num_attention_heads", "config.json"),
         mlp_width=required(json, "intermediate_size", "config.json"),
         positions=json.get("max_position_embeddings", 512),
-        types=json.get("type_vocab_size", 2),
-        activation=ACTIVATIONS[act],
-        epsilon=json.get("layer_norm_eps", 1e-12),
+        activation=activation_of(json, "hidden_act", "gelu"),
         dropout=json.get("hidden_dropout_prob", 0.1),
         attention_dropout=json.get("attention_probs_dropout_prob", 0.1),
         pooler=any(name.endswith("pooler.dense.weight") for name in names),
+        **settings | special,
     )
 
 
 def write(config: EncoderConfig) -> dict:
     """The config.json of an `EncoderConfig`."""
     return {
-        "architectures": ["BertModel"],
+        "architectures": ["BertForMaskedLM" if config.prediction else "BertModel"],
         "model_type": "bert",
         "vocab_size": config.vocabulary,
         "hidden_size": config.width,
@@ -43,7 +64,7 @@ def write(config: EncoderConfig) -> dict:
         "intermediate_size": config.mlp_width,
         "max_position_embeddings": config.positions,
         "type_vocab_size": config.types,
-        "hidden_act": {"gelu_tanh": "gelu_new"}.get(config.activation, config.activation),
+        "hidden_act": PUBLISHED.get(config.activation, config.activation),
         "layer_norm_eps": config.epsilon,
         "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": config.attention_dropout,
@@ -51,15 +72,15 @@ def write(config: EncoderConfig) -> dict:
     }
 
 
-def tensors(config: EncoderConfig) -> dict[str, Tensor]:
-    """Every parameter's tensor in a BERT checkpoint."""
+def network(config: EncoderConfig, prefix: str) -> dict[str, Tensor]:
+    """The network's tensors, their names after `prefix`."""
     table = {
-        f"embeddings/{ours}": Tensor(f"embeddings.{theirs}_embeddings.weight")
+        f"embeddings/{ours}": Tensor(f"{prefix}embeddings.{theirs}_embeddings.weight")
         for ours, theirs in (("tokens", "word"), ("positions", "position"), ("types", "token_type"))
     }
-    table |= norm("embeddings/norm", "embeddings.LayerNorm", bias=True)
+    table |= norm("embeddings/norm", f"{prefix}embeddings.LayerNorm", bias=True)
     for i in range(config.layers):
-        ours, theirs = f"layers/{i}", f"encoder.layer.{i}"
+        ours, theirs = f"layers/{i}", f"{prefix}encoder.layer.{i}"
         for part in ("query", "key", "value"):
             table |= projection(f"{ours}/attention/{part}", f"{theirs}.attention.self.{part}", bias=True)
         table |= projection(f"{ours}/attention/output", f"{theirs}.attention.output.dense", bias=True)
@@ -68,8 +89,22 @@ def tensors(config: EncoderConfig) -> dict[str, Tensor]:
         table |= projection(f"{ours}/mlp/down", f"{theirs}.output.dense", bias=True)
         table |= norm(f"{ours}/mlp_norm", f"{theirs}.output.LayerNorm", bias=True)
     if config.pooler:
-        table |= projection("pooler", "pooler.dense", bias=True)
+        table |= projection("pooler", f"{prefix}pooler.dense", bias=True)
     return table
+
+
+def prediction(dense: str, normalised: str, bias: str) -> dict[str, Tensor]:
+    """The masked-language head's tensors, whose unembedding is the token table."""
+    table = projection("prediction/dense", dense, bias=True) | norm("prediction/norm", normalised, bias=True)
+    return table | {"prediction/bias": Tensor(bias)}
+
+
+def tensors(config: EncoderConfig) -> dict[str, Tensor]:
+    """Every parameter's tensor in a BERT checkpoint; beside a head, the network's names begin with ``bert.``."""
+    if not config.prediction:
+        return network(config, "")
+    head = "cls.predictions.transform"
+    return network(config, "bert.") | prediction(f"{head}.dense", f"{head}.LayerNorm", "cls.predictions.bias")
 
 
 BERT = Architecture(
@@ -78,6 +113,12 @@ BERT = Architecture(
     write=write,
     tensors=tensors,
     prefix="bert.",
-    unread=("embeddings.position_ids",),
-    fits=lambda config: isinstance(config, EncoderConfig),
+    unread=(
+        "embeddings.position_ids",
+        "cls.predictions.decoder.weight",
+        "cls.predictions.decoder.bias",
+        "cls.seq_relationship.weight",
+        "cls.seq_relationship.bias",
+    ),
+    fits=lambda config: isinstance(config, EncoderConfig) and config.family == "bert",
 )

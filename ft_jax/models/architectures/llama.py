@@ -1,215 +1,233 @@
-"""Llama and its like: SmolLM2, Llama 2 and 3, Qwen 2."""
+"""Decoders that name their tensors as Llama does: Llama, Mistral, Qwen, SmolLM and the mixtures of experts."""
 
-from ft_jax.models.architectures.naming import Architecture, Tensor, norm, projection, required
-from ft_jax.models.decoder import DecoderConfig, RopeScaling
-
-ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
-
-
-def _rope(json) -> tuple[float, RopeScaling | None]:
-    rope = {**(json.get("rope_scaling") or {}), **(json.get("rope_parameters") or {})}
-    theta = rope.get("rope_theta", json.get("rope_theta", 10000.0))
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return theta, None
-    if kind != "llama3":
-        raise ValueError(f"config.json has rope scaling {kind!r}; known are 'default' and 'llama3'")
-    return theta, RopeScaling(
-        factor=required(rope, "factor", "rope scaling"),
-        low_frequency_factor=required(rope, "low_freq_factor", "rope scaling"),
-        high_frequency_factor=required(rope, "high_freq_factor", "rope scaling"),
-        original_positions=required(rope, "original_max_position_embeddings", "rope scaling"),
-    )
+from ft_jax.models.architectures import gguf_decoders
+from ft_jax.models.architectures.decoder_json import decoder_architecture, layer_kinds, layer_types
+from ft_jax.models.architectures.naming import Tensor, norm, projection, required
+from ft_jax.models.decoder_config import DecoderConfig
+from ft_jax.models.gguf_file import FREQUENCIES
 
 
-def _read(json, names, *, biases: bool, output_bias: bool, mlp_biases: bool) -> DecoderConfig:
-    act = json.get("hidden_act", "silu")
-    if act not in ACTIVATIONS:
-        raise ValueError(f"config.json has hidden_act {act!r}; known are {', '.join(ACTIVATIONS)}")
-    if json.get("use_sliding_window"):
-        raise ValueError("config.json has use_sliding_window set; windowed attention is not known here")
-    theta, scaling = _rope(json)
-    width = required(json, "hidden_size", "config.json")
-    heads = required(json, "num_attention_heads", "config.json")
-    return DecoderConfig(
-        vocabulary=required(json, "vocab_size", "config.json"),
-        width=width,
-        layers=required(json, "num_hidden_layers", "config.json"),
-        heads=heads,
-        key_value_heads=json.get("num_key_value_heads") or heads,
-        head_width=json.get("head_dim") or width // heads,
-        mlp_width=required(json, "intermediate_size", "config.json"),
-        positions=json.get("max_position_embeddings", 2048),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        biases=biases,
-        output_bias=output_bias,
-        mlp_biases=mlp_biases,
-        tied=bool(json.get("tie_word_embeddings", False)),
-        activation=ACTIVATIONS[act],
-        epsilon=json.get("rms_norm_eps", 1e-6),
-        attention_dropout=json.get("attention_dropout", 0.0),
-    )
-
-
-def read_llama(json, names) -> DecoderConfig:
-    """A `DecoderConfig` from a Llama config.json."""
-    biases = bool(json.get("attention_bias", False))
-    return _read(json, names, biases=biases, output_bias=biases, mlp_biases=bool(json.get("mlp_bias", False)))
-
-
-def read_qwen2(json, names) -> DecoderConfig:
-    """A `DecoderConfig` from a Qwen 2 config.json."""
-    return _read(json, names, biases=True, output_bias=False, mlp_biases=False)
-
-
-def _write(config: DecoderConfig, model_type: str, architecture: str) -> dict:
-    rope = {"rope_type": "default", "rope_theta": config.rope_theta}
-    if config.rope_scaling is not None:
-        rope |= {
-            "rope_type": "llama3",
-            "factor": config.rope_scaling.factor,
-            "low_freq_factor": config.rope_scaling.low_frequency_factor,
-            "high_freq_factor": config.rope_scaling.high_frequency_factor,
-            "original_max_position_embeddings": config.rope_scaling.original_positions,
-        }
-    return {
-        "architectures": [architecture],
-        "model_type": model_type,
-        "vocab_size": config.vocabulary,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.key_value_heads,
-        "head_dim": config.head_width,
-        "intermediate_size": config.mlp_width,
-        "max_position_embeddings": config.positions,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": rope,
-        "rope_scaling": {**rope} if config.rope_scaling is not None else None,
-        "tie_word_embeddings": config.tied,
-        "hidden_act": {"gelu_tanh": "gelu_pytorch_tanh"}.get(config.activation, config.activation),
-        "rms_norm_eps": config.epsilon,
-        "attention_dropout": config.attention_dropout,
-        "torch_dtype": "float32",
-    }
-
-
-def write_llama(config: DecoderConfig) -> dict:
-    """The Llama config.json of a `DecoderConfig`."""
-    json = _write(config, "llama", "LlamaForCausalLM")
-    return json | {"attention_bias": config.biases, "mlp_bias": config.mlp_biases}
-
-
-def write_qwen2(config: DecoderConfig) -> dict:
-    """The Qwen 2 config.json of a `DecoderConfig`."""
-    return _write(config, "qwen2", "Qwen2ForCausalLM") | {"use_sliding_window": False}
-
-
-def tensors(config: DecoderConfig) -> dict[str, Tensor]:
-    """Every parameter's tensor in a Llama checkpoint."""
+def tensors(config: DecoderConfig, offset: float = 0.0) -> dict[str, Tensor]:
+    """Every parameter's tensor in a checkpoint with Llama's names; `offset` is that of the norms' scales."""
     table = {"embeddings/tokens": Tensor("model.embed_tokens.weight")}
     for i in range(config.layers):
         ours, theirs = f"layers/{i}", f"model.layers.{i}"
-        table |= norm(f"{ours}/attention_norm", f"{theirs}.input_layernorm", bias=False)
+        table |= norms(config, ours, theirs, offset)
         for part, name in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
             table |= projection(f"{ours}/attention/{part}", f"{theirs}.self_attn.{name}", config.biases)
         table |= projection(f"{ours}/attention/output", f"{theirs}.self_attn.o_proj", config.output_bias)
-        table |= norm(f"{ours}/mlp_norm", f"{theirs}.post_attention_layernorm", bias=False)
-        for part in ("gate", "up", "down"):
-            table |= projection(f"{ours}/mlp/{part}", f"{theirs}.mlp.{part}_proj", config.mlp_biases)
-    table |= norm("norm", "model.norm", bias=False)
+        if config.query_key_norms:
+            for part, name in (("query_norm", "q_norm"), ("key_norm", "k_norm")):
+                table |= norm(f"{ours}/attention/{part}", f"{theirs}.self_attn.{name}", bias=False, offset=offset)
+        if config.experts is None:
+            for part in ("gate", "up", "down"):
+                table |= projection(f"{ours}/mlp/{part}", f"{theirs}.mlp.{part}_proj", config.mlp_biases)
+    table |= norm("norm", "model.norm", bias=False, offset=offset)
     if not config.tied:
         table["head/kernel"] = Tensor("lm_head.weight", transposed=True)
     return table
 
 
-def _read_gguf(metadata, names, *, biases: bool) -> DecoderConfig:
-    kind = metadata["general.architecture"]
-
-    def field(name):
-        return required(metadata, f"{kind}.{name}", "the GGUF file")
-
-    if metadata.get(f"{kind}.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in names:
-        raise ValueError(
-            "the GGUF file has rope scaling, which is read from config.json only; load the safetensors form"
-        )
-    width, heads = field("embedding_length"), field("attention.head_count")
-    return DecoderConfig(
-        vocabulary=len(required(metadata, "tokenizer.ggml.tokens", "the GGUF file")),
-        width=width,
-        layers=field("block_count"),
-        heads=heads,
-        key_value_heads=metadata.get(f"{kind}.attention.head_count_kv", heads),
-        head_width=metadata.get(f"{kind}.attention.key_length", width // heads),
-        mlp_width=field("feed_forward_length"),
-        positions=field("context_length"),
-        rope_theta=metadata.get(f"{kind}.rope.freq_base", 10000.0),
-        biases=biases,
-        tied="output.weight" not in names,
-        epsilon=field("attention.layer_norm_rms_epsilon"),
-    )
-
-
-def read_gguf_llama(metadata, names) -> DecoderConfig:
-    """A `DecoderConfig` from a GGUF file of architecture ``llama``."""
-    return _read_gguf(metadata, names, biases=False)
-
-
-def read_gguf_qwen2(metadata, names) -> DecoderConfig:
-    """A `DecoderConfig` from a GGUF file of architecture ``qwen2``."""
-    return _read_gguf(metadata, names, biases=True)
-
-
-def _gguf(config: DecoderConfig, *, interleaved: bool) -> dict[str, Tensor]:
-    table = {"embeddings/tokens": Tensor("token_embd.weight"), "norm/scale": Tensor("output_norm.weight")}
-    for i in range(config.layers):
-        ours, theirs = f"layers/{i}", f"blk.{i}"
-        table |= norm(f"{ours}/attention_norm", f"{theirs}.attn_norm", bias=False)
-        for part, name, heads in (
-            ("query", "attn_q", config.heads),
-            ("key", "attn_k", config.key_value_heads),
-            ("value", "attn_v", None),
-        ):
-            rows = heads if interleaved else None
-            table |= projection(f"{ours}/attention/{part}", f"{theirs}.{name}", config.biases, rows)
-        table |= projection(f"{ours}/attention/output", f"{theirs}.attn_output", bias=False)
-        table |= norm(f"{ours}/mlp_norm", f"{theirs}.ffn_norm", bias=False)
-        for part in ("gate", "up", "down"):
-            table |= projection(f"{ours}/mlp/{part}", f"{theirs}.ffn_{part}", bias=False)
-    if not config.tied:
-        table["head/kernel"] = Tensor("output.weight", transposed=True)
+def norms(config: DecoderConfig, ours: str, theirs: str, offset: float = 0.0) -> dict[str, Tensor]:
+    """The norms of a layer; with `config.post_norms`, under Gemma 2's names."""
+    names = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+    if config.post_norms:
+        names |= {
+            "attention_post_norm": "post_attention_layernorm",
+            "mlp_norm": "pre_feedforward_layernorm",
+            "mlp_post_norm": "post_feedforward_layernorm",
+        }
+    table = {}
+    for part, name in names.items():
+        table |= norm(f"{ours}/{part}", f"{theirs}.{name}", bias=False, offset=offset)
     return table
 
 
-def _llama_fits(config) -> bool:
-    return isinstance(config, DecoderConfig) and config.biases == config.output_bias
+def _llama(json):
+    biases = bool(json.get("attention_bias", False))
+    return {"biases": biases, "output_bias": biases, "mlp_biases": bool(json.get("mlp_bias", False))}
 
 
-def _qwen2_fits(config) -> bool:
-    return isinstance(config, DecoderConfig) and config.biases and not config.output_bias and not config.mlp_biases
+def _write_llama(config):
+    return {"attention_bias": config.biases, "mlp_bias": config.mlp_biases}
 
 
-LLAMA = Architecture(
-    model_types=("llama",),
-    read=read_llama,
-    write=write_llama,
-    tensors=tensors,
-    prefix="",
-    unread=("rotary_emb.inv_freq", "lm_head.weight"),
-    fits=_llama_fits,
-    read_gguf=read_gguf_llama,
-    gguf=lambda config: _gguf(config, interleaved=True),
+def _window(json):
+    return {} if json.get("sliding_window") is None else {"window": json["sliding_window"]}
+
+
+def _late_windows(json):
+    """Qwen's windows: from layer ``max_window_layers`` on, if ``use_sliding_window`` is set."""
+    count, first = json["num_hidden_layers"], json.get("max_window_layers", 28)
+    types = ["sliding_attention" if i >= first else "full_attention" for i in range(count)]
+    return layer_kinds(json, types) if json.get("use_sliding_window") else {}
+
+
+def _write_windows(config):
+    used = config.window is not None
+    return {"use_sliding_window": used, "sliding_window": config.window, "layer_types": layer_types(config)}
+
+
+def _qwen2(json):
+    return {"biases": True, "output_bias": False, "mlp_biases": False, **_late_windows(json)}
+
+
+def _qwen3(json):
+    biases = bool(json.get("attention_bias", False))
+    return {"biases": biases, "output_bias": biases, "query_key_norms": True, **_late_windows(json)}
+
+
+def _write_qwen3(config):
+    return {"attention_bias": config.biases, **_write_windows(config)}
+
+
+def _smollm3(json):
+    count, every = json["num_hidden_layers"], json.get("no_rope_layer_interval", 4)
+    turned = json.get("no_rope_layers") or [int((i + 1) % every != 0) for i in range(count)]
+    types = ["full_attention" if turns else "sliding_attention" for turns in turned]
+    kinds = layer_kinds(json, types) if json.get("use_sliding_window") else {}
+    return {**_llama(json), "rotary": tuple(map(bool, turned)), **kinds}
+
+
+def _write_smollm3(config):
+    turned = [int(config.rotary[i % len(config.rotary)]) for i in range(config.layers)]
+    return {**_write_llama(config), **_write_windows(config), "no_rope_layers": turned}
+
+
+def _mixtral(json):
+    return {
+        "experts": required(json, "num_local_experts", "config.json"),
+        "experts_per_token": json["num_experts_per_tok"],
+        **_window(json),
+    }
+
+
+def _write_mixtral(config):
+    return {
+        "num_local_experts": config.experts,
+        "num_experts_per_tok": config.experts_per_token,
+        "sliding_window": config.window,
+    }
+
+
+def _qwen3_moe(json):
+    if json.get("decoder_sparse_step", 1) != 1 or json.get("mlp_only_layers"):
+        raise ValueError(
+            "config.json has layers without experts (decoder_sparse_step or mlp_only_layers); only mixtures whose "
+            "layers all have experts are known"
+        )
+    biases = bool(json.get("attention_bias", False))
+    return {
+        "biases": biases,
+        "output_bias": biases,
+        "query_key_norms": True,
+        "mlp_width": json["moe_intermediate_size"],
+        # transformers 5 says num_local_experts, 4 says num_experts.
+        "experts": json.get("num_local_experts") or required(json, "num_experts", "config.json"),
+        "experts_per_token": json["num_experts_per_tok"],
+        "normalised_router": bool(json.get("norm_topk_prob", False)),
+        **(_window(json) if json.get("use_sliding_window") else {}),
+    }
+
+
+def _write_qwen3_moe(config):
+    return {
+        "attention_bias": config.biases,
+        "moe_intermediate_size": config.mlp_width,
+        "num_experts": config.experts,
+        "num_local_experts": config.experts,
+        "num_experts_per_tok": config.experts_per_token,
+        "norm_topk_prob": config.normalised_router,
+        "use_sliding_window": config.window is not None,
+        "sliding_window": config.window,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
+
+
+def _expert_tensors(block: str, names: dict[str, str]):
+    """The table of a mixture whose router and experts are at ``<layer>.<block>``, the experts' parts under `names`."""
+
+    def table(config):
+        entries = tensors(config)
+        for i in range(config.layers):
+            ours, theirs = f"layers/{i}/mlp", f"model.layers.{i}.{block}"
+            entries |= projection(f"{ours}/router", f"{theirs}.gate", bias=False)
+            for part, name in names.items():
+                first, *more = (f"{theirs}.experts.{e}.{name}.weight" for e in range(config.experts))
+                entries[f"{ours}/experts/{part}/kernel"] = Tensor(first, transposed=True, more=tuple(more))
+        return entries
+
+    return table
+
+
+LLAMA = decoder_architecture(
+    "llama",
+    "LlamaForCausalLM",
+    _llama,
+    _write_llama,
+    tensors,
+    unread=(FREQUENCIES,),
+    read_gguf=gguf_decoders.read_llama,
+    gguf=gguf_decoders.interleaved,
 )
 
-QWEN2 = Architecture(
-    model_types=("qwen2",),
-    read=read_qwen2,
-    write=write_qwen2,
-    tensors=tensors,
-    prefix="",
-    unread=("rotary_emb.inv_freq", "lm_head.weight"),
-    fits=_qwen2_fits,
-    read_gguf=read_gguf_qwen2,
-    gguf=lambda config: _gguf(config, interleaved=False),
+MISTRAL = decoder_architecture(
+    "mistral",
+    "MistralForCausalLM",
+    _window,
+    lambda config: {"sliding_window": config.window},
+    tensors,
+    {"sliding_window": 4096, "max_position_embeddings": 131072},
 )
+
+QWEN2 = decoder_architecture(
+    "qwen2",
+    "Qwen2ForCausalLM",
+    _qwen2,
+    _write_windows,
+    tensors,
+    {"sliding_window": 4096, "max_position_embeddings": 32768},
+    read_gguf=gguf_decoders.read_qwen2,
+    gguf=gguf_decoders.plain,
+)
+
+QWEN3 = decoder_architecture(
+    "qwen3",
+    "Qwen3ForCausalLM",
+    _qwen3,
+    _write_qwen3,
+    tensors,
+    {"sliding_window": 4096, "head_dim": 128, "max_position_embeddings": 32768},
+    read_gguf=gguf_decoders.read_qwen3,
+    gguf=gguf_decoders.plain,
+)
+
+SMOLLM3 = decoder_architecture(
+    "smollm3",
+    "SmolLM3ForCausalLM",
+    _smollm3,
+    _write_smollm3,
+    tensors,
+    {"rope_theta": 2000000.0, "tie_word_embeddings": True, "max_position_embeddings": 32768},
+)
+
+MIXTRAL = decoder_architecture(
+    "mixtral",
+    "MixtralForCausalLM",
+    _mixtral,
+    _write_mixtral,
+    _expert_tensors("block_sparse_moe", {"gate": "w1", "down": "w2", "up": "w3"}),
+    {"rms_norm_eps": 1e-5, "rope_theta": 1e6, "num_local_experts": 8, "num_experts_per_tok": 2,
+     "max_position_embeddings": 131072},
+)  # fmt: skip
+
+QWEN3_MOE = decoder_architecture(
+    "qwen3_moe",
+    "Qwen3MoeForCausalLM",
+    _qwen3_moe,
+    _write_qwen3_moe,
+    _expert_tensors("mlp", {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}),
+    {"sliding_window": 4096, "moe_intermediate_size": 768, "num_experts_per_tok": 8,
+     "max_position_embeddings": 32768},
+)  # fmt: skip

@@ -8,6 +8,26 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """One of the slices that a fused tensor is made of.
+
+    Attributes:
+      index: which.
+      sizes: of all of them, along `axis`.
+      axis: of the stored tensor.
+    """
+
+    index: int
+    sizes: tuple[int, ...]
+    axis: int = 0
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Where the slice begins and ends."""
+        return sum(self.sizes[: self.index]), sum(self.sizes[: self.index + 1])
+
+
+@dataclasses.dataclass(frozen=True)
 class Tensor:
     """Where a parameter is in a checkpoint.
 
@@ -15,26 +35,109 @@ class Tensor:
       name: of the tensor there.
       transposed: whether the checkpoint stores ``[outputs, inputs]``.
       heads: where not None, the heads whose rows llama.cpp interleaved for its own rotary layout.
+      offset: the parameter is the stored number plus it (Gemma's norms scale by ``1 + stored``).
+      part: which slice of a fused tensor it is, or None for all of it.
+      more: further tensors, stacked after the first on a new leading axis (experts).
     """
 
     name: str
     transposed: bool = False
     heads: int | None = None
+    offset: float = 0.0
+    part: Part | None = None
+    more: tuple[str, ...] = ()
 
-    def read(self, stored: np.ndarray) -> np.ndarray:
-        """The parameter out of the stored tensor."""
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The stored tensors that `read` takes."""
+        return (self.name, *self.more)
+
+    @property
+    def whole(self) -> bool:
+        """Whether `read` takes stored tensors as a whole alone, not some of their rows."""
+        return self.heads is not None
+
+    def read(self, *stored: np.ndarray) -> np.ndarray:
+        """The parameter out of the stored tensors of `names`."""
+        read = [self._read(array) for array in stored]
+        return np.stack(read) if self.more else read[0]
+
+    def _read(self, stored):
+        if self.part is not None:
+            begin, end = self.part.bounds
+            stored = stored[(slice(None),) * self.part.axis + (slice(begin, end),)]
         if self.heads is not None:
             half = stored.shape[0] // self.heads // 2
             stored = stored.reshape(self.heads, half, 2, -1).swapaxes(1, 2).reshape(stored.shape)
-        return np.ascontiguousarray(stored.T) if self.transposed else stored
+        if self.offset:
+            stored = stored.astype(np.float32) + np.float32(self.offset)
+        return np.ascontiguousarray(np.swapaxes(stored, -1, -2)) if self.transposed else stored
 
     def write(self, parameter: np.ndarray) -> np.ndarray:
-        """The stored tensor of a parameter (the inverse of `read` for safetensors)."""
-        return np.ascontiguousarray(parameter.T) if self.transposed else parameter
+        """What a stored tensor holds of a parameter (the inverse of `read` for safetensors); see `writers`."""
+        if self.offset:
+            parameter = (parameter.astype(np.float32) - np.float32(self.offset)).astype(parameter.dtype)
+        return np.ascontiguousarray(np.swapaxes(parameter, -1, -2)) if self.transposed else parameter
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The stored tensor's shape, for a parameter of `shape`."""
-        return tuple(reversed(shape)) if self.transposed else tuple(shape)
+        """The shape of each stored tensor, for a parameter of `shape`."""
+        shape = tuple(shape[1:] if self.more else shape)
+        if self.transposed:
+            shape = (*shape[:-2], shape[-1], shape[-2])
+        if self.part is not None:
+            axis = self.part.axis
+            shape = (*shape[:axis], sum(self.part.sizes), *shape[axis + 1 :])
+        return shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Writer:
+    """How one stored tensor is made.
+
+    Attributes:
+      paths: the parameters it needs.
+      tensors: where each is in it.
+      index: which of a stack's layers it is, or None.
+    """
+
+    paths: tuple[str, ...]
+    tensors: tuple[Tensor, ...]
+    index: int | None = None
+
+    def write(self, *parameters: np.ndarray) -> np.ndarray:
+        """The stored tensor out of the parameters at `paths`."""
+        if self.index is not None:
+            parameters = tuple(parameter[self.index] for parameter in parameters)
+        pieces = [tensor.write(piece) for tensor, piece in zip(self.tensors, parameters, strict=True)]
+        part = self.tensors[0].part
+        return pieces[0] if part is None else np.concatenate(pieces, axis=part.axis)
+
+    def shape(self, *shapes: tuple[int, ...]) -> tuple[int, ...]:
+        """The stored tensor's shape, for parameters of these shapes."""
+        return self.tensors[0].stored_shape(shapes[0])
+
+
+def writers(table: Mapping[str, Tensor]) -> dict[str, Writer]:
+    """What each stored tensor of a checkpoint is made of.
+
+    Example:
+      >>> fused = {"a": Tensor("ab", part=Part(0, (1, 2))), "b": Tensor("ab", part=Part(1, (1, 2)))}
+      >>> writers(fused)["ab"].write(np.array([1]), np.array([2, 3])).tolist()
+      [1, 2, 3]
+    """
+    fused: dict[str, list[tuple[str, Tensor]]] = {}
+    made: dict[str, Writer] = {}
+    for path, tensor in table.items():
+        if tensor.part is not None:
+            fused.setdefault(tensor.name, []).append((path, tensor))
+        elif tensor.more:
+            made |= {name: Writer((path,), (tensor,), index) for index, name in enumerate(tensor.names)}
+        else:
+            made[tensor.name] = Writer((path,), (tensor,))
+    for name, parts in fused.items():
+        parts.sort(key=lambda entry: entry[1].part.index)
+        made[name] = Writer(tuple(path for path, _ in parts), tuple(tensor for _, tensor in parts))
+    return made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +186,9 @@ def projection(path: str, name: str, bias: bool, heads: int | None = None) -> di
     return entries
 
 
-def norm(path: str, name: str, bias: bool) -> dict[str, Tensor]:
-    """The entries of a layer norm."""
-    entries = {f"{path}/scale": Tensor(f"{name}.weight")}
+def norm(path: str, name: str, bias: bool, offset: float = 0.0) -> dict[str, Tensor]:
+    """The entries of a norm, whose scale is `offset` more than what is stored."""
+    entries = {f"{path}/scale": Tensor(f"{name}.weight", offset=offset)}
     if bias:
         entries[f"{path}/bias"] = Tensor(f"{name}.bias")
     return entries

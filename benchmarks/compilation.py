@@ -1,0 +1,63 @@
+"""Seconds to compile a step: cold, and in a new process from the persistent cache."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.case import Options
+
+CHILD = """
+import json, sys, time
+begin = time.perf_counter()
+from benchmarks.programs import build
+from benchmarks.shapes import shape
+from ft_jax.training.fit import use_compilation_cache
+use_compilation_cache()
+name, method, changes = json.loads(sys.argv[1])
+step = build(method, shape(name, **changes), abstract=True)
+built = time.perf_counter()
+lowered = step.lowered()
+traced = time.perf_counter()
+lowered.compile()
+print(json.dumps([built - begin, traced - built, time.perf_counter() - traced]))
+"""
+
+
+def rows(options: Options) -> Iterator[dict[str, Any]]:
+    """One row a method: seconds to trace and to compile, without and with what an earlier process left in the cache."""
+    name, shape = options.shape("minilm" if jax.default_backend() == "cpu" else "llama-1b")
+    changes = {"batch": shape.batch, "time": shape.time, "dtype": shape.dtype, "remat": options.remat}
+    for method in options.methods or ("lora",):
+        with tempfile.TemporaryDirectory() as folder:
+            cold, cached = (_child([name, method, changes], folder) for _ in range(2))
+        yield {
+            "size": name,
+            "method": method,
+            "batch": [shape.batch, shape.time],
+            "trace_seconds": cold[1],
+            "cold_seconds": cold[2],
+            "cached_seconds": cached[2],
+            "cached_with_trace_seconds": cached[1] + cached[2],
+        }
+
+
+def _child(told, cache: str) -> list[float]:
+    environment = {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps(told)], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"compiling failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,110 @@
+"""Runs the peer (transformers and peft on torch) beside a benchmark, on the same weights and the same batch."""
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ft_jax import models
+
+VARIANTS = ("eager", "compile", "liger", "liger+compile", "liger+checkpoint", "eager+checkpoint")
+"""Configurations of the peer; the strongest is the one that a ratio counts against."""
+
+
+@dataclasses.dataclass
+class Peer:
+    """A process that trains the peer's model; `steps` times it."""
+
+    process: subprocess.Popen
+    facts: dict[str, Any]
+
+    def steps(self, count: int) -> dict[str, Any]:
+        """``seconds`` and ``losses`` of so many more steps, and the ``peak_bytes`` of the device so far."""
+        self.process.stdin.write(f"steps {count}\n")
+        self.process.stdin.flush()
+        return _answer(self.process)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
+def python_with_torch(python: str | None) -> str:
+    """The interpreter that runs the peer: the one given, or this one.
+
+    Raises:
+      ValueError: where this one has no torch and none is given.
+    """
+    if python is not None:
+        return python
+    if importlib.util.find_spec("torch") is None:
+        raise ValueError(
+            "the peer needs torch, transformers and peft, which this environment has not; "
+            "install them here or pass --peer-python with the interpreter of one that has them"
+        )
+    return sys.executable
+
+
+def start(step, method: str, variant: str, python: str | None = None, **options: Any) -> Peer:
+    """Starts the peer on a step's weights and batch.
+
+    Args:
+      step: a `benchmarks.programs.Step` with parameters.
+      method: ``"lora"``, ``"full"`` or ``"generate"``.
+      variant: one of `VARIANTS`.
+      python: an interpreter with torch, transformers and peft.
+      **options: for the peer: ``rank``, ``deterministic``, ``new``, ``threads``.
+
+    Raises:
+      RuntimeError: where the peer ends before it has answered, with its last words.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="ft_jax-peer-"))
+    params, head = dict(step.model.params), {}
+    if step.shape.classes is not None:
+        last = params.pop("head")
+        head = {"head_kernel": last["kernel"], "head_bias": last["bias"]}
+    network = models.encoder if step.shape.classes is not None else models.decoder
+    models.save(network(step.model.config, None), params, folder / "model")
+    arrays = {**step.batch, **jax.tree.map(lambda x: np.asarray(x, np.float32), head)}
+    np.savez(folder / "arrays.npz", **arrays)
+    told = {
+        "folder": str(folder / "model"),
+        "arrays": str(folder / "arrays.npz"),
+        "kind": "bert" if step.shape.classes is not None else "llama",
+        "method": method,
+        "variant": variant,
+        "dtype": step.shape.dtype,
+        "rank": 16,
+        "learning_rate": 1e-4,
+        "deterministic": False,
+        "threads": None,
+        "cpu": jax.default_backend() == "cpu",
+        **options,
+    }
+    log = (folder / "log").open("w")
+    process = subprocess.Popen(
+        [python_with_torch(python), str(Path(__file__).with_name("peer_torch.py"))],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+    )  # fmt: skip
+    process.stdin.write(json.dumps(told) + "\n")
+    process.stdin.flush()
+    try:
+        return Peer(process, _answer(process))
+    except RuntimeError as error:
+        words = (folder / "log").read_text().strip().splitlines()
+        raise RuntimeError(f"{error}: {words[-1] if words else 'no output'}") from None
+
+
+def _answer(process) -> dict[str, Any]:
+    for line in process.stdout:
+        if line.startswith("@"):
+            return json.loads(line[1:])
+    raise RuntimeError(f"the peer ended with status {process.wait()} before it answered")

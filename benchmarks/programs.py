@@ -1,0 +1,115 @@
+"""The steps that benchmarks run, by name: a composition over a shape, ready to compile or to train."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from benchmarks.shapes import Shape
+from ft_jax import adaptive, distillation, incremental, rl, transfer
+from ft_jax.core import Program, compose, jit_step, make_step, optimizer, supervised
+from ft_jax.core.members import map_members
+from ft_jax.models import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A program over a shape.
+
+    Attributes:
+      name: of the composition.
+      shape: what it runs on.
+      model: with parameters, or with their shapes alone.
+      program: the pure functions.
+      batch: a host batch.
+    """
+
+    name: str
+    shape: Shape
+    model: Model
+    program: Program
+    batch: dict[str, Any]
+
+    def start(self) -> tuple[Callable, Any, Any]:
+        """The compiled step, a state and the batch on the device."""
+        state = jax.jit(self.program.init)(self.model.params, jax.random.key(1))
+        return jit_step(self.program.step), state, jax.device_put(self.batch)
+
+    def lowered(self) -> jax.stages.Lowered:
+        """The step lowered on shapes alone, the state donated except for the frozen weights."""
+        state = jax.eval_shape(self.program.init, self.model.params, jax.random.key(1))
+
+        def apart(state, frozen, batch):
+            state, metrics = self.program.step(state.replace(frozen=frozen), batch)
+            return state.replace(frozen=None), metrics
+
+        return jax.jit(apart, donate_argnums=0).lower(state.replace(frozen=None), state.frozen, self.batch)
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens of a step."""
+        return int(np.size(self.batch["input_ids"] if "input_ids" in self.batch else self.batch["chosen"]["input_ids"]))
+
+
+def _lora(model, rank, forward):
+    return transfer.lora(rank=rank, alpha=2.0 * rank, forward=forward, also=_head(model))
+
+
+def _head(model) -> tuple[str, ...]:
+    """A classifier's new head learns beside the adapters."""
+    return ("*/head/*",) if model.apply.pooling is not None else ()
+
+
+METHODS: dict[str, Callable] = {
+    "full": lambda model, rank, forward: transfer.full(),
+    "lora": _lora,
+    "qlora": lambda model, rank, forward: compose(_lora(model, rank, forward), transfer.quantize()),
+    "dora": lambda model, rank, forward: transfer.dora(rank=rank, alpha=2.0 * rank, also=_head(model)),
+    "distillation": lambda model, rank, forward: compose(
+        distillation.logits(model.apply, model.params), _lora(model, rank, forward)
+    ),
+    "dpo": lambda model, rank, forward: compose(rl.dpo(), _lora(model, rank, forward)),
+    "ewc": lambda model, rank, forward: compose(incremental.ewc(), _lora(model, rank, forward)),
+    "uncertainty": lambda model, rank, forward: compose(adaptive.uncertainty(("task",)), _lora(model, rank, forward)),
+    "composed": lambda model, rank, forward: compose(
+        adaptive.uncertainty(("task", "distillation.logits")),
+        incremental.ewc(),
+        distillation.logits(model.apply, model.params),
+        _lora(model, rank, forward),
+    ),
+}
+"""``(model, rank, forward of LoRA) -> method`` by name."""
+
+
+def build(
+    name: str, shape: Shape, *, rank: int = 16, forward: str = "auto", members: int = 0, abstract: bool = False
+) -> Step:
+    """A composition over a shape.
+
+    Args:
+      name: one of `METHODS`.
+      shape: of model and batch.
+      rank, forward: of LoRA.
+      members: so many in one program; 0 for a plain step.
+      abstract: parameters as shapes alone, to compile and not to run.
+
+    Raises:
+      ValueError: on an unknown name.
+    """
+    if name not in METHODS:
+        raise ValueError(f"there is no step {name!r}; use one of {', '.join(METHODS)}")
+    model = shape.model(None if abstract else jax.random.key(0))
+    method = METHODS[name](model, rank, forward)
+    tuned = optimizer(optax.adamw, learning_rate=1e-4, weight_decay=0.0)
+    program = make_step(supervised(model.apply), tuned, method)
+    batch: dict[str, Any] = shape.examples()
+    if name == "dpo":
+        other = shape.examples(seed=1)
+        sides = {"chosen": batch, "rejected": other}
+        batch = {
+            side: {**fields, "weights": np.ones(fields["labels"].shape, np.float32)} for side, fields in sides.items()
+        }
+    return Step(name, shape, model, map_members(program, members) if members else program, batch)

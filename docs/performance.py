@@ -1,0 +1,308 @@
+"""Writes docs/performance.md and its pictures from the lines in benchmarks/results: ``python docs/performance.py``."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "benchmarks" / "results"
+PICTURES = HERE / "performance"
+TEXT = HERE / "performance_text.md"
+COLOURS = {"ours": "#1f6f8b", "peer": "#d1495b", "floor": "#8d99ae"}
+
+TARGETS = (
+    ("LoRA step", "≥ 1.6× the strongest peer, ≥ 65% of the limit", "throughput", {"method": "lora", "remat": "none"}),
+    ("full fine-tuning step", "≥ 1.15× the strongest peer, ≥ 70% of the limit", "throughput", {"method": "full"}),
+    (
+        "LoRA, full rematerialisation",
+        "≥ 1.9× the peer's, in less memory",
+        "throughput",
+        {"method": "lora", "remat": "full"},
+    ),
+    ("QLoRA step", "base ≤ 0.6 bytes a parameter", "throughput", {"method": "qlora"}),
+    ("16 LoRA trials in one program", "≥ 7.5× the peer one after another", "populations", {"members": 16}),
+    ("DPO step", "≤ 1.1× its passes", "throughput", {"method": "dpo"}),
+    ("distillation step", "≤ 1.45× the plain step", "throughput", {"method": "distillation"}),
+    ("composed step", "≤ 1.05× its parts added up", "throughput", {"method": "composed"}),
+    ("generation, batch 64", "≥ 3× the peer", "generation", {}),
+    ("compilation", "≤ 40 s cold, ≤ 3 s cached", "compilation", {}),
+    ("pipeline", "device idle ≤ 2% of a step", "pipeline", {}),
+)
+"""What, the target on a GPU, the case and the fields of its rows at the shape ``llama-1b``."""
+
+
+def lines(case: str) -> list[dict[str, Any]]:
+    """The rows of a case, oldest first."""
+    file = RESULTS / f"{case}.jsonl"
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+def latest(rows: Iterable[dict[str, Any]], *fields: str) -> list[dict[str, Any]]:
+    """The newest row of each combination of `fields`."""
+    found = {tuple(json.dumps(row.get(field)) for field in fields): row for row in rows}
+    return list(found.values())
+
+
+def table(head: tuple[str, ...], rows: list[tuple]) -> str:
+    """A table in Markdown."""
+    told = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in row)} |" for row in told)
+
+
+def gigabytes(count: float) -> str:
+    """Bytes as GiB."""
+    return f"{count / 2**30:.2f} GiB"
+
+
+def targets() -> str:
+    """The table of targets: what a GPU measured, or that none has."""
+    told = []
+    for what, target, case, fields in TARGETS:
+        rows = [row for row in lines(case) if row["device"] != "cpu" and row.get("size") == "llama-1b"]
+        rows = [row for row in rows if all(row.get(name) == value for name, value in fields.items())]
+        told.append((what, target, _state(rows[-1]) if rows else "unmeasured: no GPU yet"))
+    return table(("what", "target", "measured"), told)
+
+
+def _state(row: dict[str, Any]) -> str:
+    parts = []
+    if "ratio" in row:
+        parts.append(f"{row['ratio']:.2f}× {row.get('peer', 'one after another')}")
+    if "share_of_matrix_rate" in row:
+        parts.append(f"{row['share_of_matrix_rate']:.0%} of the matrix rate")
+    if "tokens_per_second" in row:
+        parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
+    if "cold_seconds" in row:
+        parts.append(f"{row['cold_seconds']:.0f} s cold, {row['cached_seconds']:.1f} s cached")
+    if "wait_share" in row:
+        parts.append(f"{row['wait_share']:.1%} waiting")
+    return f"{', '.join(parts)} ({row['device']})"
+
+
+def paired() -> str:
+    """Pairs with the peer on whatever device ran them."""
+    rows = latest((row for row in lines("throughput") if "peer" in row), "size", "method", "peer", "device", "batch")
+    told = [
+        (
+            row["size"], row["method"], " × ".join(map(str, row["batch"])), row["peer"], row["device"],
+            f"{row['ratio']:.2f} ({row['ratio_range'][0]:.2f} to {row['ratio_range'][1]:.2f})",
+            f"{row['cpu_ratio']:.2f}", f"{row['loss']:.4f} / {row['peer_loss']:.4f}", f"{row['gap']:.2f}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    head = (
+        "shape",
+        "step",
+        "batch",
+        "peer",
+        "device",
+        "peer's seconds / ours",
+        "busy seconds, peer's / ours",
+        "loss ours / peer's",
+        "gap to the floor",
+    )
+    return table(head, told) if told else "No pairs are recorded."
+
+
+def ahead() -> str:
+    """Sharded steps compiled for TPUs."""
+    told = [
+        (
+            row["size"], row["topology"], " × ".join(f"{axis} {size}" for axis, size in row["mesh"].items()),
+            " × ".join(map(str, row["batch"])), gigabytes(row["argument_bytes"]), gigabytes(row["temporary_bytes"]),
+            f"{row['flops_per_chip'] / 1e12:.1f}", f"{row['trace_seconds']:.0f} + {row['compile_seconds']:.0f}",
+        )
+        for row in latest(lines("aot"), "size", "topology")
+    ]  # fmt: skip
+    head = (
+        "shape",
+        "topology",
+        "mesh",
+        "batch",
+        "state a chip",
+        "temporaries a chip",
+        "TFLOP a chip",
+        "trace + compile, s",
+    )
+    return table(head, told) if told else "Nothing is recorded."
+
+
+def rounding() -> str:
+    """Final losses of the runs with a rounded merged weight."""
+    rows = latest(lines("rounding"), "dtype", "forward", "learning_rate")
+    by_rate: dict[float, dict[str, float]] = {}
+    for row in rows:
+        by_rate.setdefault(row["learning_rate"], {})[f"{row['dtype']} {row['forward']}"] = row["final"]
+    names = ("float32 two_pass", "bfloat16 two_pass", "bfloat16 merged")
+    told = [(f"{rate:g}", *(f"{finals[name]:.4f}" for name in names)) for rate, finals in sorted(by_rate.items())]
+    return table(("learning rate", *(name.replace("_", " ") for name in names)), told)
+
+
+def plain(case: str, head: tuple[str, ...], cells) -> str:
+    """The newest rows of a case as a table."""
+    told = [cells(row) for row in latest(lines(case), "size", "method", "device", "members")]
+    return table(head, told) if told else "Nothing is recorded."
+
+
+def tidy(axes) -> None:
+    """No box round a picture."""
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_rounding() -> None:
+    """Loss curves, and how far each is from float32."""
+    rows = latest(lines("rounding"), "dtype", "forward", "learning_rate")
+    rates = sorted({row["learning_rate"] for row in rows})
+    if not rates:
+        return
+    figure, grid = plt.subplots(2, len(rates), figsize=(10, 5), sharex=True, layout="constrained", squeeze=False)
+    styles = {
+        ("float32", "two_pass"): "#2f2f2f",
+        ("bfloat16", "two_pass"): COLOURS["ours"],
+        ("bfloat16", "merged"): COLOURS["peer"],
+    }
+    for column, rate in enumerate(rates):
+        runs = {(row["dtype"], row["forward"]): row for row in rows if row["learning_rate"] == rate}
+        exact = runs["float32", "two_pass"]["losses"]
+        steps = [index * runs["float32", "two_pass"]["every"] for index in range(len(exact))]
+        for key, colour in styles.items():
+            losses = runs[key]["losses"]
+            grid[0, column].plot(steps, losses, color=colour, label=" ".join(key).replace("_", " "))
+            grid[1, column].plot(steps, [a - b for a, b in zip(losses, exact, strict=True)], color=colour)
+        grid[0, column].set(title=f"learning rate {rate:g}", ylabel="held-out loss" if column == 0 else None)
+        grid[1, column].set(xlabel="step", ylabel="minus float32's" if column == 0 else None)
+    grid[0, 0].legend(frameon=False)
+    for axes in grid.flat:
+        tidy(axes)
+    _save(figure, "rounding")
+
+
+def draw_growth() -> None:
+    """Memory and operations against what is varied."""
+    rows = latest(lines("growth"), "axis", "value")
+    axes_of = [
+        axis for axis in ("time", "batch", "rank", "members", "model") if any(row["axis"] == axis for row in rows)
+    ]
+    titles = {
+        "time": "tokens a sequence",
+        "model": "parameters",
+        "batch": "examples",
+        "rank": "rank",
+        "members": "members",
+    }
+    for axis in axes_of:
+        points = sorted((row for row in rows if row["axis"] == axis), key=lambda row: row["value"])
+        values = [row["value"] for row in points]
+        figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+        left.plot(
+            values,
+            [row["argument_bytes"] / 2**30 for row in points],
+            "o-",
+            color=COLOURS["floor"],
+            label="state and batch",
+        )
+        total = [(row["argument_bytes"] + row["temporary_bytes"]) / 2**30 for row in points]
+        left.plot(values, total, "o-", color=COLOURS["ours"], label="with temporaries")
+        right.plot(values, [row["flops"] / 1e12 for row in points], "o-", color=COLOURS["ours"], label="cost model")
+        counted = [(row["value"], row["xla_flops"] / 1e12) for row in points if row["xla_flops"]]
+        if counted:
+            right.plot(*zip(*counted, strict=True), "x", color=COLOURS["peer"], label="XLA's count of the program")
+        for axes, label in ((left, "GiB"), (right, "TFLOP a step")):
+            axes.set(xscale="log", yscale="log", xlabel=titles[axis], ylabel=label)
+            axes.set_xticks(values, [_short(value) for value in values])
+            axes.minorticks_off()
+            axes.legend(frameon=False)
+            tidy(axes)
+        _save(figure, f"growth_{axis}")
+
+
+def _short(value: float) -> str:
+    """A count in three letters or so."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1024, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:g}"
+
+
+def draw_steps() -> None:
+    """Ours, the peer and the floor, for each pair."""
+    rows = latest((row for row in lines("throughput") if "peer" in row), "size", "method", "peer", "device", "batch")
+    if not rows:
+        return
+    figure, axes = plt.subplots(figsize=(8, 0.9 + 0.9 * len(rows)), layout="constrained")
+    for place, row in enumerate(rows):
+        bars = (row["paired_seconds"]["median"], row["peer_seconds"]["median"], row["floor_seconds"])
+        for offset, (value, (name, colour)) in enumerate(zip(bars, COLOURS.items(), strict=True)):
+            axes.barh(place + 0.26 * (offset - 1), value, 0.24, color=colour, label=name if place == 0 else None)
+    axes.set_yticks(
+        range(len(rows)), [f"{row['size']}\n{row['method']}, {row['peer']}, {row['device']}" for row in rows]
+    )
+    axes.set(xlabel="seconds a step")
+    axes.invert_yaxis()
+    axes.legend(frameon=False)
+    tidy(axes)
+    _save(figure, "steps")
+
+
+def _save(figure, name: str) -> None:
+    PICTURES.mkdir(exist_ok=True)
+    figure.savefig(PICTURES / f"{name}.png", dpi=100, metadata={"Software": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    """Fills the tables into the text and draws."""
+    draw_rounding()
+    draw_growth()
+    draw_steps()
+    filled = {
+        "targets": targets(),
+        "paired": paired(),
+        "aot": ahead(),
+        "rounding": rounding(),
+        "compilation": plain(
+            "compilation",
+            ("shape", "step", "device", "trace, s", "compile cold, s", "from the cache, s"),
+            lambda row: (
+                row["size"], row["method"], row["device"],
+                *(f"{row[name]:.1f}" for name in ("trace_seconds", "cold_seconds", "cached_seconds")),
+            ),
+        ),
+        "pipeline": plain(
+            "pipeline",
+            ("shape", "device", "making a batch, ms", "step, ms", "waiting", "longest log line, ms"),
+            lambda row: (
+                row["size"], row["device"], f"{row['seconds_to_make_a_batch'] * 1e3:.1f}",
+                f"{row['seconds_of_a_step'] * 1e3:.0f}", f"{row['wait_share']:.2%}",
+                f"{row['log_seconds']['max'] * 1e3:.2f}",
+            ),
+        ),
+        "populations": plain(
+            "populations",
+            ("shape", "members", "device", "one after another / together", "largest difference of losses"),
+            lambda row: (
+                row["size"], row["members"], row["device"], f"{row['ratio']:.2f}",
+                f"{row['largest_loss_difference']:.1e}",
+            ),
+        ),
+    }  # fmt: skip
+    text = TEXT.read_text(encoding="utf-8")
+    for name, told in filled.items():
+        text = text.replace("{{" + name + "}}", told)
+    shown = [line for line in text.splitlines() if not line.startswith("![") or (HERE / _picture(line)).exists()]
+    (HERE / "performance.md").write_text("\n".join(shown) + "\n", encoding="utf-8")
+
+
+def _picture(line: str) -> str:
+    """The file that a Markdown line shows."""
+    return line[line.rindex("(") + 1 : line.rindex(")")]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Attention maps of a model's outputs."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ft_jax.core.outputs import Outputs
+
+KIND = "attention"
+
+
+def collecting(apply: Callable | None) -> Callable | None:
+    """`apply` with attention maps among its outputs' states, where its configuration can collect them.
+
+    Example:
+      >>> import jax
+      >>> from ft_jax.models import tiny_decoder
+      >>> collecting(tiny_decoder(jax.random.key(0)).apply).config.collect
+      ('attention',)
+    """
+    config = getattr(apply, "config", None)
+    if not hasattr(config, "collect") or KIND in config.collect:
+        return apply
+    return dataclasses.replace(apply, config=dataclasses.replace(config, collect=(*config.collect, KIND)))
+
+
+def maps_of(outputs: Outputs) -> dict[int, Array]:
+    """The maps ``[batch, heads, queries, keys]`` among an output's states, by the layer's number, in order."""
+    named = {key.removeprefix(f"{KIND}/"): value for key, value in outputs.states.items() if key.startswith(f"{KIND}/")}
+    return {int(layer): named[layer] for layer in sorted(named, key=lambda layer: layer.zfill(9)) if layer.isdigit()}
+
+
+def attention_maps(
+    outputs: Outputs, time: int | None, layers: Sequence[int] | None = None, name: str = KIND
+) -> list[Float[Array, "batch heads time time"]]:
+    """The maps of chosen layers among the real tokens, virtual tokens and prefixes cut off.
+
+    Args:
+      outputs: of a model that collects ``"attention"``.
+      time: how many real tokens a row has; None where there are no others.
+      layers: their numbers, negative ones from the end; None for all.
+      name: who asks, for the error.
+
+    Raises:
+      ValueError: outputs without maps, or without a layer's.
+    """
+    maps = maps_of(outputs)
+    if not maps:
+        raise ValueError(
+            f"{name} reads attention maps, which this model's outputs don't have; build the model with "
+            "model.configure(collect=('attention',)), or give the method the model's apply"
+        )
+    count = max(maps) + 1
+    numbers = list(maps) if layers is None else [layer % count if layer < 0 else layer for layer in layers]
+    missing = [layer for layer in numbers if layer not in maps]
+    if missing:
+        raise ValueError(
+            f"{name} reads the attention map of layer {missing[0]}, and the model has those of {list(maps)}"
+        )
+    kept = slice(None) if time is None else slice(-time, None)
+    return [maps[layer][..., kept, kept] for layer in numbers]
+
+
+def with_maps(outputs: Outputs, again: Callable[[], Outputs] | None) -> Outputs:
+    """`outputs` where they have maps; else those of running the model again with maps collected."""
+    return outputs if maps_of(outputs) or again is None else again()
+
+
+def real_tokens(batch: Mapping[str, Array], maps: Float[Array, "batch heads time time"]) -> Float[Array, "batch time"]:
+    """1 where a token of `maps` is real: those of ``attention_mask``, else of ``segment_ids``, else all."""
+    mask = batch.get("attention_mask")
+    if mask is None and "segment_ids" in batch:
+        mask = batch["segment_ids"] > 0
+    if mask is None:
+        return jnp.ones((maps.shape[0], maps.shape[-1]), jnp.float32)
+    return mask.astype(jnp.float32)

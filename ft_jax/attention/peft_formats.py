@@ -1,0 +1,215 @@
+"""The attention methods in peft's files."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from ft_jax.attention.ia3 import ia3
+from ft_jax.attention.llama_adapter import AdaptionPrompt, llama_adapter
+from ft_jax.attention.prefix import Prefix, Shift, prefix_tuning
+from ft_jax.attention.prompts import EncodedPrompt, Prompt, p_tuning, prompt_tuning
+from ft_jax.core.weights import Scaled
+from ft_jax.models.peft_files import Field, Holders, PeftFormat, Saved, per_projection, register_format
+
+PROMPT = "prompt_embeddings"
+VIRTUAL = ("num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers")
+
+
+def _length(saved: Saved) -> int:
+    """Virtual tokens: the rows of what is saved, which the configuration must not contradict."""
+    rows = saved.tensors[PROMPT].shape[0] if PROMPT in saved.tensors else saved.config["num_virtual_tokens"]
+    if saved.config.get("num_virtual_tokens", rows) != rows:
+        raise ValueError(
+            f"the adapter has {rows} virtual tokens and num_virtual_tokens says {saved.config['num_virtual_tokens']}; "
+            "correct the configuration"
+        )
+    return rows
+
+
+def _of_layers(holders: Holders) -> list[tuple[str, Prefix]]:
+    """The prefixes in the order of the layers."""
+    found = [(place, held) for place, held in holders.items() if isinstance(held, Prefix)]
+    return sorted(found, key=lambda item: [part.zfill(9) for part in item[0].split("/")])
+
+
+def _pack_prefix(holders, modules):
+    rows = [rows for _, held in _of_layers(holders) for rows in _rows(held)]
+    return {PROMPT: jnp.concatenate(rows, axis=1)}
+
+
+def _rows(held: Prefix):
+    """Keys and values layer by layer; layers that run in one scan have theirs in one array."""
+    if held.keys.ndim == 2:
+        return [held.keys, held.values]
+    return [rows for pair in zip(held.keys, held.values, strict=True) for rows in pair]
+
+
+def _unpack_prefix(tensors, holders, modules):
+    rows, filled, at = jnp.asarray(tensors[PROMPT], jnp.float32), dict(holders), 0
+    for place, held in _of_layers(holders):
+        pieces = []
+        for own in _rows(held):
+            pieces.append(rows[:, at : at + own.shape[1]])
+            at += own.shape[1]
+        pairs = [jnp.stack(pieces[part::2]).reshape(held.keys.shape) for part in (0, 1)]
+        filled[place] = Prefix(*pairs)
+    return filled
+
+
+def _describe_prefix(holders, modules):
+    count = _of_layers(holders)[0][1].keys.shape[-2]
+    return {"num_virtual_tokens": count, "prefix_projection": False}
+
+
+register_format(
+    PeftFormat(
+        "PREFIX_TUNING",
+        "attention.prefix_tuning",
+        (Prefix, Shift),
+        method=lambda saved, name: prefix_tuning(_length(saved), name=name),
+        describe=_describe_prefix,
+        pack=_pack_prefix,
+        unpack=_unpack_prefix,
+        # What is saved is what the projection gave, so whether there was one is no longer of interest.
+        used=(*VIRTUAL, "prefix_projection", "encoder_hidden_size", "init_weights"),
+    )
+)
+
+
+def _pack_prompt(holders, modules):
+    (held,) = holders.values()
+    return {PROMPT: held.tokens}
+
+
+def _unpack_prompt(tensors, holders, modules):
+    return {
+        place: dataclasses.replace(held, tokens=jnp.asarray(tensors[PROMPT], jnp.float32))
+        for place, held in holders.items()
+    }
+
+
+def _describe_prompt(holders, modules):
+    (held,) = holders.values()
+    return {"num_virtual_tokens": held.tokens.shape[0]}
+
+
+def _read_encoded(saved: Saved, name: str):
+    """The prompt that an encoder made; the file has no encoder, so the rows learn by themselves from here on."""
+    return prompt_tuning(_length(saved), "random", name=name)
+
+
+register_format(
+    PeftFormat(
+        "PROMPT_TUNING",
+        "attention.prompt_tuning",
+        (Prompt,),
+        method=lambda saved, name: prompt_tuning(_length(saved), "random", name=name),
+        describe=_describe_prompt,
+        pack=_pack_prompt,
+        unpack=_unpack_prompt,
+        used=(
+            *VIRTUAL, "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs",
+        ),
+    )
+)  # fmt: skip
+
+register_format(
+    PeftFormat(
+        "P_TUNING",
+        p_tuning().name,
+        (EncodedPrompt,),
+        method=_read_encoded,
+        describe=_describe_prompt,
+        pack=_pack_prompt,
+        unpack=_unpack_prompt,
+        used=(
+            *VIRTUAL, "encoder_reparameterization_type", "encoder_hidden_size", "encoder_num_layers", "encoder_dropout",
+        ),
+    )
+)  # fmt: skip
+
+
+def _read_adaption(saved: Saved, name: str):
+    if getattr(saved.model.config, "output_bias", True):
+        raise ValueError(
+            "peft's ADAPTION_PROMPT counts the bias of an attention's output projection twice, which this library does "
+            "not; load it for a model without that bias, such as a Llama"
+        )
+    return llama_adapter(int(saved.config["adapter_len"]), int(saved.config["adapter_layers"]), name=name)
+
+
+def _adaption_names(place: str, modules) -> dict[str, str]:
+    layer = modules.layer(int(place.split("/")[1]))
+    return {field: f"{modules.prefix}{layer}.self_attn.adaption_{field}" for field in ("prompt", "gate")}
+
+
+def _pack_adaption(holders, modules):
+    tensors = {}
+    for place, held in holders.items():
+        names = _adaption_names(place, modules)
+        tensors |= {names["prompt"]: held.prompt[None], names["gate"]: held.gate.reshape(1)}
+    return tensors
+
+
+def _unpack_adaption(tensors, holders, modules):
+    filled = {}
+    for place, held in holders.items():
+        names = _adaption_names(place, modules)
+        prompt, gate = (jnp.asarray(tensors[names[field]][0], jnp.float32) for field in ("prompt", "gate"))
+        filled[place] = dataclasses.replace(held, prompt=prompt, gate=gate)
+    return filled
+
+
+def _describe_adaption(holders, modules):
+    held = next(iter(holders.values()))
+    return {"adapter_len": held.prompt.shape[0], "adapter_layers": len(holders), "target_modules": "self_attn"}
+
+
+register_format(
+    PeftFormat(
+        "ADAPTION_PROMPT",
+        "attention.llama_adapter",
+        (AdaptionPrompt,),
+        method=_read_adaption,
+        describe=_describe_adaption,
+        pack=_pack_adaption,
+        unpack=_unpack_adaption,
+        used=("adapter_len", "adapter_layers"),
+    )
+)
+
+
+def _read_ia3(saved: Saved, name: str):
+    sides: dict[str, list[str]] = {"outputs": [], "inputs": []}
+    for place in saved.places(".ia3_l"):
+        stored = saved.tensors[f"{saved.modules.prefix}{saved.modules.names[place]}.ia3_l"]
+        sides["outputs" if stored.shape[1] == 1 else "inputs"].append(f"model/{place}")
+    return ia3({side: tuple(places) for side, places in sides.items()}, name=name)
+
+
+_pack_ia3, _unpack_ia3 = per_projection(
+    {"scale": Field("ia3_l", shape=lambda held: (-1, 1) if held.side == "outputs" else (1, -1))}
+)
+
+
+def _describe_ia3(holders, modules):
+    inner = [place for place, held in holders.items() if held.side == "inputs"]
+    return {
+        "target_modules": modules.targets(holders),
+        "feedforward_modules": modules.targets(inner) if inner else [],
+        "fan_in_fan_out": False,
+    }
+
+
+register_format(
+    PeftFormat(
+        "IA3",
+        "attention.ia3",
+        (Scaled,),
+        method=_read_ia3,
+        describe=_describe_ia3,
+        pack=_pack_ia3,
+        unpack=_unpack_ia3,
+        used=("feedforward_modules", "init_ia3_weights"),
+    )
+)

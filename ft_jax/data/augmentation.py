@@ -1,0 +1,73 @@
+"""Random changes of examples inside a step: which draws an example gets depends on the step's key and on itself."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, UInt32
+
+Augmentation = Callable[[jax.Array, Mapping[str, Any]], Mapping[str, Any]]
+"""``(key, example) -> example``: pure jax on one example, its fields without an axis of examples."""
+
+NOT_CONTENT = ("labels", "weights", "total_weight")
+
+
+def augmented(augmentation: Augmentation | None, key: jax.Array, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Every example of a batch, each changed by draws of its own; None changes nothing.
+
+    An example's draws depend on `key` and its content alone and not on its place, so that micro-batches and devices
+    change it as the whole batch would.
+
+    Args:
+      augmentation: of one example.
+      key: of the step.
+      batch: fields ``[batch, ...]``; a ``total_weight`` without that axis stays as it is.
+
+    Example:
+      >>> from ft_jax.data.augment_text import hide_tokens
+      >>> batch = {"input_ids": jnp.arange(12).reshape(2, 6)}
+      >>> one = augmented(hide_tokens(0.5), jax.random.key(0), batch)["attention_mask"]
+      >>> turned = jax.tree.map(lambda x: x[::-1], batch)
+      >>> bool(jnp.all(one[::-1] == augmented(hide_tokens(0.5), jax.random.key(0), turned)["attention_mask"]))
+      True
+    """
+    if augmentation is None:
+        return dict(batch)
+    rows = {name: x for name, x in batch.items() if name != "total_weight"}
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, content_digests(rows))
+    changed = jax.vmap(augmentation)(keys, rows)
+    return {**changed, **{name: x for name, x in batch.items() if name == "total_weight"}}
+
+
+def content_digests(batch: Mapping[str, Any]) -> UInt32[Array, " batch"]:
+    """A number for each example that depends on what the model reads of it: all fields but labels and weights."""
+    content = [batch[name] for name in sorted(batch) if name not in NOT_CONTENT]
+    digest = jnp.uint32(0)
+    for leaf in jax.tree.leaves(content):
+        flat = jnp.asarray(leaf).reshape(leaf.shape[0], -1)
+        if jnp.issubdtype(flat.dtype, jnp.floating):
+            bits = jax.lax.bitcast_convert_type(flat.astype(jnp.float32), jnp.uint32)
+        else:
+            bits = flat.astype(jnp.uint32)
+        mixed = (bits ^ (bits >> 15)) * jnp.uint32(0x85EBCA6B)
+        places = 2 * jnp.arange(flat.shape[1], dtype=jnp.uint32) + 1
+        digest = digest * jnp.uint32(31) + jnp.sum((mixed ^ (mixed >> 13)) * places, axis=1, dtype=jnp.uint32)
+    return digest
+
+
+def in_turn(*augmentations: Augmentation) -> Augmentation:
+    """Augmentations one after another, each with draws of its own.
+
+    Example:
+      >>> add = lambda key, example: {"x": example["x"] + 1}
+      >>> in_turn(add, add)(jax.random.key(0), {"x": 1})["x"]
+      3
+    """
+
+    def change(key, example):
+        for index, augmentation in enumerate(augmentations):
+            example = augmentation(jax.random.fold_in(key, index), example)
+        return example
+
+    return change

@@ -1,0 +1,50 @@
+"""RoBERTa: BERT's network with positions counted from after the padding token's row."""
+
+from ft_jax.models.architectures import bert
+from ft_jax.models.architectures.naming import Architecture, Tensor
+from ft_jax.models.encoder import EncoderConfig
+
+CLASSES = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
+"""Model types of this network, and what transformers' classes for them begin with."""
+
+
+def read(json, names) -> EncoderConfig:
+    """An `EncoderConfig` from config.json; the tensor names tell which heads there are."""
+    pad = json.get("pad_token_id")
+    return bert.read(
+        json,
+        names,
+        family=json["model_type"],
+        types=json.get("type_vocab_size", 1),
+        prediction="lm_head.dense.weight" in names,
+        padding_row=1 if pad is None else pad,
+    )
+
+
+def write(config: EncoderConfig) -> dict:
+    """The config.json of an `EncoderConfig`."""
+    name = CLASSES[config.family] + ("ForMaskedLM" if config.prediction else "Model")
+    return bert.write(config) | {
+        "model_type": config.family,
+        "architectures": [name],
+        "pad_token_id": config.padding_row,
+    }
+
+
+def tensors(config: EncoderConfig) -> dict[str, Tensor]:
+    """Every parameter's tensor in a RoBERTa checkpoint."""
+    if not config.prediction:
+        return bert.network(config, "")
+    head = bert.prediction("lm_head.dense", "lm_head.layer_norm", "lm_head.bias")
+    return bert.network(config, "roberta.") | head
+
+
+ROBERTA = Architecture(
+    model_types=tuple(CLASSES),
+    read=read,
+    write=write,
+    tensors=tensors,
+    prefix="roberta.",
+    unread=("embeddings.position_ids", "lm_head.decoder.weight", "lm_head.decoder.bias"),
+    fits=lambda config: isinstance(config, EncoderConfig) and config.family in CLASSES,
+)

@@ -1,0 +1,77 @@
+"""Parameters of layers that run in one scan, and of layers that don't, each made from the other."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ft_jax.core.params import paths
+
+STACKED = "stacked"
+
+
+def stack_layers(params: Mapping[str, Any]) -> dict:
+    """``layers/0/…, layers/1/…`` as ``layers/stacked/…`` with a leading axis of layers.
+
+    What methods put on the layers (operators, grafts) is stacked with them. Parameters that are stacked already
+    come back as they are.
+
+    Args:
+      params: a model's, arrays or `jax.ShapeDtypeStruct`.
+
+    Raises:
+      ValueError: where the layers differ in their operators or shapes, so that one scan can't run them all.
+
+    Example:
+      >>> params = {"layers": {"0": {"a": jnp.ones(2)}, "1": {"a": jnp.ones(2)}}}
+      >>> stack_layers(params)["layers"]["stacked"]["a"].shape
+      (2, 2)
+    """
+    layers = params["layers"]
+    if STACKED in layers:
+        return dict(params)
+    ordered = [layers[name] for name in sorted(layers, key=int)]
+    first = _outline(ordered[0])
+    for number, layer in enumerate(ordered):
+        if _outline(layer) != first:
+            raise ValueError(
+                f"layers 0 and {number} differ ({_difference(ordered[0], layer)}), so they can't run in one scan; "
+                "put the same operators on every layer, or leave scan off"
+            )
+    return {**params, "layers": {STACKED: jax.tree.map(_stack, *ordered)}}
+
+
+def unstack_layers(params: Mapping[str, Any]) -> dict:
+    """The inverse of `stack_layers`; parameters that are not stacked, or have no layers, come back as they are."""
+    layers = params.get("layers", {})
+    if STACKED not in layers:
+        return dict(params)
+    stacked = layers[STACKED]
+    count = jax.tree.leaves(stacked)[0].shape[0]
+    return {
+        **params,
+        "layers": {str(i): jax.tree.map(lambda leaf, i=i: _layer(leaf, i), stacked) for i in range(count)},
+    }
+
+
+def _outline(layer):
+    return jax.tree.structure(layer), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(layer)]
+
+
+def _difference(first, second) -> str:
+    only = sorted(set(paths(first)) ^ set(paths(second)))
+    return f"{only[0]} is on one of them" if only else "in the shapes or settings of their operators"
+
+
+def _stack(*leaves):
+    first = leaves[0]
+    if isinstance(first, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((len(leaves), *first.shape), first.dtype)
+    return jnp.stack(leaves)
+
+
+def _layer(leaf, index):
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+    return leaf[index]

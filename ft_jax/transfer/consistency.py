@@ -1,0 +1,88 @@
+"""What methods share that train a model on its own predictions for unlabelled examples."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ft_jax.core.losses import chunked_mean, default_chunk, divisor
+from ft_jax.core.outputs import Outputs, logits_of
+from ft_jax.core.params import digest
+from ft_jax.core.state import Batch, Context
+from ft_jax.data.augmentation import Augmentation, augmented
+from ft_jax.transfer.unlabelled import position_weights
+
+Rows = Callable[[Array, Array, Any], Array]
+"""``(student's logits, teacher's logits, numbers) -> loss of every position``."""
+
+
+def consistency(
+    apply: Callable,
+    params: Any,
+    batch: Batch,
+    context: Context,
+    rows: Rows,
+    numbers: Any,
+    weak: Augmentation | None,
+    strong: Augmentation | None,
+    name: str,
+) -> Float[Array, ""]:
+    """Mean over positions of ``rows(logits on strong(x), logits on weak(x), numbers)``, gradients through the first.
+
+    The targets come from a pass without dropout and without a gradient. A batch's ``weights`` count where they are one
+    a position. Augmentations are drawn by the step's key and each example, so micro-batches and devices agree.
+
+    Args:
+      apply: ``(params, batch, key) -> Outputs`` with a head.
+      params: the tree that learns.
+      batch: the unlabelled examples.
+      context: as a loss sees it.
+      rows: the loss of every position.
+      numbers: scalars for `rows`, not differentiated.
+      weak, strong: augmentations of one example; None for none. They must keep every position's place where the model
+        has an output a token.
+      name: of the method, for its draws.
+
+    Raises:
+      ValueError: a model without a head.
+    """
+    model, key = context.join(params)["model"], context.key_for(name)
+    seen = augmented(weak, jax.random.fold_in(key, 0), batch)
+    teacher = apply(jax.lax.stop_gradient(model), seen, None)
+    altered = augmented(strong, jax.random.fold_in(key, 1), batch)
+    dropout = context.dropout_key
+    student = apply(model, altered, None if dropout is None else jax.random.fold_in(dropout, digest(name)))
+    for outputs in (teacher, student):
+        if outputs.unembedding is None:
+            raise ValueError(f"{name} trains on the model's own predictions, but it has no head; give it one")
+    weights, total = position_weights(batch, student)
+    return _mean(rows, student, teacher, numbers, weights, total)
+
+
+def _mean(rows: Rows, student: Outputs, teacher: Outputs, numbers, weights, total):
+    def losses(hidden, head, teacher_hidden, constants):
+        teacher_head, numbers = constants
+        own = logits_of(hidden, head, student.softcap)
+        return rows(own, logits_of(teacher_hidden, teacher_head, teacher.softcap), numbers)
+
+    total = divisor(weights) if total is None else total
+    constants = (teacher.head, numbers)
+    return chunked_mean(
+        losses, student.hidden, student.head, teacher.hidden, constants, weights, total, default_chunk(student)
+    )
+
+
+def pseudo_label_loss(logits: Array, target_logits: Array, threshold: Array) -> Array:
+    """``1(max p >= threshold) · cross-entropy(argmax p, logits)`` with ``p = softmax(target_logits)``, in nats.
+
+    Example:
+      >>> target = jnp.array([[2.0, 0.0], [0.1, 0.0]])
+      >>> pseudo_label_loss(jnp.zeros((2, 2)), target, jnp.float32(0.8)).round(4).tolist()
+      [0.6930999755859375, 0.0]
+    """
+    confidence = jnp.max(jax.nn.softmax(target_logits), axis=-1)
+    labels = jnp.argmax(target_logits, axis=-1)
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
+    return jnp.where(confidence >= threshold, -chosen, 0.0)

@@ -1,0 +1,77 @@
+"""How far below the output a leaf is, for rates and thawing by layer."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ft_jax.core.params import Params, map_with_path, matches
+
+BOTTOM = ("*/embeddings/*", "*/embeddings")
+LAYER = re.compile(r"^(?P<stack>.*?)layers/(?P<index>\d+|stacked)(/|$)")
+
+
+def depths(tree: Params, bottom: tuple[str, ...] = BOTTOM) -> Params:
+    """A tree like `tree` with the number of layers between each of the model's leaves and the output.
+
+    The head and what else is after the layers has 0, the last of ``L`` layers 1, the first ``L``, and leaves
+    that fit `bottom` ``L + 1``. Leaves of scanned layers (`ft_jax.core.params.STACKED`) have an array of depths that
+    broadcasts over them. Leaves outside ``model/`` have 0. Several stacks of layers are counted apart.
+
+    Example:
+      >>> leaf = jnp.zeros(2)
+      >>> tree = {"model": {"embeddings": {"tokens": leaf}, "layers": {"0": leaf, "1": leaf}, "head": leaf}}
+      >>> depths(tree)["model"] == {"embeddings": {"tokens": 3}, "layers": {"0": 2, "1": 1}, "head": 0}
+      True
+    """
+    heights: dict[str, int] = {}
+
+    def measure(path, leaf):
+        found = _layer(path)
+        if found:
+            stack, index = found
+            height = leaf.shape[0] if index == "stacked" else int(index) + 1
+            heights[stack] = max(heights.get(stack, 0), height)
+        return leaf
+
+    map_with_path(measure, tree)
+    highest = max(heights.values(), default=0)
+
+    def depth(path, leaf):
+        found = _layer(path)
+        if found:
+            stack, index = found
+            if index == "stacked":
+                return (heights[stack] - jnp.arange(leaf.shape[0])).reshape(-1, *(1,) * (leaf.ndim - 1))
+            return heights[stack] - int(index)
+        below = path.startswith("model/") and matches(path, bottom)
+        return _height_over(path, heights, highest) + 1 if below else 0
+
+    return map_with_path(depth, tree)
+
+
+def _layer(path: str) -> tuple[str, str] | None:
+    found = LAYER.match(path) if path.startswith("model/") else None
+    return (found["stack"], found["index"]) if found else None
+
+
+def _height_over(path: str, heights: Mapping[str, int], otherwise: int) -> int:
+    """The layers of the stack that reads the embeddings at `path`: the one with the same beginning."""
+    near = [stack for stack in heights if path.startswith(stack)]
+    return heights[max(near, key=len)] if near else otherwise
+
+
+def scale_by_depth(
+    inner: optax.GradientTransformationExtraArgs, factor: Callable[[Any, Mapping[str, Any]], Any]
+) -> optax.GradientTransformationExtraArgs:
+    """`inner` with every update multiplied by ``factor(depth, extra arguments of the update)``."""
+
+    def update(gradients, state, params=None, **extra):
+        updates, state = inner.update(gradients, state, params, **extra)
+        scaled = jax.tree.map(lambda u, d: u * jnp.asarray(factor(d, extra), u.dtype), updates, depths(updates))
+        return scaled, state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)

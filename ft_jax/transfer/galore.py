@@ -1,0 +1,154 @@
+"""Optimizer state in a low-rank subspace of the gradients."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from ft_jax.core.adapters import adapt, as_targets
+from ft_jax.core.catalogue import register
+from ft_jax.core.method import Method
+from ft_jax.core.params import STACKED, map_with_path, paths
+from ft_jax.core.weights import shape
+
+
+class GaLoreState(NamedTuple):
+    """Bases of the subspaces by path, ``[narrower side, rank]``, and the state of the optimizer inside them."""
+
+    bases: dict[str, Array]
+    inner: Any
+
+
+@register(
+    "transfer",
+    paper="Zhao et al. 2024, arXiv:2403.03507, algorithm 2",
+    kind=("update",),
+    example=lambda problem: galore(rank=2, gap=2.0, targets="mlp"),
+    neutral="its subspace is narrower than the gradient's, so no number makes it the plain optimizer",
+)
+def galore(
+    rank: int = 128,
+    gap: float = 200.0,
+    scale: float = 0.25,
+    targets: str | Iterable[str] = "all-linear",
+    *,
+    name: str = "transfer.galore",
+) -> Method:
+    """Every weight learns, but the optimizer sees gradients of matrices in a subspace, which makes its state small.
+
+    For a gradient ``g [m, n]`` with ``m <= n``, every `gap` steps ``p [m, rank]`` becomes the first left singular
+    vectors of ``g``; the composition's optimizer (Adam, say) gets ``p.T @ g [rank, n]`` and its update ``u`` comes
+    back as ``scale · p @ u``. Where ``m > n``, the right singular vectors are taken and ``g @ p``. As in the authors'
+    code the optimizer's moments stay as they are when the subspace changes. A decoupled weight decay of the optimizer
+    acts inside the subspace.
+
+    `optax.contrib.galore` is not used: it projects the wider side, which makes another state than the paper's, and its
+    optimizer can't take a learning rate from the state. Members of one program make singular value decompositions in
+    every step, as a choice by step is none where steps are mapped.
+
+    Args:
+      rank: of the subspaces; matrices with a side of at most `rank` are left as they are, as are those that an adapter
+        has frozen.
+      gap: steps between two subspaces, data in ``hyper``; T in the paper.
+      scale: of the updates that come back, data in ``hyper``; alpha in the paper.
+      targets: which projections, as for `ft_jax.transfer.lora`. Other leaves learn by the plain optimizer.
+      name: the method's name.
+
+    Raises:
+      ValueError: a rank below 1; at init, targets that are no weight of the model, or none wider than `rank`.
+
+    Example:
+      >>> method = galore(rank=2)
+      >>> inner = optax.with_extra_args_support(optax.scale_by_adam())
+      >>> params = {"model": {"up": {"kernel": jnp.ones((4, 6))}}}
+      >>> state = method.update(inner).init(params)
+      >>> state.inner.mu["model"]["up"]["kernel"].shape
+      (2, 6)
+    """
+    if rank < 1:
+        raise ValueError(f"{name} has rank {rank}; give it at least 1")
+    targets = as_targets(targets)
+
+    def projected(path, leaf):
+        axes = leaf.shape[1:] if STACKED in path else leaf.shape
+        return len(axes) == 2 and min(axes) > rank and targets.fits(path)
+
+    def per_layer(path, function):
+        return jax.vmap(function) if STACKED in path else function
+
+    def down(bases, tree):
+        return map_with_path(
+            lambda path, leaf: per_layer(path, into)(leaf, bases[path]) if path in bases else leaf, tree
+        )
+
+    def surgery(params, key):
+        def check(path, weight, key):
+            sides.append(min(shape(weight)))
+            return weight
+
+        sides: list[int] = []
+        params = adapt(params, targets, check, key, name)
+        if max(sides) <= rank:
+            raise ValueError(
+                f"{name} has rank {rank}, but the widest of {', '.join(targets.include)} has a side of {max(sides)}; "
+                "choose a lower rank or other targets"
+            )
+        return params
+
+    def update(inner):
+        def init(params):
+            sizes = {
+                path: (*leaf.shape[:-2], min(leaf.shape[-2:]), rank)
+                for path, leaf in zip(paths(params), jax.tree.leaves(params), strict=True)
+                if projected(path, leaf)
+            }
+            bases = {path: jnp.zeros(size, jnp.float32) for path, size in sizes.items()}
+            return GaLoreState(bases, inner.init(down(bases, params)))
+
+        def low_rank(gradients, state, params=None, **extra):
+            numbers, step = extra["hyper"][name], extra["step"]
+            known = dict(zip(paths(gradients), jax.tree.leaves(gradients), strict=True))
+
+            def refresh():
+                return {path: per_layer(path, lambda g: subspace(g, rank))(known[path]) for path in state.bases}
+
+            due = step % jnp.maximum(jnp.round(numbers["gap"]), 1).astype(jnp.int32) == 0
+            bases = jax.lax.cond(due, refresh, lambda: state.bases)
+            small = None if params is None else down(bases, params)
+            updates, inner_state = inner.update(down(bases, gradients), state.inner, small, **extra)
+
+            def up(path, u):
+                if path not in bases:
+                    return u
+                back = per_layer(path, lambda u, basis: out_of(u, basis, known[path].shape[-2:]))(u, bases[path])
+                return (numbers["scale"] * back).astype(known[path].dtype)
+
+            return map_with_path(up, updates), GaLoreState(bases, inner_state)
+
+        return optax.GradientTransformationExtraArgs(init, low_rank)
+
+    return Method(name=name, hyper={"gap": gap, "scale": scale}, surgery=surgery, update=update)
+
+
+def subspace(gradient: Float[Array, "m n"], rank: int) -> Float[Array, "side rank"]:
+    """The first singular vectors of the narrower side: left ones where ``m <= n``, else right ones.
+
+    Their signs, which a decomposition leaves open and moments depend on, make each one's largest entry positive.
+    """
+    u, _, vh = jnp.linalg.svd(gradient.astype(jnp.float32), full_matrices=False)
+    basis = u[:, :rank] if gradient.shape[0] <= gradient.shape[1] else vh[:rank].T
+    largest = jnp.take_along_axis(basis, jnp.argmax(jnp.abs(basis), axis=0)[None], axis=0)
+    return basis * jnp.sign(largest)
+
+
+def into(matrix: Float[Array, "m n"], basis: Float[Array, "side rank"]) -> Array:
+    """A matrix in the subspace, ``[rank, n]`` or ``[m, rank]``."""
+    return basis.T @ matrix if matrix.shape[0] <= matrix.shape[1] else matrix @ basis
+
+
+def out_of(update: Array, basis: Float[Array, "side rank"], shape: tuple[int, int]) -> Float[Array, "m n"]:
+    """A matrix of the subspace in the whole space of matrices of `shape`."""
+    return basis @ update if shape[0] <= shape[1] else update @ basis.T

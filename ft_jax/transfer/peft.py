@@ -1,0 +1,380 @@
+"""The adapters of this family in peft's files."""
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ft_jax.core.weights import LowRank, materialize, shape
+from ft_jax.models.peft_files import Field, PeftFormat, Saved, per_projection, register_format
+from ft_jax.transfer.boft import Butterfly, boft
+from ft_jax.transfer.dora import Directional, dora
+from ft_jax.transfer.loha import Hadamard, loha
+from ft_jax.transfer.lokr import LEARNED, Kronecker, lokr
+from ft_jax.transfer.lora import lora, rslora
+from ft_jax.transfer.oft import Rotated, oft, shortened
+from ft_jax.transfer.pissa import olora, pissa
+from ft_jax.transfer.vera import SharedLowRank, vera
+
+
+def _exactly(places) -> tuple[str, ...]:
+    return tuple(f"model/{place}" for place in places)
+
+
+def _pattern(saved: Saved, field: str, place: str, default):
+    """The value of ``rank_pattern`` or ``alpha_pattern`` for a module, by peft's rule."""
+    module = saved.modules.names[place]
+    for pattern, value in (saved.config.get(field) or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
+
+
+def _alphas(saved: Saved, places, field: str, default) -> tuple[float, dict[str, float]]:
+    alpha = float(saved.config.get(field, default))
+    own = {f"model/{place}": float(_pattern(saved, "alpha_pattern", place, alpha)) for place in places}
+    return alpha, {path: value for path, value in own.items() if value != alpha}
+
+
+def _per_module(values: Mapping[str, Any], modules) -> tuple[Any, dict[str, Any]]:
+    """The commonest value and the others by module, as peft's patterns."""
+    common = Counter(values.values()).most_common(1)[0][0]
+    return common, {re.escape(modules.names[place]): value for place, value in values.items() if value != common}
+
+
+def _number(value: float) -> int | float:
+    return int(value) if float(value).is_integer() else value
+
+
+def _ranks_and_alphas(holders, modules, ranks: Mapping[str, int], alpha: str) -> dict[str, Any]:
+    strengths = {place: _number(float(f"{float(held.scale) * ranks[place]:.7g}")) for place, held in holders.items()}
+    rank, rank_pattern = _per_module(ranks, modules)
+    strength, alpha_pattern = _per_module(strengths, modules)
+    fields = {"r": rank, "rank_pattern": rank_pattern, alpha: strength, "alpha_pattern": alpha_pattern}
+    return {"target_modules": modules.targets(holders), **fields}
+
+
+def _read_lora(saved: Saved, name: str):
+    places = saved.places(".lora_A.weight")
+    ranks = {f"model/{place}": _rank(saved, place, "lora_A.weight") for place in places}
+    alpha, alphas = _alphas(saved, places, "lora_alpha", 8)
+    dropout = saved.config.get("lora_dropout") or None
+    common = {"targets": _exactly(places), "ranks": ranks, "alphas": alphas, "dropout": dropout, "name": name}
+    stabilised, start = bool(saved.config.get("use_rslora")), saved.config.get("init_lora_weights", True)
+    rank = int(saved.config.get("r", 8))
+    if start in ("pissa", "olora"):
+        if stabilised or saved.config.get("use_dora"):
+            raise ValueError(f"init_lora_weights={start!r} with use_rslora or use_dora is not implemented")
+        return {"pissa": pissa, "olora": olora}[start](rank, alpha, **common)
+    if start not in (True, False, "gaussian", "orthogonal", "eva"):
+        raise ValueError(
+            f"init_lora_weights={start!r} changes the base in a way that is not implemented; save it converted "
+            "to a plain LoRA (peft's path_initial_model_for_weight_conversion)"
+        )
+    if saved.config.get("use_dora"):
+        return dora(rank, alpha, stabilised=stabilised, **common)
+    return (rslora if stabilised else lora)(rank, alpha, **common)
+
+
+def _rank(saved: Saved, place: str, ending: str) -> int:
+    return saved.tensors[f"{saved.modules.prefix}{saved.modules.names[place]}.{ending}"].shape[0]
+
+
+def _describe_lora(holders, modules):
+    ranks = {place: held.a.shape[-1] for place, held in holders.items()}
+    directional = any(isinstance(held, Directional) for held in holders.values())
+    return {**_ranks_and_alphas(holders, modules, ranks, "lora_alpha"), "use_dora": directional, "lora_dropout": 0.0}
+
+
+def _plain_lora(holder, matrix):
+    """The same function as a LoRA of `matrix`, of up to twice the rank: ``w₀ - matrix = -scale · a₀ @ b₀`` is added."""
+    if not isinstance(holder, LowRank):
+        raise ValueError(f"the base under {holder.owner} was trained as well; merge it and save the whole model")
+    rank = holder.a.shape[-1]
+    u, s, vt = np.linalg.svd(np.asarray(materialize(holder.base) - matrix, np.float64), full_matrices=False)
+    if s[rank:].max(initial=0.0) > 1e-4 * s[0]:
+        raise ValueError(
+            f"the base under {holder.owner} changed by more than the rank {rank}, so it was trained as well; merge it "
+            "and save the whole model"
+        )
+    root = np.sqrt(s[:rank])
+    a = jnp.concatenate([holder.a, jnp.asarray(u[:, :rank] * root, jnp.float32)], axis=1)
+    b = jnp.asarray(root[:, None] * vt[:rank], jnp.float32) / holder.scale
+    return dataclasses.replace(holder, a=a, b=jnp.concatenate([holder.b, b]))
+
+
+_MAGNITUDE, (_pack_plain, _unpack_plain) = (
+    {"magnitude": Field("lora_magnitude_vector")},
+    per_projection({"a": Field("lora_A.weight", transposed=True), "b": Field("lora_B.weight", transposed=True)}),
+)
+_pack_magnitude, _unpack_magnitude = per_projection(_MAGNITUDE)
+
+
+def _split(holders):
+    return {place: held for place, held in holders.items() if isinstance(held, Directional)}
+
+
+def _pack_lora(holders, modules):
+    return {**_pack_plain(holders, modules), **_pack_magnitude(_split(holders), modules)}
+
+
+def _unpack_lora(tensors, holders, modules):
+    filled = _unpack_plain(tensors, holders, modules)
+    return {**filled, **_unpack_magnitude(tensors, _split(filled), modules)}
+
+
+register_format(
+    PeftFormat(
+        "LORA",
+        "transfer.lora",
+        (LowRank, Directional),
+        method=_read_lora,
+        describe=_describe_lora,
+        pack=_pack_lora,
+        unpack=_unpack_lora,
+        used=("r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora",
+              "init_lora_weights"),
+        onto=_plain_lora,
+        neutral={"megatron_core": "megatron.core", "qalora_group_size": 16,
+                 "runtime_config": {"ephemeral_gpu_offload": False}},
+    )
+)  # fmt: skip
+
+
+def _read_vera(saved: Saved, name: str):
+    places, rank = saved.places(".vera_lambda_b"), int(saved.config.get("r", 256))
+    if "base_model.vera_A" in saved.tensors:
+        a, b = saved.tensors["base_model.vera_A"].T, saved.tensors["base_model.vera_B"].T
+    else:
+        widths = np.array([saved.shape(place) for place in places]).max(axis=0)
+        a, b = drawn_by_torch(int(saved.config.get("projection_prng_key", 0)), rank, *map(int, widths))
+    dropout = saved.config.get("vera_dropout") or None
+    projections = (jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
+    return vera(rank, _exactly(places), dropout=dropout, projections=projections, name=name)
+
+
+def drawn_by_torch(seed: int, rank: int, inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
+    """VeRA's shared projections ``(a [inputs, rank], b [rank, outputs])`` as peft draws them when they are not saved.
+
+    ``torch.Generator().manual_seed(seed)`` is the Mersenne twister, of which a float32 uniform number takes the lower
+    24 bits.
+
+    Example:
+      >>> a, b = drawn_by_torch(0, 2, 3, 4)
+      >>> a.shape, b.shape, round(float(a[0, 0]), 4)
+      ((3, 2), (2, 4), -0.0106)
+    """
+    bits = np.random.RandomState(seed)
+
+    def kaiming(rows, fan):
+        raw = bits.randint(0, 2**32, size=rows * fan, dtype=np.uint64).astype(np.uint32)
+        bound = np.float32(3.0**0.5 * (2.0 / fan) ** 0.5)
+        unit = (raw & 0xFFFFFF).astype(np.float32) * np.float32(2.0**-24)
+        return (unit * (bound + bound) - bound).reshape(rows, fan)
+
+    a = kaiming(rank, inputs)
+    return a.T, kaiming(outputs, rank).T
+
+
+_pack_vectors, _unpack_vectors = per_projection({"inner": Field("vera_lambda_d"), "outer": Field("vera_lambda_b")})
+
+
+def _pack_vera(holders, modules):
+    tensors = _pack_vectors(holders, modules)
+    widest = max(holders.values(), key=lambda held: -1 if held.a is None else held.a.shape[0])
+    tallest = max(holders.values(), key=lambda held: -1 if held.b is None else held.b.shape[1])
+    if widest.a is not None:
+        tensors |= {"base_model.vera_A": widest.a.T, "base_model.vera_B": tallest.b.T}
+    return tensors
+
+
+def _describe_vera(holders, modules):
+    rank = next(iter(holders.values())).inner.shape[0]
+    return {"r": rank, "target_modules": modules.targets(holders), "save_projection": True, "vera_dropout": 0.0}
+
+
+register_format(
+    PeftFormat(
+        "VERA",
+        "transfer.vera",
+        (SharedLowRank,),
+        method=_read_vera,
+        describe=_describe_vera,
+        pack=_pack_vera,
+        unpack=_unpack_vectors,
+        used=("r", "projection_prng_key", "save_projection", "vera_dropout", "d_initial", "init_weights"),
+        taken=("base_model.vera_A", "base_model.vera_B"),
+    )
+)
+
+
+def _read_loha(saved: Saved, name: str):
+    places = saved.places(".hada_w1_a")
+    ranks = {f"model/{place}": _rank(saved, place, "hada_w1_b") for place in places}
+    alpha, alphas = _alphas(saved, places, "alpha", 8)
+    return loha(int(saved.config.get("r", 8)), alpha, _exactly(places), ranks=ranks, alphas=alphas, name=name)
+
+
+def _describe_loha(holders, modules):
+    return _ranks_and_alphas(holders, modules, {p: held.first_a.shape[-1] for p, held in holders.items()}, "alpha")
+
+
+_pack_loha, _unpack_loha = per_projection(
+    {
+        "first_a": Field("hada_w1_b", transposed=True),
+        "first_b": Field("hada_w1_a", transposed=True),
+        "second_a": Field("hada_w2_b", transposed=True),
+        "second_b": Field("hada_w2_a", transposed=True),
+    }
+)
+register_format(
+    PeftFormat(
+        "LOHA",
+        "transfer.loha",
+        (Hadamard,),
+        method=_read_loha,
+        describe=_describe_loha,
+        pack=_pack_loha,
+        unpack=_unpack_loha,
+        used=("r", "alpha", "rank_pattern", "alpha_pattern", "init_weights"),
+    )
+)
+
+_LOKR = {"left": "w1", "left_a": "w1_b", "left_b": "w1_a", "right": "w2", "right_a": "w2_b", "right_b": "w2_a"}
+
+
+def _read_lokr(saved: Saved, name: str):
+    places = tuple(dict.fromkeys((*saved.places(".lokr_w1"), *saved.places(".lokr_w1_a"))))
+    rank = int(saved.config.get("r", 8))
+    ranks = {f"model/{place}": int(_pattern(saved, "rank_pattern", place, rank)) for place in places}
+    alpha, alphas = _alphas(saved, places, "alpha", 8)
+    return lokr(
+        rank,
+        alpha,
+        _exactly(places),
+        ranks=ranks,
+        alphas=alphas,
+        factor=int(saved.config.get("decompose_factor", -1)),
+        both=bool(saved.config.get("decompose_both")),
+        name=name,
+    )
+
+
+def _describe_lokr(holders, modules):
+    fields = _ranks_and_alphas(holders, modules, {place: held.rank for place, held in holders.items()}, "alpha")
+    both = any(held.left is None for held in holders.values())
+    return {**fields, "decompose_both": both, "decompose_factor": next(iter(holders.values())).factor}
+
+
+_pack_lokr, _unpack_lokr = per_projection({name: Field(f"lokr_{_LOKR[name]}", transposed=True) for name in LEARNED})
+register_format(
+    PeftFormat(
+        "LOKR",
+        "transfer.lokr",
+        (Kronecker,),
+        method=_read_lokr,
+        describe=_describe_lokr,
+        pack=_pack_lokr,
+        unpack=_unpack_lokr,
+        used=("r", "alpha", "rank_pattern", "alpha_pattern", "decompose_both", "decompose_factor", "init_weights"),
+    )
+)
+
+
+def _read_oft(saved: Saved, name: str):
+    places, config = saved.places(".oft_R.weight"), saved.config
+    stored = {p: saved.tensors[f"{saved.modules.prefix}{saved.modules.names[p]}.oft_R.weight"] for p in places}
+    # A triangle of t numbers is that of a square with edge e, e (e - 1) / 2 = t.
+    blocks = {f"model/{place}": round((1 + (1 + 8 * x.shape[1]) ** 0.5) / 2) for place, x in stored.items()}
+    return oft(
+        max(blocks.values()),
+        _exactly(places),
+        blocks=blocks,
+        shared=bool(config.get("block_share")),
+        terms=int(config.get("num_cayley_neumann_terms", 5)) if config.get("use_cayley_neumann", True) else None,
+        epsilon=float(config.get("eps", 6e-5)) if config.get("coft") else None,
+        name=name,
+    )
+
+
+def _describe_oft(holders, modules):
+    held = next(iter(holders.values()))
+    edges = {held.block for held in holders.values()}
+    counts = {shape(held)[0] // held.block for held in holders.values()}
+    if len(edges) > 1 and len(counts) > 1:
+        raise ValueError(f"peft's OFT has one block edge or one number of blocks for all, not edges {sorted(edges)}")
+    size = {"r": 0, "oft_block_size": edges.pop()} if len(edges) == 1 else {"r": counts.pop(), "oft_block_size": 0}
+    return {
+        **size,
+        "target_modules": modules.targets(holders),
+        "coft": held.epsilon is not None,
+        "eps": 6e-5 if held.epsilon is None else float(held.epsilon),
+        "block_share": held.skew.shape[0] == 1 and shape(held)[0] > held.block,
+        "use_cayley_neumann": held.terms is not None,
+        "num_cayley_neumann_terms": held.terms or 5,
+    }
+
+
+_pack_oft, _unpack_skew = per_projection({"skew": Field("oft_R.weight")})
+
+
+def _unpack_oft(tensors, holders, modules):
+    """peft saves what the last step of the optimizer gave and constrains it when it is next used."""
+    filled = _unpack_skew(tensors, holders, modules)
+    return {place: held if held.epsilon is None else shortened(held, held.epsilon) for place, held in filled.items()}
+
+
+register_format(
+    PeftFormat(
+        "OFT",
+        "transfer.oft",
+        (Rotated,),
+        method=_read_oft,
+        describe=_describe_oft,
+        pack=_pack_oft,
+        unpack=_unpack_oft,
+        used=("r", "oft_block_size", "block_share", "coft", "eps", "use_cayley_neumann", "num_cayley_neumann_terms",
+              "init_weights"),
+    )
+)  # fmt: skip
+
+
+def _read_boft(saved: Saved, name: str):
+    places = saved.places(".boft_R")
+    stored = {p: saved.tensors[f"{saved.modules.prefix}{saved.modules.names[p]}.boft_R"].shape for p in places}
+    blocks = {f"model/{place}": shape[2] for place, shape in stored.items()}
+    factors = {shape[0] for shape in stored.values()}
+    if len(factors) != 1:
+        raise ValueError(f"boft_R has {sorted(factors)} butterfly factors on different modules; they must be the same")
+    return boft(max(blocks.values()), factors.pop(), _exactly(places), blocks=blocks, name=name)
+
+
+def _describe_boft(holders, modules):
+    shapes = {held.rotation.shape for held in holders.values()}
+    edges, counts, factors = ({shape[axis] for shape in shapes} for axis in (2, 1, 0))
+    if len(factors) > 1 or (len(edges) > 1 and len(counts) > 1):
+        raise ValueError(f"peft's BOFT has one block edge or one number of blocks for all, not edges {sorted(edges)}")
+    one = len(edges) == 1
+    size = {"boft_block_size": edges.pop() if one else 0, "boft_block_num": 0 if one else counts.pop()}
+    return {**size, "boft_n_butterfly_factor": factors.pop(), "target_modules": modules.targets(holders)}
+
+
+_pack_boft, _unpack_boft = per_projection(
+    {"rotation": Field("boft_R"), "scale": Field("boft_s", shape=lambda held: (held.scale.shape[0], 1))}
+)
+register_format(
+    PeftFormat(
+        "BOFT",
+        "transfer.boft",
+        (Butterfly,),
+        method=_read_boft,
+        describe=_describe_boft,
+        pack=_pack_boft,
+        unpack=_unpack_boft,
+        used=("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "init_weights"),
+    )
+)

@@ -1,0 +1,105 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import case, trace
+from benchmarks.case import Options
+from benchmarks.pipeline import Tokenised
+from benchmarks.shapes import shape
+from ft_jax.cli import main
+from ft_jax.cli.bench import EVERYTHING
+
+
+@pytest.fixture(scope="module")
+def throughput(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    words = ["throughput", "--size", "tiny", "--methods", "lora", "--repeats", "2", "--rank", "4"]
+    status = main(["bench", *words, "--out", str(folder), "--profile", str(folder / "trace")])
+    lines = (folder / "throughput.jsonl").read_text(encoding="utf-8").splitlines()
+    return status, [json.loads(line) for line in lines], folder
+
+
+def test_a_row_states_its_floor_its_gap_and_what_it_ran_on(throughput):
+    status, lines, _ = throughput
+    row = lines[-1]
+    assert status == 0 and row["method"] == "lora" and row["compilations"] == 1
+    assert row["gap"] == pytest.approx(row["seconds"]["median"] / row["floor_seconds"])
+    assert row["floor_seconds"] >= row["flops"] / row["matrix_rate"]
+    assert row["tokens_per_second"] == pytest.approx(32 / row["seconds"]["median"])
+    assert row["temporary_bytes"] > 0 and {"device", "jax", "optax"} <= set(row)
+
+
+def test_a_profile_names_the_slowest_operations_and_leaves_a_trace(throughput):
+    _, lines, folder = throughput
+    operations = [line for line in lines if line.get("kind") == "operation"]
+    assert 0 < len(operations) <= 10 and list((folder / "trace").rglob("*.xplane.pb"))
+    spent = [line["milliseconds"] for line in operations]
+    assert spent == sorted(spent, reverse=True) and sum(line["share"] for line in operations) <= 1.0
+    assert any("dot" in line["operation"] or "fusion" in line["operation"] for line in operations)
+
+
+def test_operations_of_a_device_are_those_of_the_compiled_program():
+    events = [
+        {"ph": "X", "name": "kernel_a", "dur": 3, "args": {"hlo_op": "fusion.1"}},
+        {"ph": "X", "name": "kernel_b", "dur": 4, "args": {"hlo_op": "fusion.1"}},
+        {"ph": "X", "name": "host", "dur": 100},
+        {"ph": "M", "name": "process"},
+    ]
+    spent, calls = trace.operations(events)
+    assert spent == {"fusion.1": 7} and calls == {"fusion.1": 2}
+
+
+def test_a_population_equals_its_members_one_after_another():
+    row = next(case.rows("populations", Options(size="tiny", members=2, batch=2, time=8, repeats=1, rank=2)))
+    assert row["members"] == 2 and row["largest_loss_difference"] < 1e-5 and row["ratio"] > 0
+
+
+def test_the_pipeline_says_how_long_the_device_waited():
+    row = next(case.rows("pipeline", Options(size="tiny", repeats=1, rank=2)))
+    assert 0 <= row["wait_share"] < 1 and row["compilations"] == 1 and row["log_seconds"]["max"] < 0.1
+
+
+def test_tokenised_batches_follow_from_their_place():
+    source = Tokenised(2, 6, 50)
+    next(source)
+    place, second = source.get_state(), next(source)
+    source.set_state(place)
+    jax.tree.map(np.testing.assert_array_equal, second, next(source))
+
+
+def test_everything_is_made_of_cases_and_steps_that_exist():
+    from benchmarks.programs import METHODS
+
+    for name, settings in EVERYTHING:
+        assert name in case.cases()
+        assert set(settings.get("methods", ())) <= set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nope"], "there is no benchmark 'nope'; use all, aot"),
+        (["throughput", "--size", "huge"], "there is no shape 'huge'; use one of tiny"),
+        (["throughput", "--size", "tiny", "--methods", "sorcery"], "there is no step 'sorcery'; use one of full"),
+    ],
+)
+def test_a_wrong_choice_is_one_sentence(words, said, tmp_path, capsys):
+    assert main(["bench", *words, "--out", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_peer_without_torch_says_what_to_install(tmp_path, capsys, monkeypatch):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "torch" else find(name, *rest))
+    words = ["throughput", "--size", "tiny", "--methods", "full", "--peer", "--repeats", "1", "--out", str(tmp_path)]
+    assert main(["bench", *words]) == 2
+    assert "needs torch" in capsys.readouterr().err
+
+
+def test_a_shape_takes_changes_of_batch_and_configuration():
+    changed = shape("tiny", batch=3, remat="dots", dtype="bfloat16")
+    assert (changed.batch, changed.config.remat, changed.model(None).config.dtype) == (3, "dots", "bfloat16")

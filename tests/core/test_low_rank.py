@@ -1,0 +1,174 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ft_jax import transfer
+from ft_jax.core import compose, jit_step, make_step, optimizer, parameters, supervised
+from ft_jax.core.members import map_members, member
+from ft_jax.core.weights import LowRank, Scaled, cast, matmul, quantize
+from ft_jax.models import tiny_decoder
+
+KEYS = jax.random.split(jax.random.key(0), 8)
+X = jax.random.normal(KEYS[0], (3, 5, 8))
+BASE = jax.random.normal(KEYS[1], (8, 6))
+A, B = jax.random.normal(KEYS[2], (8, 2)), jax.random.normal(KEYS[3], (2, 6))
+BIAS = jax.random.normal(KEYS[4], (6,))
+PARTS = (X, BASE, A, B, jnp.float32(0.5), BIAS)
+
+
+def through(forward):
+    return lambda x, w, a, b, s, bias: jnp.sum(jnp.sin(matmul(LowRank(w, a, b, s, forward=forward), x, bias)))
+
+
+def plain(x, w, a, b, s, bias):
+    return jnp.sum(jnp.sin(x @ (w + s * a @ b) + bias))
+
+
+def gradient_of_gradients(f):
+    inner = jax.grad(f, argnums=(0, 1, 2, 3))
+    return jax.grad(lambda *parts: sum(jnp.sum(g**2) for g in inner(*parts)), argnums=(1, 2, 3, 5))
+
+
+def over_members(f):
+    gradient = jax.vmap(jax.grad(f, argnums=(2, 3, 4)), (None, None, 0, 0, 0, None))
+    return lambda x, w, a, b, s, bias: gradient(
+        x, w, jnp.stack([a, 2 * a]), jnp.stack([b, -b]), jnp.stack([s, s]), bias
+    )
+
+
+DERIVATIVES = {
+    "gradients": lambda f: jax.value_and_grad(f, argnums=range(6)),
+    "tangents": lambda f: lambda *parts: jax.jvp(f, parts, parts),
+    "second derivatives": lambda f: jax.hessian(f, argnums=(2, 3)),
+    "gradients of gradients": gradient_of_gradients,
+    "members": over_members,
+    "rematerialised": lambda f: jax.grad(jax.checkpoint(f), argnums=range(6)),
+}
+
+
+@pytest.mark.parametrize("forward", ["two_pass", "merged", "auto"])
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+def test_every_forward_is_the_same_function(forward, derivative):
+    found = jax.jit(DERIVATIVES[derivative](through(forward)))(*PARTS)
+    wanted = jax.jit(DERIVATIVES[derivative](plain))(*PARTS)
+    jax.tree.map(lambda f, w: np.testing.assert_allclose(f, w, rtol=2e-4, atol=2e-4), found, wanted)
+
+
+def dense_gradients(function, *arguments):
+    """How many products of the base's shape the gradient of `function` forms."""
+    text = str(jax.make_jaxpr(jax.grad(function))(*arguments))
+    return sum("f32[40,30] = dot_general" in line or "f32[30,40] = dot_general" in line for line in text.splitlines())
+
+
+@pytest.mark.parametrize(("forward", "merges"), [("two_pass", 0), ("merged", 1)])
+def test_the_gradient_of_a_frozen_base_is_never_formed(forward, merges):
+    x, w = jnp.ones((4, 40)), jnp.ones((40, 30))
+    factors = {"a": jnp.ones((40, 2)), "b": jnp.ones((2, 30))}
+
+    def frozen(factors, base):
+        return jnp.sum(matmul(LowRank(base, **factors, scale=jnp.float32(1), forward=forward), x) ** 2)
+
+    def learning(everything):
+        return frozen(everything["factors"], everything["base"])
+
+    assert dense_gradients(frozen, factors, w) == merges
+    assert dense_gradients(learning, {"factors": factors, "base": w}) == merges + 1
+
+
+def test_the_gradient_of_the_second_factor_turns_over_the_narrow_side():
+    x, weight = jnp.ones((7, 40)), LowRank(jnp.ones((40, 30)), jnp.ones((40, 2)), jnp.ones((2, 30)), jnp.float32(1))
+
+    def loss(b):
+        return jnp.sum(matmul(dataclasses.replace(weight, b=b), x) ** 2)
+
+    assert "f32[2,30] = dot_general" in str(jax.make_jaxpr(jax.grad(loss))(weight.b))
+
+
+@pytest.mark.parametrize("forward", ["merged", "auto"])
+@pytest.mark.parametrize(
+    "base",
+    [
+        quantize(jax.random.normal(KEYS[5], (32, 16)), "int8"),
+        LowRank(jnp.eye(32, 16), jnp.ones((32, 2)), jnp.ones((2, 16)), jnp.float32(0.3), forward="merged"),
+        LowRank(jnp.eye(32, 16), jnp.ones((32, 2)), jnp.ones((2, 16)), jnp.float32(0.3), forward="two_pass"),
+        Scaled(jnp.eye(32, 16), 1 + jnp.arange(16.0)),
+    ],
+    ids=["codes", "merged", "two_pass", "scaled"],
+)
+def test_over_other_operators_a_merged_forward_equals_two_passes(forward, base):
+    x, bias = jax.random.normal(KEYS[6], (40, 32)), jnp.arange(16.0)
+    a, b = jax.random.normal(KEYS[2], (32, 3)), jax.random.normal(KEYS[3], (3, 16))
+    one, other = (LowRank(base, a, b, jnp.float32(0.5), forward=way) for way in (forward, "two_pass"))
+    np.testing.assert_allclose(matmul(one, x, bias), matmul(other, x, bias), rtol=1e-4, atol=1e-4)
+    gradients = [
+        jax.grad(lambda weight: jnp.sum(jnp.tanh(matmul(weight, x, bias))), allow_int=True)(weight)
+        for weight in (one, other)
+    ]
+    np.testing.assert_allclose(gradients[0].a, gradients[1].a, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(gradients[0].b, gradients[1].b, rtol=1e-3, atol=1e-4)
+
+
+def test_auto_merges_many_rows_in_float32_and_nothing_else():
+    weight = LowRank(jnp.ones((64, 64)), jnp.ones((64, 2)), jnp.ones((2, 64)), jnp.float32(1), forward="auto")
+
+    def merges(weight, rows, dtype=jnp.float32):
+        return "custom_jvp" in str(jax.make_jaxpr(lambda x: matmul(weight, x))(jnp.ones((rows, 64), dtype)))
+
+    assert merges(weight, 32) and not merges(weight, 31)
+    assert not merges(weight, 64, jnp.bfloat16)
+    assert not merges(dataclasses.replace(weight, base=quantize(weight.base)), 64)
+    assert merges(dataclasses.replace(weight, forward="merged"), 1, jnp.bfloat16)
+    assert not merges(dataclasses.replace(weight, forward="two_pass"), 64)
+
+
+def test_merging_rounds_once_to_the_compute_type():
+    weight = cast(LowRank(BASE, A, B, jnp.float32(0.5), forward="merged"), jnp.bfloat16)
+    dense = weight.base.astype(jnp.float32) + 0.5 * jnp.matmul(weight.a, weight.b, preferred_element_type=jnp.float32)
+    x = X.astype(jnp.bfloat16)
+    np.testing.assert_array_equal(matmul(weight, x), x @ dense.astype(jnp.bfloat16))
+
+
+MODEL = tiny_decoder(jax.random.key(0))
+IDS = jax.random.randint(jax.random.key(1), (8, 9), 0, 32)
+BATCH = {"input_ids": IDS[:, :-1], "labels": IDS[:, 1:]}
+
+
+def trained(forward, steps=3, members=0, adapter=None):
+    method = compose(*([adapter] if adapter else []), transfer.lora(rank=2, forward=forward))
+    program = make_step(supervised(MODEL.apply), optimizer(optax.adamw, learning_rate=1e-2), method)
+    program = map_members(program, members) if members else program
+    state, step = jax.jit(program.init)(MODEL.params, jax.random.key(2)), jit_step(program.step)
+    for _ in range(steps):
+        state, metrics = step(state, BATCH)
+    return state, metrics, method
+
+
+def test_training_gives_the_same_curve_whichever_the_forward():
+    losses = [float(trained(forward, steps=5)[1]["loss"]) for forward in ("two_pass", "merged", "auto")]
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
+
+
+def test_members_with_a_merged_forward_equal_separate_runs():
+    together, _, method = trained("merged", members=2)
+    apart, _, _ = trained("two_pass", members=2)
+    for index in range(2):
+        one, other = (parameters(member(state, index), method)["model"] for state in (together, apart))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+            jax.tree.leaves(one),
+            jax.tree.leaves(other),
+        )
+
+
+def test_a_base_that_learns_under_a_merged_adapter_learns_the_same():
+    (one, _, _), (other, _, _) = (trained(forward, adapter=transfer.full()) for forward in ("merged", "two_pass"))
+    assert len(jax.tree.leaves(one.params)) > 28
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+        jax.tree.leaves(one.params),
+        jax.tree.leaves(other.params),
+    )

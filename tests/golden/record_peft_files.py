@@ -1,0 +1,105 @@
+"""Records adapters as peft saves them, on the models of ``record_peft.py``: ``python record_peft_files.py FOLDER``.
+
+Needs torch, transformers and peft (recorded with peft 0.21.2). For each kind of adapter a folder ``peft/<kind>`` with
+its two files, drawn at random, and in ``peft_kinds.npz`` the outputs on the recorded batch, the gradients of
+``sum(outputs * probe)`` by tensor name and the count of parameters that learn.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import BOFTConfig, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, VeraConfig, get_peft_model
+from peft.tuners.boft.layer import BOFTLayer
+from record_peft import bert, llama, randomise
+from transformers import BertForSequenceClassification
+
+FEW = ["q_proj", "o_proj", "down_proj"]
+KINDS = {
+    "lora_patterns": LoraConfig(
+        r=4, lora_alpha=6, target_modules="all-linear", exclude_modules=["o_proj"], use_rslora=True, lora_dropout=0.1,
+        rank_pattern={r"layers\.1\.mlp\.up_proj": 2}, alpha_pattern={"k_proj": 3}, bias="lora_only",
+    ),
+    "dora": LoraConfig(r=4, lora_alpha=6, target_modules=[*FEW, "lm_head"], use_dora=True),
+    "pissa": LoraConfig(r=2, lora_alpha=3, target_modules=FEW, init_lora_weights="pissa"),
+    "olora": LoraConfig(r=2, lora_alpha=3, target_modules=FEW, init_lora_weights="olora"),
+    "vera": VeraConfig(r=5, target_modules=FEW),
+    "vera_drawn": VeraConfig(r=5, target_modules=FEW, save_projection=False, projection_prng_key=7),
+    "loha": LoHaConfig(r=2, alpha=3, target_modules=FEW, rank_pattern={"o_proj": 3}),
+    "lokr": LoKrConfig(r=1, alpha=3, target_modules=FEW),
+    "lokr_both": LoKrConfig(r=1, alpha=3, target_modules=FEW, decompose_both=True, decompose_factor=4),
+    "oft": OFTConfig(r=0, oft_block_size=4, target_modules=FEW),
+    "oft_exact": OFTConfig(r=2, oft_block_size=0, target_modules=FEW, use_cayley_neumann=False),
+    "oft_shared": OFTConfig(r=0, oft_block_size=8, target_modules=FEW, block_share=True, num_cayley_neumann_terms=3),
+    "oft_constrained": OFTConfig(r=0, oft_block_size=4, target_modules=FEW, coft=True, eps=0.3),
+    "boft": BOFTConfig(boft_block_size=0, boft_block_num=4, target_modules=FEW),
+}  # fmt: skip
+WIDTHS = ((16, 4, 2), (24, 4, 2), (32, 2, 4), (64, 4, 4))
+"""Inputs, block edge and number of factors of recorded butterfly permutations."""
+
+
+def stored_name(name):
+    """The name that peft saves a parameter under."""
+    name = name.replace(".default", "")
+    return name.removesuffix(".weight") if "lora_magnitude_vector" in name else name
+
+
+def base_of(file):
+    """The base's weights in a file of ``record_peft.py``."""
+    return {name.removeprefix("base/"): torch.tensor(file[name]) for name in file.files if name.startswith("base/")}
+
+
+def record(kind, config, folder, file, generator):
+    """Saves the adapter `kind` and returns what belongs to it in ``peft_kinds.npz``."""
+    ids, mask, probe = (torch.tensor(file[name]) for name in ("input_ids", "attention_mask", "probe"))
+    model = llama()[1]
+    model.load_state_dict(base_of(file))
+    adapted = get_peft_model(model, config).eval()
+    randomise(adapted, generator, trainable_only=True)
+    adapted.save_pretrained(folder / "peft" / kind)
+    outputs = adapted(input_ids=ids, attention_mask=mask).logits
+    (outputs * probe).sum().backward()
+    result = {
+        f"{kind}/outputs": outputs.detach().numpy(),
+        f"{kind}/trainable": adapted.get_nb_trainable_parameters()[0],
+    }
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad:
+            result[f"{kind}/gradient/{stored_name(name)}"] = parameter.grad.numpy()
+    return result
+
+
+def record_classifier(folder, file, generator):
+    """A LoRA beside a classifier that learns in full; its hidden states, as the library here pools otherwise."""
+    ids, mask = (torch.tensor(file[name]) for name in ("input_ids", "attention_mask"))
+    model = BertForSequenceClassification(bert()[0])
+    model.bert.load_state_dict(base_of(file), strict=False)
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["query", "value"], task_type="SEQ_CLS")
+    adapted = get_peft_model(model, config).eval()
+    randomise(adapted, generator, trainable_only=True)
+    adapted.save_pretrained(folder / "peft" / "classifier")
+    hidden = adapted.base_model.model.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+    return {"classifier/outputs": hidden.detach().numpy()}
+
+
+def main() -> None:
+    """Writes everything into the folder."""
+    torch.set_num_threads(1)
+    torch.manual_seed(5)
+    folder, generator, result = Path(sys.argv[1]), torch.Generator().manual_seed(11), {}
+    file = np.load(folder / "peft_llama.npz")
+    for kind, config in KINDS.items():
+        result |= record(kind, config, folder, file, generator)
+    result |= record_classifier(folder, np.load(folder / "peft_bert.npz"), generator)
+    for width, edge, factors in WIDTHS:
+        for i in range(factors):
+            order = BOFTLayer.block_butterfly_perm(None, width, width // edge // 2**i, edge // 2, factors - 1)
+            result[f"permutation/{width}/{edge}/{i}"] = order.numpy()
+    np.savez_compressed(folder / "peft_kinds.npz", **result)
+    for readme in (folder / "peft").glob("*/README.md"):
+        readme.unlink()
+
+
+if __name__ == "__main__":
+    main()

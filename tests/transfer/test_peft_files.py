@@ -1,0 +1,250 @@
+"""Adapters that peft saved load with its outputs and gradients; what is saved here is what peft saves."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden.peft_reference import CONFIGS, FOLDER, load
+from safetensors.numpy import load_file, save_file
+
+from ft_jax import transfer
+from ft_jax.core import compose, make_step, merge, parameters, supervised
+from ft_jax.core.params import count
+from ft_jax.models import Model, load_adapter, save_adapter, tiny_decoder, tiny_encoder, with_classifier
+from ft_jax.models.model import Forward
+from ft_jax.models.peft_files import FORMATS
+from ft_jax.models.peft_holders import held
+from ft_jax.models.peft_modules import modules_of
+
+LLAMA = load("llama")
+BASE = Model(CONFIGS["llama"], LLAMA.params, LLAMA.apply)
+REAL = np.asarray(LLAMA.batch["attention_mask"], bool)
+KINDS = [path.name for path in sorted((FOLDER / "peft").iterdir()) if path.name != "classifier"]
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    with np.load(FOLDER / "peft_kinds.npz") as file:
+        return dict(file)
+
+
+def folder_of(kind):
+    return FOLDER / "peft" / kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_of_peft_loads_with_its_outputs_gradients_and_count(kind, recorded):
+    method, params = load_adapter(folder_of(kind), BASE)
+    outputs = jax.jit(LLAMA.outputs)
+    # PiSSA's base is what is left of it after a decomposition, and two libraries decompose differently.
+    tolerance = 3e-5 if kind == "pissa" else 1e-5
+    expected = recorded[f"{kind}/outputs"][REAL]
+    np.testing.assert_allclose(outputs(params)[REAL], expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(outputs(merge(params))[REAL], expected, rtol=tolerance, atol=2 * tolerance)
+
+    state = make_step(supervised(BASE.apply), _sgd(), method).init(BASE.params, jax.random.key(0))
+    assert count(state.params) == recorded[f"{kind}/trainable"]
+
+    @jax.jit
+    def gradient(learned):
+        def loss(learned):
+            return jnp.sum(LLAMA.outputs(parameters(state.replace(params=learned), method)["model"]) * LLAMA.probe)
+
+        return jax.grad(loss)(learned)
+
+    found = gradient(state.params)["model"]
+    peft_type = json.loads((folder_of(kind) / "adapter_config.json").read_text())["peft_type"]
+    modules = modules_of(BASE, load_file(folder_of(kind) / "adapter_model.safetensors"))
+    holders = held(found, method.name)
+    found_by_name = dict(FORMATS[peft_type].pack(holders, modules))
+    wanted = {
+        name.removeprefix(f"{kind}/gradient/"): x
+        for name, x in recorded.items()
+        if name.startswith(f"{kind}/gradient/")
+    }
+    biases = {name for name in wanted if name.endswith(".bias")}
+    assert set(found_by_name) == set(wanted) - biases
+    for name in biases:
+        layer, bias = found, modules.leaf(name).split("/")
+        for part in bias:
+            layer = layer[part]
+        found_by_name[name] = layer
+    for name, expected in wanted.items():
+        np.testing.assert_allclose(
+            found_by_name[name], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max() + 1e-7, err_msg=name
+        )
+
+
+def _sgd():
+    import optax
+
+    return optax.sgd(0.1)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("pissa", "olora", "vera_drawn")])
+def test_what_is_saved_is_what_peft_saved(kind, tmp_path):
+    _, params = load_adapter(folder_of(kind), BASE)
+    save_adapter(BASE, params, tmp_path / "saved")
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "saved", folder_of(kind)))
+    # peft adds the unchanged base of a head that an adapter stands on.
+    theirs = {name: x for name, x in theirs.items() if not name.endswith("base_layer.weight")}
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        # peft saves what the optimizer gave and constrains it at the next use; here it is constrained at once.
+        if kind != "oft_constrained":
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6, atol=1e-7, err_msg=name)
+    _, again = load_adapter(tmp_path / "saved", BASE)
+    np.testing.assert_allclose(LLAMA.outputs(again)[REAL], LLAMA.outputs(params)[REAL], rtol=1e-5, atol=1e-5)
+    ours, theirs = (json.loads((f / "adapter_config.json").read_text()) for f in (tmp_path / "saved", folder_of(kind)))
+    assert ours["peft_type"] == theirs["peft_type"] and set(ours) <= set(theirs) | {"bias"}
+    same = (
+        "oft_block_size",
+        "use_cayley_neumann",
+        "block_share",
+        "coft",
+        "decompose_both",
+        "decompose_factor",
+        "use_dora",
+    )
+    for field in same:
+        assert ours.get(field) == theirs.get(field) or (ours["peft_type"] == "OFT" and ours["r"] != theirs["r"])
+
+
+@pytest.mark.parametrize("kind", ["pissa", "olora"])
+def test_a_start_that_changes_the_base_is_saved_as_a_lora_of_the_base_it_began_at(kind, tmp_path):
+    _, params = load_adapter(folder_of(kind), BASE)
+    save_adapter(BASE, params, tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
+    assert config["r"] == 4 and "init_lora_weights" not in config
+    _, again = load_adapter(tmp_path / "saved", BASE)
+    np.testing.assert_allclose(LLAMA.outputs(again)[REAL], LLAMA.outputs(params)[REAL], rtol=1e-5, atol=2e-5)
+
+
+def test_training_goes_on_from_what_was_loaded_and_a_head_is_saved_with_it(tmp_path):
+    model = with_classifier(tiny_encoder(jax.random.key(0)), 3, jax.random.key(1))
+    batch = {"input_ids": jnp.arange(12).reshape(3, 4), "labels": jnp.array([0, 1, 2])}
+    method = transfer.lora(rank=2, also=("*/head/*",), targets="attention")
+    program = make_step(supervised(model.apply), _sgd(), method)
+    state, _ = jax.jit(program.step)(program.init(model.params, jax.random.key(2)), batch)
+    trained = parameters(state, method)["model"]
+    save_adapter(model, trained, tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
+    assert config["modules_to_save"] == ["classifier"] and config["task_type"] == "SEQ_CLS"
+    assert "base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.weight" in load_file(
+        tmp_path / "saved" / "adapter_model.safetensors"
+    )
+
+    loaded, params = load_adapter(tmp_path / "saved", model)
+    np.testing.assert_allclose(model.apply(params, batch).logits, model.apply(trained, batch).logits, atol=1e-6)
+    program = make_step(supervised(model.apply), _sgd(), loaded)
+    resumed = program.init(model.params, jax.random.key(9))
+    assert count(resumed.params) == count(state.params)
+    further, _ = jax.jit(program.step)(resumed, batch)
+    once_more, _ = jax.jit(make_step(supervised(model.apply), _sgd(), method).step)(state, batch)
+    after = [parameters(s, m)["model"] for s, m in ((further, loaded), (once_more, method))]
+    np.testing.assert_allclose(*(model.apply(params, batch).logits for params in after), atol=1e-6)
+
+
+def test_a_classifier_of_peft_loads_under_its_longer_names(recorded):
+    reference = load("bert")
+    model = with_classifier(Model(CONFIGS["bert"], reference.params, Forward(CONFIGS["bert"])), 2, jax.random.key(0))
+    _, params = load_adapter(folder_of("classifier"), model)
+    stored = load_file(folder_of("classifier") / "adapter_model.safetensors")
+    np.testing.assert_array_equal(params["head"]["kernel"].T, stored["base_model.model.classifier.weight"])
+    real = np.asarray(reference.batch["attention_mask"], bool)
+    hidden = reference.apply(params, reference.batch, None).hidden
+    np.testing.assert_allclose(hidden[real], recorded["classifier/outputs"][real], rtol=1e-5, atol=1e-5)
+
+
+def changed(folder, tmp_path, fields=None, tensors=None):
+    """A copy of an adapter with fields and tensors replaced."""
+    shutil.copytree(folder, tmp_path / "copy")
+    config = json.loads((folder / "adapter_config.json").read_text()) | (fields or {})
+    (tmp_path / "copy" / "adapter_config.json").write_text(json.dumps(config))
+    stored = load_file(folder / "adapter_model.safetensors")
+    for name, x in (tensors or {}).items():
+        stored.pop(name) if x is None else stored.update({name: x})
+    save_file(stored, tmp_path / "copy" / "adapter_model.safetensors")
+    return tmp_path / "copy"
+
+
+QUERY = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "tensors", "said"),
+    [
+        ("dora", {"use_qalora": True}, {}, "has use_qalora=True, which is not implemented for LORA; the nearest"),
+        ("dora", {"kasa_config": {"a": 1}}, {}, "has kasa_config="),
+        ("loha", {"rank_dropout": 0.1}, {}, "has rank_dropout=0.1, which is not implemented for LOHA"),
+        ("loha", {"peft_type": "FOURIERFT"}, {}, "has peft_type 'FOURIERFT'; known are .*BOFT.*LORA"),
+        ("pissa", {"init_lora_weights": "pissa_niter_4"}, {}, "'pissa_niter_4' changes the base in a way"),
+        ("oft", {}, {f"{QUERY}.oft_R.weight": None, f"{QUERY}.other": np.ones(2)}, "left over .*q_proj.other"),
+        (
+            "boft",
+            {},
+            {f"{QUERY}.boft_s": np.ones((5, 1), np.float32)},
+            r"boft_s' has shape \(5, 1\) .* \(16, 1\)",
+        ),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_by_name(kind, fields, tensors, said, tmp_path):
+    with pytest.raises(ValueError, match=said) as error:
+        load_adapter(changed(folder_of(kind), tmp_path, fields, tensors), BASE)
+    assert "\n" not in str(error.value)
+
+
+def test_an_adapter_of_another_base_is_refused_with_shape_and_name():
+    with pytest.raises(ValueError, match=r"lora_B.weight' has shape \(16, 4\) and this base asks for \(24, 4\)"):
+        load_adapter(folder_of("lora_patterns"), _wider())
+    with pytest.raises(ValueError, match=r"it is an adapter of another base: the module model.layers.* is not there"):
+        load_adapter(folder_of("vera"), tiny_encoder(jax.random.key(0)))
+    with pytest.raises(FileNotFoundError, match="has no adapter_config.json"):
+        load_adapter(FOLDER, BASE)
+
+
+def _wider():
+    import dataclasses
+
+    from ft_jax.models import decoder
+
+    return decoder(dataclasses.replace(CONFIGS["llama"], width=24), jax.random.key(0))
+
+
+def test_what_peft_has_no_files_for_is_refused(tmp_path):
+    model = tiny_decoder(jax.random.key(0), layers=1)
+
+    def adapted(*methods):
+        return make_step(supervised(model.apply), _sgd(), compose(*methods)), compose(*methods)
+
+    def trained(*methods):
+        program, method = adapted(*methods)
+        return parameters(program.init(model.params, jax.random.key(1)), method)["model"]
+
+    with pytest.raises(ValueError, match="transfer.houlsby is a Bottleneck, which peft has no files for"):
+        save_adapter(model, trained(transfer.houlsby(size=2)), tmp_path / "a")
+    with pytest.raises(ValueError, match=r"not exactly one adapter \(they have transfer.(oft|lora), transfer"):
+        save_adapter(model, trained(transfer.oft(block=4), transfer.lora(rank=2)), tmp_path / "a")
+    with pytest.raises(ValueError, match=r"parameters hold not exactly one adapter \(they have none\)"):
+        save_adapter(model, model.params, tmp_path / "a")
+    params = trained(transfer.oft(block=4, targets="*up/kernel"))
+    moved = jax.tree.map(lambda x: x + 1.0, params["layers"]["0"]["mlp"]["up"]["kernel"])
+    params["layers"]["0"]["mlp"]["up"]["kernel"] = moved
+    with pytest.raises(ValueError, match="the base under layers/0/mlp/up/kernel was trained as well"):
+        save_adapter(model, params, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    save_adapter(model, trained(transfer.lora(rank=2)), tmp_path / "a")
+    with pytest.raises(FileExistsError, match="exists; choose another folder"):
+        save_adapter(model, trained(transfer.lora(rank=2)), tmp_path / "a")
+
+
+def test_butterfly_permutations_are_pefts(recorded):
+    from ft_jax.transfer.boft import permutation
+
+    for name, order in recorded.items():
+        if name.startswith("permutation/"):
+            width, edge, i = map(int, name.split("/")[1:])
+            np.testing.assert_array_equal(permutation(width, width // edge // 2**i, edge // 2), order)
