@@ -40,7 +40,8 @@ def sliding_window(window: float, *, name: str = "attention.sliding_window") -> 
     """Lets a token attend only to the tokens less than `window` away from it, in every layer.
 
     Token ``t`` sees token ``s`` where ``|t - s| < window``, and in a causal model ``s <= t`` besides. A prefix
-    of another method is seen by all; virtual tokens before the text count as its first tokens and pass out of sight. The window is data: it can be narrowed or widened while
+    of another method is seen by all; virtual tokens before the text count as its first tokens and pass out of
+    sight (padding between them and the text counts too). The window is data: it can be narrowed or widened while
     training without compiling anything, and from the length of the sequence on it changes nothing.
 
     Args:

@@ -177,8 +177,8 @@ def load_adapter(folder: str | os.PathLike, model: Model, *, name: str | None = 
 
     Raises:
       FileNotFoundError: where one of the two files is not there.
-      ValueError: layers in one scan, an unknown kind, a field whose value is not implemented, tensors that are missing, left over or
-        of another base; the sentence names them.
+      ValueError: layers in one scan, an unknown kind, a field whose value is not implemented, tensors that are
+        missing, left over or of another base; the sentence names them.
     """
     folder = Path(assets.resolve(os.fspath(folder)))
     for file in (CONFIG, TENSORS):
