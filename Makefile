@@ -21,7 +21,7 @@ demo: $(STAMP)  ## fine-tune MiniLM for sentiment by a composition of methods an
 	$(BIN)/python -m experiments.demo
 
 test: $(STAMP) lint  ## run the tests, the laws over every method and pair included
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadscope
 
 slow: $(STAMP)  ## run the slow tests
 	$(BIN)/pytest -m slow

@@ -245,7 +245,7 @@ def draw_steps() -> None:
     )
     axes.set(xlabel="seconds a step")
     axes.invert_yaxis()
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     tidy(axes)
     _save(figure, "steps")
 

@@ -12,6 +12,29 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 PAIRS = pytest.StashKey[list]()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+    """Forgets compiled programs after every file: a worker runs hundreds of files, and each keeps its own."""
+    yield
+    import jax
+
+    jax.clear_caches()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests of one file share a worker and so its compiled programs; the laws do so method by method."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Sharing(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file, _, test = nodeid.partition("::")
+            one_method = file.endswith(("test_laws.py", "test_resume.py")) and "laws" in file and "[" in test
+            return test[test.index("[") :] if one_method else nodeid if "test_pairs" in file else file
+
+    return Sharing(config, log)
+
+
 @pytest.fixture(scope="session")
 def pair_results(request):
     """Where the results of law 10 are gathered."""

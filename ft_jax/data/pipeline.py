@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import grain
 import numpy as np
 
 from ft_jax.data.checks import check_not_empty
@@ -67,6 +66,8 @@ class Plan:
                 f"a batch of {self.batch_size * self.processes} needs as many examples and the data set has "
                 f"{len(self.dataset)}; make batch_size smaller, or pass remainder='pad'"
             )
+        import grain  # Slow to import, and only pipelines need it; families import this package for augmentation.
+
         # Seeds of grain count up over epochs; spread, those of neighbouring runs don't overlap.
         spread = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
         order = grain.MapDataset.range(len(self.dataset))
@@ -178,6 +179,8 @@ class Batches:
 
     def __init__(self, plan: Plan, threads: int = 2, ahead: int = 4):
         self.plan = plan
+        import grain
+
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead if threads else 0)
         self._iterator = iter(grain.MapDataset.source(plan).to_iter_dataset(options))
 

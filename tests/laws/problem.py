@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 import ft_jax
 from ft_jax.core import Problem, make_step, merge, optimizer, parameters, supervised
@@ -15,8 +14,6 @@ from ft_jax.models import tiny_decoder
 
 BATCH, TIME, VOCABULARY = 8, 6, 32
 NAMES = tuple(ft_jax.catalogue)
-GROUPED = tuple(pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES)
-"""The methods as test parameters; tests of one method share a worker and so its compiled programs."""
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from laws.problem import (
-    GROUPED,
+    NAMES,
     arrays,
     batch_of,
     close,
@@ -27,7 +27,7 @@ from ft_jax.core import Neutral, compose, parameters, supervised
 from ft_jax.core.grafts import ungrafted
 from ft_jax.core.members import map_members, member
 
-every_method = pytest.mark.parametrize("name", GROUPED)
+every_method = pytest.mark.parametrize("name", NAMES)
 
 
 @every_method

@@ -1,12 +1,12 @@
 """Law 7: save, kill, restore at any step is bitwise invisible, for every method."""
 
 import pytest
-from laws.problem import GROUPED, batch_of, compiled, same_bits, start, train
+from laws.problem import NAMES, batch_of, compiled, same_bits, start, train
 
 from ft_jax.training.checkpoint import AnotherCheckpoint, Checkpoints
 
 
-@pytest.mark.parametrize("name", GROUPED)
+@pytest.mark.parametrize("name", NAMES)
 def test_resume_is_bitwise_invisible(name, tmp_path):
     program, step = compiled(name)
     half, _ = train(step, start(program), batch_of(name), 2)
