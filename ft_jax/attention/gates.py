@@ -33,7 +33,7 @@ class Gate(Graft):
 
 @operator()
 class TokenGate(Graft):
-    """Each token's values times ``1 + strength · (2 · sigmoid(x @ scorer + offset) - 1)``."""
+    """Each token's values times ``1 + strength · (2 · sigmoid(x @ scorer + offset) - 1)``, by default with 1."""
 
     scorer: Float[Array, "width heads"]
     offset: Float[Array, " heads"]
@@ -45,7 +45,8 @@ class TokenGate(Graft):
     def gates(self, x: Float[Array, "batch time width"]) -> Float[Array, "batch time heads"]:
         """The gate of every token."""
         scores = x.astype(jnp.float32) @ self.scorer + self.offset
-        return 1 + self.strength * (2 * jax.nn.sigmoid(scores) - 1)
+        strength = 1.0 if self.strength is None else self.strength
+        return 1 + strength * (2 * jax.nn.sigmoid(scores) - 1)
 
 
 EVERYTHING = ("*",)

@@ -39,6 +39,9 @@ class Bank(Weight):
     choice: Int[Array, " batch"] | None = None
     owner: str = ""
 
+    # A choice is no one weight, so what needs the weight itself (DoRA's norm) goes under a bank.
+    mergeable = False
+
     def matmul(self, x, bias=None):
         y, a, b = matmul(self.base, x, bias), self.a.astype(x.dtype), self.b.astype(x.dtype)
         if self.choice is None or x.shape[0] != self.choice.shape[0]:

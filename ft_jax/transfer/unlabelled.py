@@ -83,7 +83,8 @@ def beside_itself(batch: Batch) -> Batch:
     examples = batch
     while "labels" not in examples:
         examples = next(one for one in examples.values() if isinstance(one, dict))
-    rows = {name: x.reshape(-1, x.shape[-1]) for name, x in examples.items() if not isinstance(x, dict)}
+    lead = examples["labels"].ndim - 1
+    rows = {name: x.reshape(-1, *x.shape[lead:]) for name, x in examples.items() if not isinstance(x, dict)}
     return {**batch, "unlabelled": rows}
 
 

@@ -23,7 +23,7 @@ class SharedLowRank(Weight):
     """``base + a @ diag(inner) @ b @ diag(outer)`` with factors that all weights of a method share.
 
     Kopiczko et al. 2023, "VeRA: Vector-based Random Matrix Adaptation", arXiv:2310.11454, equation 2. The factors
-    are put in when the model looks at the parameters, so they are stored once.
+    are put in when the model looks at the parameters, so they are stored once; until then the weight is the base's.
     """
 
     base: Any
@@ -34,7 +34,8 @@ class SharedLowRank(Weight):
     owner: str = ""
 
     def matmul(self, x, bias=None):
-        return matmul(self.base, x, bias) + self.update(x)
+        y = matmul(self.base, x, bias)
+        return y if self.a is None else y + self.update(x)
 
     def update(self, x):
         """What is added to the base's output."""
@@ -43,6 +44,8 @@ class SharedLowRank(Weight):
 
     def materialize(self):
         base = materialize(self.base)
+        if self.a is None:
+            return base
         return base + ((self.a * self.inner) @ (self.b * self.outer)).astype(base.dtype)
 
     @property

@@ -14,8 +14,8 @@ class Weight:
     Subclasses are frozen dataclasses registered as pytrees (use the `operator` decorator) and define
     `matmul`, `materialize` and `shape`; `fold_bias` where the operator acts on the whole projection.
 
-    ``mergeable`` is False where no matrix has the operator's effect (a nonlinear bottleneck); then `materialize`
-    raises ValueError.
+    ``mergeable`` is False where no matrix has the operator's effect in every case (a nonlinear bottleneck); there
+    `materialize` raises ValueError.
     """
 
     mergeable = True
