@@ -17,7 +17,7 @@ from ft_jax.models.layers import (
     Projection,
     dropout,
     in_order,
-    rematerialise,
+    run_layers,
     subkey,
     table,
     unit,
@@ -166,15 +166,9 @@ class TextTower(nnx.Module):
 
     def __call__(self, batch, key=None):
         """``input_ids`` and, where given, the mask, to ``[batch, width]`` and the states asked for."""
-        config, states = self.config, {}
+        config = self.config
         hidden, mask, count = self.embeddings(batch, subkey(key, config.layers))
-        for name, layer in in_order(self.layers):
-            run = functools.partial(layer, mask=mask, key=subkey(key, int(name)))
-            hidden, maps = rematerialise(run, config.remat)(hidden)
-            if "hidden" in config.collect:
-                states[f"layers/{name}"] = hidden[:, count:]
-            if maps is not None:
-                states[f"attention/{name}"] = maps
+        hidden, states = run_layers(in_order(self.layers), hidden, config, key, lambda number: {"mask": mask}, count)
         ends = jnp.expand_dims(self._end(batch["input_ids"]) + count, (1, 2))
         return self.norm(jnp.take_along_axis(hidden, ends, axis=1)[:, 0]), states
 

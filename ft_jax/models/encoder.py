@@ -1,7 +1,6 @@
 """Bidirectional encoders of BERT's shape: BERT, MiniLM, RoBERTa, DistilBERT."""
 
 import dataclasses
-import functools
 
 import jax.numpy as jnp
 from flax import nnx
@@ -16,7 +15,7 @@ from ft_jax.models.layers import (
     dropout,
     grafts_of,
     in_order,
-    rematerialise,
+    run_layers,
     subkey,
     table,
     value,
@@ -99,14 +98,7 @@ class Encoder(nnx.Module):
         """
         config = self.config
         hidden, mask, count = self.embeddings(batch, mask_of(batch, causal=False), subkey(key, config.layers))
-        states = {}
-        for name, layer in in_order(self.layers):
-            run = functools.partial(layer, mask=mask, key=subkey(key, int(name)))
-            hidden, maps = rematerialise(run, config.remat)(hidden)
-            if "hidden" in config.collect:
-                states[f"layers/{name}"] = hidden[:, count:]
-            if maps is not None:
-                states[f"attention/{name}"] = maps
+        hidden, states = run_layers(in_order(self.layers), hidden, config, key, lambda number: {"mask": mask}, count)
         return hidden[:, count:], states
 
     def pool(self, first):

@@ -220,11 +220,34 @@ def _generate(forward, new, samples, sampling, sharding, params, ids, real, key,
     logits, caches, filled, lengths, seen = jax.tree.map(
         lambda x: jnp.repeat(x, samples, axis=0), (logits, caches, filled, real.sum(axis=1), seen)
     )
-    caches = constrained(caches, sharding)
 
-    def record(state, logits, index):
+    def advance(token, index, caches):
+        slot = prompt + index - 1
+        allowed = (filled & (jnp.arange(slots) <= slot))[:, None, None, :]
+        hidden, caches = module.step(token, (lengths + index - 1)[:, None], allowed, caches, slot)
+        return unembedded(forward, params, hidden[:, 0]), caches
+
+    caches = constrained(caches, sharding)
+    return continued(logits, caches, advance, new, key, sampling, numbers, stops, pad_token, seen)
+
+
+def continued(logits, state, advance, new: int, key, sampling, numbers, stops, pad_token, seen=None) -> Generation:
+    """A token a step until every sequence has stopped, or `new` of them.
+
+    Args:
+      logits: for the first token, ``[batch, vocabulary]``.
+      state: whatever `advance` keeps, such as caches.
+      advance: ``(last tokens [batch, 1], index of the next, state) -> (logits, state)``.
+      new: how many tokens at most.
+      key, sampling, numbers: see `ft_jax.models.generation_sampling.draw`.
+      stops: where sequences end.
+      pad_token: what fills up after the end.
+      seen: ``[batch, vocabulary]``, the tokens that were there before; None where nothing asks for them.
+    """
+
+    def record(written, logits, index):
         """Samples token `index` of the sequences that go on."""
-        tokens, scores, done, counts, recent, seen = state
+        tokens, scores, done, counts, recent, seen = written
         token, score = draw(logits, jax.random.fold_in(key, index), sampling, numbers, seen)
         token, score = jnp.where(done, pad_token, token), jnp.where(done, 0.0, score)
         counts = counts + ~done
@@ -234,8 +257,18 @@ def _generate(forward, new, samples, sampling, sharding, params, ids, real, key,
         done = done | stops.met(recent)
         return tokens.at[:, index].set(token), scores.at[:, index].set(score), done, counts, recent, seen
 
+    def more(carry):
+        index, written, _ = carry
+        return (index < new) & ~written[2].all()
+
+    def step(carry):
+        index, written, state = carry
+        last = jax.lax.dynamic_slice_in_dim(written[0], index - 1, 1, axis=1)
+        logits, state = advance(last, index, state)
+        return index + 1, record(written, logits, index), state
+
     batch = logits.shape[0]
-    state = (
+    empty = (
         jnp.full((batch, new), pad_token, jnp.int32),
         jnp.zeros((batch, new), jnp.float32),
         jnp.zeros((batch,), bool),
@@ -243,19 +276,6 @@ def _generate(forward, new, samples, sampling, sharding, params, ids, real, key,
         jnp.full((batch, stops.longest), NO_TOKEN, jnp.int32),
         seen,
     )
-    state = record(state, logits, 0)
-
-    def more(carry):
-        index, state, _ = carry
-        return (index < new) & ~state[2].all()
-
-    def advance(carry):
-        index, state, caches = carry
-        slot = prompt + index - 1
-        allowed = (filled & (jnp.arange(slots) <= slot))[:, None, None, :]
-        token = state[0][:, index - 1]
-        hidden, caches = module.step(token[:, None], (lengths + index - 1)[:, None], allowed, caches, slot)
-        return index + 1, record(state, unembedded(forward, params, hidden[:, 0]), index), caches
-
-    _, (tokens, scores, _, counts, *_), _ = jax.lax.while_loop(more, advance, (jnp.int32(1), state, caches))
+    carry = (jnp.int32(1), record(empty, logits, 0), state)
+    _, (tokens, scores, _, counts, *_), _ = jax.lax.while_loop(more, step, carry)
     return Generation(tokens, counts, scores)

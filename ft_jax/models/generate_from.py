@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ft_jax.core.outputs import logits_of
-from ft_jax.models.generate import Generation, defaults
-from ft_jax.models.generation_sampling import draw, sampling_of
+from ft_jax.models.generate import Generation, continued, defaults
+from ft_jax.models.generation_sampling import sampling_of
 from ft_jax.models.generation_stops import stops_of
 from ft_jax.models.model import MODULES, Forward, Model
 
@@ -72,32 +72,9 @@ def _generate(forward, new, sampling, params, batch, key, numbers, stops, pad_to
         config = getattr(forward.config, "language", forward.config)
         return logits_of(hidden, forward.head(params), getattr(config, "logit_softcap", None))
 
-    def record(written, logits, index):
-        """Samples token `index` of the sequences that go on."""
-        tokens, scores, done, counts = written
-        token, score = draw(logits, jax.random.fold_in(key, index), sampling, numbers)
-        token, score = jnp.where(done, pad_token, token), jnp.where(done, 0.0, score)
-        counts = counts + ~done
-        return tokens.at[:, index].set(token), scores.at[:, index].set(score), done | stops.met(token[:, None]), counts
-
-    def more(carry):
-        index, written, _ = carry
-        return (index < new) & ~written[2].all()
-
-    def advance(carry):
-        index, written, state = carry
-        last = jax.lax.dynamic_slice_in_dim(written[0], index - 1, 1, axis=1)
+    def advance(last, index, state):
         hidden, state = module.advance(last, state)
-        return index + 1, record(written, logits(hidden), index), state
+        return logits(hidden), state
 
     hidden, state = module.begin(batch, new)
-    count = hidden.shape[0]
-    empty = (
-        jnp.full((count, new), pad_token, jnp.int32),
-        jnp.zeros((count, new), jnp.float32),
-        jnp.zeros((count,), bool),
-        jnp.zeros((count,), jnp.int32),
-    )
-    written = record(empty, logits(hidden), 0)
-    _, (tokens, scores, _, counts), _ = jax.lax.while_loop(more, advance, (jnp.int32(1), written, state))
-    return Generation(tokens, counts, scores)
+    return continued(logits(hidden), state, advance, new, key, sampling, numbers, stops, pad_token)

@@ -1,5 +1,7 @@
 """The small modules every network here is made of: projections, norms, dropout."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -126,6 +128,32 @@ def subkey(key: jax.Array | None, index: int) -> jax.Array | None:
     return None if key is None else jax.random.fold_in(key, index)
 
 
+def run_layers(layers, hidden, config, key: jax.Array | None, arguments, skip: int = 0):
+    """The residual stream through layers one after another, each rematerialised as ``config.remat`` says.
+
+    Args:
+      layers: ``(name, layer)`` pairs; a layer takes the stream, ``key`` and its arguments and gives the stream and its
+        attention maps or None.
+      hidden: the stream, ``[batch, time, width]``.
+      config: with ``remat`` and ``collect``.
+      key: for dropout, or None.
+      arguments: a layer's further keyword arguments, by its number.
+      skip: virtual tokens in front, which the collected states leave out.
+
+    Returns:
+      The stream, and what ``config.collect`` asks for of every layer, by name.
+    """
+    states = {}
+    for name, layer in layers:
+        run = functools.partial(layer, key=subkey(key, int(name)), **arguments(int(name)))
+        hidden, maps = rematerialise(run, config.remat)(hidden)
+        if "hidden" in config.collect:
+            states[f"layers/{name}"] = hidden[:, skip:]
+        if maps is not None:
+            states[f"attention/{name}"] = maps
+    return hidden, states
+
+
 def rematerialise(function, policy: str):
     """`function` with its activations kept (``"none"``), its matmul results kept (``"dots"``) or nothing (``"full"``).
 
@@ -167,9 +195,10 @@ def with_virtual(embeddings: nnx.Module, embedded, positions, mask):
         positions = graft.positions(positions)
         tokens = graft.prepend(embedded)
         if tokens is not None:
-            added, (batch, keys) = tokens.shape[1], embedded.shape[:2]
-            own = jnp.broadcast_to(jnp.arange(added, dtype=positions.dtype), (batch, added))
+            added = tokens.shape[1]
+            own = jnp.broadcast_to(jnp.arange(added, dtype=positions.dtype), (embedded.shape[0], added))
             positions = jnp.concatenate([own, positions + added], axis=1)
-            mask = mask.grown(added, keys, queries=True)
             embedded, count = jnp.concatenate([tokens, embedded], axis=1), count + added
+    # At once: a mask that has grown is no longer marked causal, and would let a second prompt see ahead.
+    mask = mask.grown(count, embedded.shape[1] - count, queries=True) if count else mask
     return count, embedded, positions, mask

@@ -209,7 +209,7 @@ def build(config, key: jax.Array | None) -> Model:
 
 def encoder(config: EncoderConfig, key: jax.Array | None) -> Model:
     """A random encoder; without a key, its shapes alone."""
-    return Model(config, initial_parameters(config, key), Forward(config))
+    return build(config, key)
 
 
 def decoder(config: DecoderConfig, key: jax.Array | None) -> Model:
@@ -222,17 +222,17 @@ def decoder(config: DecoderConfig, key: jax.Array | None) -> Model:
       >>> decoder(config, None).parameters
       138048
     """
-    return Model(config, initial_parameters(config, key), Forward(config))
+    return build(config, key)
 
 
 def mlp(config: MLPConfig, key: jax.Array | None) -> Model:
     """A random multilayer perceptron on images; without a key, its shapes alone."""
-    return Model(config, initial_parameters(config, key), Forward(config))
+    return build(config, key)
 
 
 def vit(config: ViTConfig, key: jax.Array | None) -> Model:
     """A random vision transformer; without a key, its shapes alone."""
-    return Model(config, initial_parameters(config, key), Forward(config))
+    return build(config, key)
 
 
 def tiny_encoder(key: jax.Array | None, vocabulary: int = 32, width: int = 16, layers: int = 2) -> Model:

@@ -16,7 +16,7 @@ from ft_jax.models.layers import (
     dropout,
     grafts_of,
     in_order,
-    rematerialise,
+    run_layers,
     subkey,
     table,
     value,
@@ -112,18 +112,12 @@ class ModernEncoder(nnx.Module):
             near = near.grown(count, batch["input_ids"].shape[1], queries=True)
         width = config.width // config.heads
         seen = {
-            True: (near, rotary_angles(positions, width, config.local_rope_theta, None)),
-            False: (whole, rotary_angles(positions, width, config.rope_theta, None)),
+            True: {"mask": near, "angles": rotary_angles(positions, width, config.local_rope_theta, None)},
+            False: {"mask": whole, "angles": rotary_angles(positions, width, config.rope_theta, None)},
         }
-        states = {}
-        for name, layer in in_order(self.layers):
-            mask, angles = seen[config.local[int(name)]]
-            run = functools.partial(layer, mask=mask, angles=angles, key=subkey(key, int(name)))
-            hidden, maps = rematerialise(run, config.remat)(hidden)
-            if "hidden" in config.collect:
-                states[f"layers/{name}"] = hidden[:, count:]
-            if maps is not None:
-                states[f"attention/{name}"] = maps
+        hidden, states = run_layers(
+            in_order(self.layers), hidden, config, key, lambda number: seen[config.local[number]], count
+        )
         return self.norm(hidden[:, count:]), states
 
 

@@ -17,7 +17,7 @@ from ft_jax.models.layers import (
     dropout,
     grafts_of,
     in_order,
-    rematerialise,
+    run_layers,
     subkey,
     value,
     with_virtual,
@@ -127,17 +127,12 @@ class VisionTransformer(nnx.Module):
 
     def stream(self, batch, key=None, layers: int | None = None):
         """The residual stream ``[batch, tokens, width]`` after the first `layers` (all where None), before any norm."""
-        config, states = self.config, {}
+        config = self.config
         hidden, count = self.embeddings(batch, subkey(key, config.layers))
         if self.first_norm is not None:
             hidden = self.first_norm(hidden)
-        for name, layer in in_order(self.layers)[:layers]:
-            run = functools.partial(layer, mask=Mask(), key=subkey(key, int(name)))
-            hidden, maps = rematerialise(run, config.remat)(hidden)
-            if "hidden" in config.collect:
-                states[f"layers/{name}"] = hidden[:, count:]
-            if maps is not None:
-                states[f"attention/{name}"] = maps
+        chosen = in_order(self.layers)[:layers]
+        hidden, states = run_layers(chosen, hidden, config, key, lambda number: {"mask": Mask()}, count)
         return hidden[:, count:], states
 
 
