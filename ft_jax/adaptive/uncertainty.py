@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.optimizers import scale_updates
+from ft_jax.core.params import map_with_path
 
 
 @register(
@@ -62,6 +63,10 @@ def uncertainty(
         return weighed
 
     def update(inner):
-        return scale_updates(inner, (f"{name}/*",), lambda hyper: hyper[name]["rate"])
+        def factors(updates, extra):
+            rate = extra["hyper"][name]["rate"]
+            return map_with_path(lambda path, _: rate if path.startswith(f"{name}/") else 1.0, updates)
+
+        return scale_updates(inner, factors)
 
     return Method(name=name, hyper={"rate": rate}, surgery=surgery, loss=loss, update=update)

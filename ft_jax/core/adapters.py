@@ -53,19 +53,29 @@ def adapt(
     Raises:
       ValueError: where `targets` are no weight of the model, with the nearest paths.
     """
+    hit = [glob.escape(path) for path in weights_of(params, targets, name)]
+    return {**params, **replace_weights({"model": params["model"]}, hit, change, key)}
+
+
+def weights_of(params: Params, targets: Targets, name: str) -> list[str]:
+    """The paths of the model's weights that are `targets`.
+
+    Raises:
+      ValueError: where there are none, with the nearest paths.
+    """
     model = {"model": params["model"]}
     known = [
         path
         for path, weight in zip(paths(model, is_weight), jax.tree.leaves(model, is_leaf=is_weight), strict=True)
         if is_matrix(path, weight)
     ]
-    hit = [glob.escape(path) for path in known if targets.fits(path)]
+    hit = [path for path in known if targets.fits(path)]
     if not hit:
         raise ValueError(
             f"{name}: no weight matches {', '.join(targets.include)}; the nearest paths are "
             f"{nearest(targets.include[0], known)}; the named sets are {', '.join(SETS)}"
         )
-    return {**params, **replace_weights(model, hit, change, key)}
+    return hit
 
 
 def require(params: Params, patterns: Iterable[str], name: str) -> None:

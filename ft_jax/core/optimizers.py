@@ -2,12 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-
-from ft_jax.core.params import map_with_path, matches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,14 +78,19 @@ def warmup_then_decay(steps: int, warmup: float = 0.1, final: float = 0.0) -> Ca
 
 
 def scale_updates(
-    inner: optax.GradientTransformationExtraArgs, patterns: tuple[str, ...], factor: Callable[[Mapping], jax.Array]
+    inner: optax.GradientTransformationExtraArgs, factors: Callable[[Any, Mapping[str, Any]], Any]
 ) -> optax.GradientTransformationExtraArgs:
-    """`inner` with the updates of leaves that fit `patterns` multiplied by ``factor(hyper)``."""
+    """`inner` with every update multiplied by its factor.
+
+    Args:
+      inner: an optimizer.
+      factors: ``(updates, the update's extra arguments) -> factors``, a tree of the updates' outline.
+    """
 
     def update(gradients, state, params=None, **extra):
         updates, state = inner.update(gradients, state, params, **extra)
-        scale = factor(extra["hyper"])
-        return map_with_path(lambda path, u: u * scale if matches(path, patterns) else u, updates), state
+        scaled = jax.tree.map(lambda u, factor: u * jnp.asarray(factor, u.dtype), updates, factors(updates, extra))
+        return scaled, state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ft_jax.core.adapters import Targets, adapt, as_targets, owned, per_path, require
+from ft_jax.core.adapters import Targets, per_path
 from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
 from ft_jax.core.weights import Weight, fold_bias, materialize, matmul, shape
 from ft_jax.core.weights.operator import operator
-from ft_jax.transfer.nesting import beneath
+from ft_jax.transfer.adapter import adapter
 from ft_jax.transfer.oft import cayley, check_divides
 from ft_jax.transfer.strength import NONE
 
@@ -104,27 +104,19 @@ def boft(
             raise ValueError(f"{name} has block {edge}; a rotation needs at least 2 dimensions")
     if factors < 1:
         raise ValueError(f"{name} has {factors} factors; give at least 1")
-    targets, also = as_targets(targets), (also,) if isinstance(also, str) else tuple(also)
 
-    def turn(path, weight, key):
-        def on(matrix):
-            edge, (inputs, outputs) = per_path(path, block, blocks), shape(matrix)
-            check_divides(edge, inputs, path, name)
-            if factors > 1 and (edge % 2 or inputs % (edge * 2 ** (factors - 1))):
-                raise ValueError(
-                    f"{name} has {factors} factors of blocks of {edge}, but {path} reads {inputs}; the block must be "
-                    f"even and block · 2^{factors - 1} divide it, so use fewer factors or other blocks"
-                )
-            rotation = jnp.zeros((factors, inputs // edge, edge, edge), jnp.float32)
-            return Butterfly(matrix, rotation, jnp.ones(outputs, jnp.float32), name)
+    def turn(path, matrix, key):
+        edge, (inputs, outputs) = per_path(path, block, blocks), shape(matrix)
+        check_divides(edge, inputs, path, name)
+        if factors > 1 and (edge % 2 or inputs % (edge * 2 ** (factors - 1))):
+            raise ValueError(
+                f"{name} has {factors} factors of blocks of {edge}, but {path} reads {inputs}; the block must be "
+                f"even and block · 2^{factors - 1} divide it, so use fewer factors or other blocks"
+            )
+        rotation = jnp.zeros((factors, inputs // edge, edge, edge), jnp.float32)
+        return Butterfly(matrix, rotation, jnp.ones(outputs, jnp.float32), name)
 
-        return beneath(weight, on)
-
-    def surgery(params, key):
-        require(params, also, name)
-        return adapt(params, targets, turn, key, name)
-
-    return Method(name=name, surgery=surgery, trainable=owned(name, ("rotation", "scale"), also))
+    return adapter(name, turn, ("rotation", "scale"), targets, also)
 
 
 def permutation(width: int, groups: int, half: int) -> np.ndarray:

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ft_jax.core.adapters import Targets, adapt, as_targets, owned, require
+from ft_jax.core.adapters import Targets
 from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
 from ft_jax.core.weights import Weight, matmul, shape
 from ft_jax.core.weights.operator import operator
+from ft_jax.transfer.adapter import adapter
 
 ACTIVATIONS: dict[str, Callable] = {"gelu": jax.nn.gelu, "relu": jax.nn.relu, "silu": jax.nn.silu, "tanh": jnp.tanh}
 
@@ -97,7 +98,6 @@ def houlsby(
         raise ValueError(f"{name} has size {size}; give it at least 1")
     if activation not in ACTIVATIONS:
         raise ValueError(f"{name} has activation {activation!r}; use {', '.join(map(repr, ACTIVATIONS))}")
-    targets, also = as_targets(targets), (also,) if isinstance(also, str) else tuple(also)
 
     def behind(path, weight, key):
         outputs, (first, second) = shape(weight)[1], jax.random.split(key)
@@ -111,12 +111,8 @@ def houlsby(
             owner=name,
         )
 
-    def surgery(params, key):
-        require(params, also, name)
-        return adapt(params, targets, behind, key, name)
-
-    learned = owned(name, ("down", "down_bias", "up", "up_bias"), also)
-    return Method(name=name, surgery=surgery, trainable=learned)
+    fields = ("down", "down_bias", "up", "up_bias")
+    return adapter(name, behind, fields, targets, also, depth=lambda weight, on: on(weight))
 
 
 @register(

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.transfer.domains import both_domains, check_on, gathered
-from ft_jax.transfer.unlabelled import LAYOUT, beside_itself, part, without_unlabelled
+from ft_jax.transfer.unlabelled import LAYOUT, adding, beside_itself, without_unlabelled
 
 
 @register(
@@ -43,18 +43,12 @@ def coral(apply: Callable, weight: float = 1.0, on: str = "hidden", *, name: str
     """
     check_on(on, name)
 
-    def loss(inner):
-        def aligned(params, batch, context):
-            terms, outputs = inner(params, batch, context)
-            if part(batch, context, name) is None:
-                return terms, outputs
-            domains = both_domains(apply, params, batch, outputs, context, name, on)
-            source, target = (covariance(*gathered(domain, context.axis)) for domain in domains)
-            distance = jnp.sum(jnp.square(source - target)) / (4 * source.shape[0] ** 2)
-            return {**terms, name: context.hyper[name]["weight"] * distance}, outputs
+    def value(params, batch, outputs, context):
+        domains = both_domains(apply, params, batch, outputs, context, name, on)
+        source, target = (covariance(*gathered(domain, context.axis)) for domain in domains)
+        return context.hyper[name]["weight"] * jnp.sum(jnp.square(source - target)) / (4 * source.shape[0] ** 2)
 
-        return aligned
-
+    loss = adding(name, value, in_evaluation=True)
     return Method(name=name, hyper={"weight": weight}, loss=loss, gives=LAYOUT, couples=True)
 
 

@@ -13,7 +13,7 @@ from ft_jax.core.outputs import pooled
 from ft_jax.core.state import Batch
 from ft_jax.core.weights import matmul
 from ft_jax.transfer.domains import both_domains
-from ft_jax.transfer.unlabelled import LAYOUT, beside_itself, part, plain, without_unlabelled
+from ft_jax.transfer.unlabelled import LAYOUT, adding, beside_itself, plain, without_unlabelled
 
 
 @register(
@@ -69,23 +69,18 @@ def dann(
         width = jax.eval_shape(lambda model: pooled(apply(model, rows, None), rows), params["model"]).shape[1]
         return {**params, name: classifier(width, hidden, key)}
 
-    def loss(inner):
-        def adversarial(params, batch, context):
-            terms, outputs = inner(params, batch, context)
-            if part(batch, context, name) is None:
-                return terms, outputs
-            domains = both_domains(apply, params, batch, outputs, context, name)
-            numbers, own = context.hyper[name], context.join(params)[name]
-            reversal = numbers["strength"] * growth(context.step / numbers["steps"], numbers["gamma"])
-            value = jnp.float32(0)
-            for sign, (x, counts) in zip((-1.0, 1.0), domains, strict=True):
-                logits = domain_logits(own, reverse_gradient(x, reversal))
-                # Over all rows, not those that count: then micro-batches add up.
-                value += jnp.mean(counts * jax.nn.softplus(-sign * logits))
-            return {**terms, name: value}, outputs
+    def value(params, batch, outputs, context):
+        domains = both_domains(apply, params, batch, outputs, context, name)
+        numbers, own = context.hyper[name], context.join(params)[name]
+        reversal = numbers["strength"] * growth(context.step / numbers["steps"], numbers["gamma"])
+        total = jnp.float32(0)
+        for sign, (x, counts) in zip((-1.0, 1.0), domains, strict=True):
+            logits = domain_logits(own, reverse_gradient(x, reversal))
+            # Over all rows, not those that count: then micro-batches add up.
+            total += jnp.mean(counts * jax.nn.softplus(-sign * logits))
+        return total
 
-        return adversarial
-
+    loss = adding(name, value, in_evaluation=True)
     hyper = {"steps": steps, "strength": strength, "gamma": gamma}
     return Method(name=name, hyper=hyper, surgery=surgery, loss=loss, gives=LAYOUT)
 

@@ -1,4 +1,4 @@
-"""How far below the output a leaf is, for rates and thawing by layer."""
+"""Learning rates by where a leaf is: in the head or behind it, and how far below the output."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ft_jax.core.optimizers import scale_updates
 from ft_jax.core.params import Params, map_with_path, matches
 
 BOTTOM = ("*/embeddings/*", "*/embeddings")
@@ -69,9 +70,23 @@ def scale_by_depth(
 ) -> optax.GradientTransformationExtraArgs:
     """`inner` with every update multiplied by ``factor(depth, extra arguments of the update)``."""
 
-    def update(gradients, state, params=None, **extra):
-        updates, state = inner.update(gradients, state, params, **extra)
-        scaled = jax.tree.map(lambda u, d: u * jnp.asarray(factor(d, extra), u.dtype), updates, depths(updates))
-        return scaled, state
+    def factors(updates, extra):
+        return jax.tree.map(lambda depth: factor(depth, extra), depths(updates))
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return scale_updates(inner, factors)
+
+
+def rates_of_parts(updates: Params, head: tuple[str, ...], head_rate: Any, backbone_rate: Any) -> Params:
+    """Factors of updates: one for the model's leaves that fit `head`, one for its others, 1 outside the model.
+
+    Example:
+      >>> rates_of_parts({"model": {"head": {"bias": 0}, "norm": 0}, "other": 0}, ("*/head/*",), 3.0, 0.5)
+      {'model': {'head': {'bias': 3.0}, 'norm': 0.5}, 'other': 1.0}
+    """
+
+    def rate(path, _):
+        if not path.startswith("model/"):
+            return 1.0
+        return head_rate if matches(path, head) else backbone_rate
+
+    return map_with_path(rate, updates)

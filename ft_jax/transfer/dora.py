@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ft_jax.core.adapters import Targets, adapt, as_targets, owned, require
+from ft_jax.core.adapters import Targets
 from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
 from ft_jax.core.weights import Weight, fold_bias, materialize, matmul, shape
 from ft_jax.core.weights.operator import operator
+from ft_jax.transfer.adapter import adapter
 from ft_jax.transfer.dropout import check_rate, with_dropout
 from ft_jax.transfer.lora import kaiming
-from ft_jax.transfer.nesting import beneath
 from ft_jax.transfer.strength import NONE, Strength
 
 
@@ -102,26 +102,13 @@ def dora(
       [2.0, 2.0, 2.0, 2.0, 2.0, 2.0]
     """
     strength = Strength(name, rank, alpha, ranks, alphas, power=0.5 if stabilised else 1.0)
-    targets, also = as_targets(targets), (also,) if isinstance(also, str) else tuple(also)
     numbers = {"alpha": alpha, **check_rate(dropout, name)}
 
-    def decompose(path, weight, key):
-        def on(matrix):
-            scale = strength.scale(path)
-            base, a, b = kaiming(path, matrix, strength.rank_of(path, matrix), scale, key)
-            magnitude = jnp.linalg.norm(materialize(matrix).astype(jnp.float32), axis=0)
-            return Directional(base=base, a=a, b=b, magnitude=magnitude, scale=jnp.float32(scale), owner=name)
+    def decompose(path, matrix, key):
+        scale = strength.scale(path)
+        base, a, b = kaiming(path, matrix, strength.rank_of(path, matrix), scale, key)
+        magnitude = jnp.linalg.norm(materialize(matrix).astype(jnp.float32), axis=0)
+        return Directional(base=base, a=a, b=b, magnitude=magnitude, scale=jnp.float32(scale), owner=name)
 
-        return beneath(weight, on)
-
-    def surgery(params, key):
-        require(params, also, name)
-        return adapt(params, targets, decompose, key, name)
-
-    return Method(
-        name=name,
-        hyper=numbers,
-        surgery=surgery,
-        trainable=owned(name, ("a", "b", "magnitude"), also),
-        view=with_dropout(strength.shown, dropout, name),
-    )
+    view = with_dropout(strength.shown, dropout, name)
+    return adapter(name, decompose, ("a", "b", "magnitude"), targets, also, hyper=numbers, view=view)

@@ -9,13 +9,13 @@ from jaxtyping import Array, Float
 from ft_jax.core.adapters import map_operators_with_path
 from ft_jax.core.params import STACKED, Params, digest
 from ft_jax.core.state import Context
-from ft_jax.core.weights import LowRank, Weight, materialize, matmul, shape
+from ft_jax.core.weights import Weight, materialize, matmul, shape
 from ft_jax.core.weights.operator import operator
 
 
 @operator()
 class Dropped(Weight):
-    """An adapter whose update reads `x` with entries zeroed at `rate` and the others scaled by ``1 / (1 - rate)``.
+    """An adapter whose ``update`` reads `x` with entries zeroed at `rate` and the others scaled by ``1 / (1 - rate)``.
 
     It stands in the parameters only while a training step looks at them, see `dropped`.
     """
@@ -27,7 +27,7 @@ class Dropped(Weight):
     def matmul(self, x, bias=None):
         keep = jax.random.bernoulli(self.key, 1.0 - self.rate, x.shape)
         thinned = jnp.where(keep, x / (1.0 - self.rate).astype(x.dtype), jnp.zeros((), x.dtype))
-        return matmul(self.base.base, x, bias) + _update(self.base, thinned)
+        return matmul(self.base.base, x, bias) + self.base.update(thinned)
 
     def materialize(self):
         return materialize(self.base)
@@ -35,12 +35,6 @@ class Dropped(Weight):
     @property
     def shape(self):
         return shape(self.base)
-
-
-def _update(adapter, x):
-    if isinstance(adapter, LowRank):
-        return adapter.scale.astype(x.dtype) * ((x @ adapter.a.astype(x.dtype)) @ adapter.b.astype(x.dtype))
-    return adapter.update(x)
 
 
 def dropped(params: Params, context: Context, name: str) -> Params:

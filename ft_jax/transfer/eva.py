@@ -9,21 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ft_jax.core.adapters import Targets, as_targets
+from ft_jax.core.adapters import Targets, as_targets, weights_of
 from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
-from ft_jax.core.params import STACKED, Params, is_matrix, map_with_path, nearest, paths
+from ft_jax.core.params import STACKED, Params, map_with_path
 from ft_jax.core.state import Batch
 from ft_jax.core.weights import Weight, is_weight, materialize, matmul, shape
 from ft_jax.transfer.lora import low_rank
 from ft_jax.transfer.strength import Strength
+from ft_jax.transfer.unlabelled import rows_of
 
 
 @register(
     "transfer",
     paper="Paischer et al. 2024, arXiv:2410.07170, sections 3.2 and 3.3",
     kind=("surgery", "trainable"),
-    example=lambda problem: eva(problem.apply, problem.params, (_examples(problem.batch),), rank=2, alpha=4.0),
+    example=lambda problem: eva(
+        problem.apply, problem.params, ({"input_ids": rows_of(problem.batch)["input_ids"]},), rank=2, alpha=4.0
+    ),
     neutral="it replaces what learns by its factors, so no value of alpha trains like the step without it",
 )
 def eva(
@@ -179,26 +182,14 @@ def activations(
       ValueError: targets that fit nothing, or that stand in layers that run in one scan.
     """
     seen: dict[str, list] = {}
+    chosen = weights_of({"model": params}, targets, name)
 
     def tap(path, weight):
-        if not (is_matrix(path, weight) and targets.fits(path)):
+        if path not in chosen:
             return weight
         if STACKED in path:
             raise ValueError(f"{name} can't look into {path}, whose layers run in one scan; unroll them")
         return _Tap(weight, path, seen)
 
     apply(map_with_path(tap, {"model": params}, is_leaf=is_weight)["model"], batch, None)
-    if not seen:
-        known = paths({"model": params}, is_weight)
-        raise ValueError(
-            f"{name}: no weight matches {', '.join(targets.include)}; the nearest paths are "
-            f"{nearest(targets.include[0], known)}"
-        )
     return {path: jnp.concatenate(rows) for path, rows in seen.items()}
-
-
-def _examples(batch):
-    """The examples of a batch of whatever layout."""
-    while "input_ids" not in batch:
-        batch = next(part for part in batch.values() if isinstance(part, dict))
-    return {"input_ids": batch["input_ids"].reshape(-1, batch["input_ids"].shape[-1])}

@@ -8,7 +8,7 @@ from ft_jax.data.augment_text import hide_tokens
 from ft_jax.data.augmentation import Augmentation
 from ft_jax.transfer.consistency import consistency, pseudo_label_loss
 from ft_jax.transfer.pseudo_labels import check_threshold
-from ft_jax.transfer.unlabelled import LAYOUT, beside_itself, part, without_unlabelled
+from ft_jax.transfer.unlabelled import LAYOUT, adding, beside_itself, without_unlabelled
 
 
 @register(
@@ -53,18 +53,11 @@ def fixmatch(
     """
     check_threshold(threshold, name)
 
-    def loss(inner):
-        def both(params, batch, context):
-            terms, outputs = inner(params, batch, context)
-            unlabelled = part(batch, context, name)
-            if unlabelled is None or not context.train:
-                return terms, outputs
-            numbers = context.hyper[name]
-            value = consistency(
-                apply, params, unlabelled, context, pseudo_label_loss, numbers["threshold"], weak, strong, name
-            )
-            return {**terms, name: numbers["weight"] * value}, outputs
+    def value(params, batch, outputs, context):
+        numbers, unlabelled = context.hyper[name], batch["unlabelled"]
+        return numbers["weight"] * consistency(
+            apply, params, unlabelled, context, pseudo_label_loss, numbers["threshold"], weak, strong, name
+        )
 
-        return both
-
+    loss = adding(name, value, in_evaluation=False)
     return Method(name=name, hyper={"weight": weight, "threshold": threshold}, loss=loss, gives=LAYOUT)

@@ -1,12 +1,11 @@
 """Two losses on two streams of data, the backbone's and the head's, minimised together."""
 
-import optax
-
 from ft_jax.core.adapters import require
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Loss, Method
-from ft_jax.core.params import map_with_path, matches
+from ft_jax.core.optimizers import scale_updates
 from ft_jax.transfer.backbone import causal_language_modelling
+from ft_jax.transfer.depth import rates_of_parts
 from ft_jax.transfer.unlabelled import LAYOUT, beside_itself, part, without_unlabelled
 
 
@@ -89,18 +88,11 @@ def joint(
         return params
 
     def update(inner):
-        def rated(gradients, state, params=None, **extra):
-            updates, state = inner.update(gradients, state, params, **extra)
+        def factors(updates, extra):
             numbers = extra["hyper"][name]
+            return rates_of_parts(updates, head, numbers["head_rate"], numbers["backbone_rate"])
 
-            def scaled(path, u):
-                if not path.startswith("model/"):
-                    return u
-                return u * numbers["head_rate" if matches(path, head) else "backbone_rate"]
-
-            return map_with_path(scaled, updates), state
-
-        return optax.GradientTransformationExtraArgs(inner.init, rated)
+        return scale_updates(inner, factors)
 
     return Method(
         name=name,

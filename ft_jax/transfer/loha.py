@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ft_jax.core.adapters import Targets, adapt, as_targets, owned, require
+from ft_jax.core.adapters import Targets
 from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
 from ft_jax.core.weights import Weight, materialize, matmul, shape
 from ft_jax.core.weights.operator import operator
-from ft_jax.transfer.nesting import beneath
+from ft_jax.transfer.adapter import adapter
 from ft_jax.transfer.strength import NONE, Strength, uniform
 
 
@@ -85,32 +85,19 @@ def loha(
       ((4, 2), 0.0)
     """
     strength = Strength(name, rank, alpha, ranks, alphas)
-    targets, also = as_targets(targets), (also,) if isinstance(also, str) else tuple(also)
 
-    def factors(path, weight, key):
-        def on(matrix):
-            (inputs, outputs), own = shape(matrix), strength.rank_of(path, matrix, limit=False)
-            keys = jax.random.split(key, 3)
-            return Hadamard(
-                base=matrix,
-                first_a=uniform(keys[0], (inputs, own), inputs),
-                first_b=uniform(keys[1], (own, outputs), own),
-                second_a=jnp.zeros((inputs, own), jnp.float32),
-                second_b=uniform(keys[2], (own, outputs), own),
-                scale=jnp.float32(strength.scale(path)),
-                owner=name,
-            )
+    def factors(path, matrix, key):
+        (inputs, outputs), own = shape(matrix), strength.rank_of(path, matrix, limit=False)
+        keys = jax.random.split(key, 3)
+        return Hadamard(
+            base=matrix,
+            first_a=uniform(keys[0], (inputs, own), inputs),
+            first_b=uniform(keys[1], (own, outputs), own),
+            second_a=jnp.zeros((inputs, own), jnp.float32),
+            second_b=uniform(keys[2], (own, outputs), own),
+            scale=jnp.float32(strength.scale(path)),
+            owner=name,
+        )
 
-        return beneath(weight, on)
-
-    def surgery(params, key):
-        require(params, also, name)
-        return adapt(params, targets, factors, key, name)
-
-    return Method(
-        name=name,
-        hyper={"alpha": alpha},
-        surgery=surgery,
-        trainable=owned(name, ("first_a", "first_b", "second_a", "second_b"), also),
-        view=strength.shown,
-    )
+    fields = ("first_a", "first_b", "second_a", "second_b")
+    return adapter(name, factors, fields, targets, also, hyper={"alpha": alpha}, view=strength.shown)

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ft_jax.core.adapters import Targets, adapt, as_targets, owned, require
+from ft_jax.core.adapters import Targets
 from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
 from ft_jax.core.weights import Weight, materialize, matmul, shape
 from ft_jax.core.weights.operator import operator
-from ft_jax.transfer.nesting import beneath
+from ft_jax.transfer.adapter import adapter
 from ft_jax.transfer.strength import NONE, Strength, uniform
 
 
@@ -107,37 +107,23 @@ def lokr(
     if factor != -1 and factor < 1:
         raise ValueError(f"{name} has factor {factor}; give a positive number, or -1 for near the square root")
     strength = Strength(name, rank, alpha, ranks, alphas)
-    targets, also = as_targets(targets), (also,) if isinstance(also, str) else tuple(also)
 
-    def factors(path, weight, key):
-        def on(matrix):
-            (m, n), (left, right) = (factorized(width, factor) for width in shape(matrix))
-            own, keys = strength.rank_of(path, matrix, limit=False), jax.random.split(key, 3)
-            parts = dict.fromkeys(LEARNED)
-            if both and own < max(m, left) / 2:
-                parts["left_a"], parts["left_b"] = uniform(keys[0], (m, own), m), jnp.zeros((own, left), jnp.float32)
-            else:
-                parts["left"] = jnp.zeros((m, left), jnp.float32)
-            if own < max(n, right) / 2:
-                parts["right_a"], parts["right_b"] = uniform(keys[1], (n, own), n), uniform(keys[2], (own, right), own)
-            else:
-                parts["right"] = uniform(keys[1], (n, right), n)
-            scale = jnp.float32(strength.scale(path))
-            return Kronecker(base=matrix, **parts, scale=scale, rank=own, factor=factor, owner=name)
+    def factors(path, matrix, key):
+        (m, n), (left, right) = (factorized(width, factor) for width in shape(matrix))
+        own, keys = strength.rank_of(path, matrix, limit=False), jax.random.split(key, 3)
+        parts = dict.fromkeys(LEARNED)
+        if both and own < max(m, left) / 2:
+            parts["left_a"], parts["left_b"] = uniform(keys[0], (m, own), m), jnp.zeros((own, left), jnp.float32)
+        else:
+            parts["left"] = jnp.zeros((m, left), jnp.float32)
+        if own < max(n, right) / 2:
+            parts["right_a"], parts["right_b"] = uniform(keys[1], (n, own), n), uniform(keys[2], (own, right), own)
+        else:
+            parts["right"] = uniform(keys[1], (n, right), n)
+        scale = jnp.float32(strength.scale(path))
+        return Kronecker(base=matrix, **parts, scale=scale, rank=own, factor=factor, owner=name)
 
-        return beneath(weight, on)
-
-    def surgery(params, key):
-        require(params, also, name)
-        return adapt(params, targets, factors, key, name)
-
-    return Method(
-        name=name,
-        hyper={"alpha": alpha},
-        surgery=surgery,
-        trainable=owned(name, LEARNED, also),
-        view=strength.shown,
-    )
+    return adapter(name, factors, LEARNED, targets, also, hyper={"alpha": alpha}, view=strength.shown)
 
 
 def factorized(width: int, factor: int = -1) -> tuple[int, int]:

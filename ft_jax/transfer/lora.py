@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Mapping
 import jax
 import jax.numpy as jnp
 
-from ft_jax.core.adapters import Targets, adapt, as_targets, owned, require
+from ft_jax.core.adapters import Targets
 from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
 from ft_jax.core.weights import FORWARDS, LowRank, shape
+from ft_jax.transfer.adapter import adapter
 from ft_jax.transfer.dropout import check_rate, with_dropout
 from ft_jax.transfer.nesting import beneath
 from ft_jax.transfer.strength import NONE, Strength, uniform
@@ -142,28 +143,15 @@ def low_rank(
     name = strength.name
     if forward not in FORWARDS:
         raise ValueError(f"{name} has forward {forward!r}; use {', '.join(map(repr, FORWARDS))}")
-    targets, also = as_targets(targets), (also,) if isinstance(also, str) else tuple(also)
     numbers = {"alpha": strength.alpha, **check_rate(dropout, name)}
 
-    def factor(path, weight, key):
-        def on(matrix):
-            scale = strength.scale(path)
-            base, a, b = start(path, matrix, strength.rank_of(path, matrix), scale, key)
-            return LowRank(base=base, a=a, b=b, scale=jnp.float32(scale), owner=name, forward=forward)
+    def factor(path, matrix, key):
+        scale = strength.scale(path)
+        base, a, b = start(path, matrix, strength.rank_of(path, matrix), scale, key)
+        return LowRank(base=base, a=a, b=b, scale=jnp.float32(scale), owner=name, forward=forward)
 
-        return depth(weight, on)
-
-    def surgery(params, key):
-        require(params, also, name)
-        return adapt(params, targets, factor, key, name)
-
-    return Method(
-        name=name,
-        hyper=numbers,
-        surgery=surgery,
-        trainable=owned(name, ("a", "b"), also),
-        view=with_dropout(strength.shown, dropout, name),
-    )
+    view = with_dropout(strength.shown, dropout, name)
+    return adapter(name, factor, ("a", "b"), targets, also, depth=depth, hyper=numbers, view=view)
 
 
 def kaiming(path, weight, rank, scale, key):

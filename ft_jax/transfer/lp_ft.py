@@ -1,12 +1,12 @@
 """Linear probing, then full fine-tuning."""
 
 import jax.numpy as jnp
-import optax
 
 from ft_jax.core.adapters import require
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
-from ft_jax.core.params import map_with_path, matches
+from ft_jax.core.optimizers import scale_updates
+from ft_jax.transfer.depth import rates_of_parts
 
 
 @register(
@@ -54,21 +54,14 @@ def lp_ft(
         return params
 
     def update(inner):
-        def switched(gradients, state, params=None, **extra):
-            updates, state = inner.update(gradients, state, params, **extra)
+        def factors(updates, extra):
             numbers = extra["hyper"][name]
             probing = extra["step"] < numbers["steps"]
             head_rate = jnp.where(probing, numbers["probe_rate"], numbers["tuning_rate"])
             backbone_rate = jnp.where(probing, 0.0, numbers["tuning_rate"])
+            return rates_of_parts(updates, head, head_rate, backbone_rate)
 
-            def scaled(path, u):
-                if not path.startswith("model/"):
-                    return u
-                return u * (head_rate if matches(path, head) else backbone_rate).astype(u.dtype)
-
-            return map_with_path(scaled, updates), state
-
-        return optax.GradientTransformationExtraArgs(inner.init, switched)
+        return scale_updates(inner, factors)
 
     hyper = {"steps": steps, "probe_rate": probe_rate, "tuning_rate": tuning_rate}
     return Method(name=name, hyper=hyper, surgery=surgery, update=update)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.transfer.domains import both_domains, check_on, gathered
-from ft_jax.transfer.unlabelled import LAYOUT, beside_itself, part, without_unlabelled
+from ft_jax.transfer.unlabelled import LAYOUT, adding, beside_itself, without_unlabelled
 
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -58,17 +58,12 @@ def mmd(
     if not bandwidths or min(bandwidths) <= 0:
         raise ValueError(f"{name} has bandwidths {bandwidths}; give it at least one, all above 0")
 
-    def loss(inner):
-        def aligned(params, batch, context):
-            terms, outputs = inner(params, batch, context)
-            if part(batch, context, name) is None:
-                return terms, outputs
-            source, target = both_domains(apply, params, batch, outputs, context, name, on)
-            value = discrepancy(gathered(source, context.axis), gathered(target, context.axis), bandwidths)
-            return {**terms, name: context.hyper[name]["weight"] * value}, outputs
+    def value(params, batch, outputs, context):
+        domains = both_domains(apply, params, batch, outputs, context, name, on)
+        source, target = (gathered(domain, context.axis) for domain in domains)
+        return context.hyper[name]["weight"] * discrepancy(source, target, bandwidths)
 
-        return aligned
-
+    loss = adding(name, value, in_evaluation=True)
     return Method(name=name, hyper={"weight": weight}, loss=loss, gives=LAYOUT, couples=True)
 
 

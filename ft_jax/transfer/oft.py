@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ft_jax.core.adapters import Targets, adapt, as_targets, map_operators, owned, per_path, require
+from ft_jax.core.adapters import Targets, map_operators, per_path
 from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
 from ft_jax.core.params import Params
 from ft_jax.core.weights import Weight, materialize, matmul, shape
 from ft_jax.core.weights.operator import operator
-from ft_jax.transfer.nesting import beneath
+from ft_jax.transfer.adapter import adapter
 from ft_jax.transfer.strength import NONE
 
 
@@ -106,21 +106,13 @@ def oft(
             raise ValueError(f"{name} has block {edge}; a rotation needs at least 2 dimensions")
     if terms is not None and terms < 1:
         raise ValueError(f"{name} has {terms} terms; give at least 1, or None for the exact inverse")
-    targets, also = as_targets(targets), (also,) if isinstance(also, str) else tuple(also)
 
-    def turn(path, weight, key):
-        def on(matrix):
-            edge, inputs = per_path(path, block, blocks), shape(matrix)[0]
-            check_divides(edge, inputs, path, name)
-            count = 1 if shared else inputs // edge
-            bound = None if epsilon is None else jnp.float32(epsilon)
-            return Rotated(matrix, jnp.zeros((count, edge * (edge - 1) // 2), jnp.float32), edge, terms, name, bound)
-
-        return beneath(weight, on)
-
-    def surgery(params, key):
-        require(params, also, name)
-        return adapt(params, targets, turn, key, name)
+    def turn(path, matrix, key):
+        edge, inputs = per_path(path, block, blocks), shape(matrix)[0]
+        check_divides(edge, inputs, path, name)
+        count = 1 if shared else inputs // edge
+        bound = None if epsilon is None else jnp.float32(epsilon)
+        return Rotated(matrix, jnp.zeros((count, edge * (edge - 1) // 2), jnp.float32), edge, terms, name, bound)
 
     def after_step(state, event):
         return state.replace(params=constrained(state.params, state.hyper[name]["epsilon"], name))
@@ -132,14 +124,8 @@ def oft(
 
         return {**params, **map_operators(noted, {"model": params["model"]}, owner=name)}
 
-    return Method(
-        name=name,
-        hyper={} if epsilon is None else {"epsilon": epsilon},
-        surgery=surgery,
-        trainable=owned(name, ("skew",), also),
-        after_step=None if epsilon is None else after_step,
-        view=None if epsilon is None else view,
-    )
+    bounded = {} if epsilon is None else {"hyper": {"epsilon": epsilon}, "after_step": after_step, "view": view}
+    return adapter(name, turn, ("skew",), targets, also, **bounded)
 
 
 def constrained(params: Params, epsilon: float | Array, name: str) -> Params:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.transfer.consistency import consistency, pseudo_label_loss
-from ft_jax.transfer.unlabelled import LAYOUT, beside_itself, part, without_unlabelled
+from ft_jax.transfer.unlabelled import LAYOUT, adding, beside_itself, without_unlabelled
 
 
 @register(
@@ -54,23 +54,17 @@ def pseudo_labels(
     if end < begin:
         raise ValueError(f"{name} has its ramp from step {begin} to step {end}; put the end after the beginning")
 
-    def loss(inner):
-        def both(params, batch, context):
-            terms, outputs = inner(params, batch, context)
-            unlabelled = part(batch, context, name)
-            if unlabelled is None or not context.train:
-                return terms, outputs
-            numbers = context.hyper[name]
-            ramp = (context.step - numbers["begin"]) / jnp.maximum(numbers["end"] - numbers["begin"], 1e-6)
-            value = consistency(
-                apply, params, unlabelled, context, pseudo_label_loss, numbers["threshold"], None, None, name
-            )
-            return {**terms, name: jnp.clip(ramp, 0.0, 1.0) * numbers["weight"] * value}, outputs
-
-        return both
+    def value(params, batch, outputs, context):
+        numbers, unlabelled = context.hyper[name], batch["unlabelled"]
+        ramp = (context.step - numbers["begin"]) / jnp.maximum(numbers["end"] - numbers["begin"], 1e-6)
+        return (
+            jnp.clip(ramp, 0.0, 1.0)
+            * numbers["weight"]
+            * consistency(apply, params, unlabelled, context, pseudo_label_loss, numbers["threshold"], None, None, name)
+        )
 
     hyper = {"weight": weight, "threshold": threshold, "begin": begin, "end": end}
-    return Method(name=name, hyper=hyper, loss=loss, gives=LAYOUT)
+    return Method(name=name, hyper=hyper, loss=adding(name, value, in_evaluation=False), gives=LAYOUT)
 
 
 def check_threshold(threshold: float, name: str) -> None:

@@ -14,7 +14,7 @@ from ft_jax.data.augment_text import hide_tokens
 from ft_jax.data.augmentation import Augmentation
 from ft_jax.transfer.consistency import consistency
 from ft_jax.transfer.pseudo_labels import check_threshold
-from ft_jax.transfer.unlabelled import LAYOUT, beside_itself, part, without_unlabelled
+from ft_jax.transfer.unlabelled import LAYOUT, adding, beside_itself, without_unlabelled
 
 
 @register(
@@ -63,23 +63,15 @@ def uda(
         raise ValueError(f"{name} has temperature {temperature}; give it a positive one, such as 0.4")
     check_threshold(threshold, name)
 
-    def loss(inner):
-        def both(params, batch, context):
-            terms, outputs = inner(params, batch, context)
-            unlabelled = part(batch, context, name)
-            if unlabelled is None or not context.train:
-                return terms, outputs
-            hyper = context.hyper[name]
-            numbers = (hyper["temperature"], hyper["threshold"])
-            value = consistency(
-                apply, params, unlabelled, context, sharpened_divergence, numbers, None, augmentation, name
-            )
-            return {**terms, name: hyper["weight"] * value}, outputs
-
-        return both
+    def value(params, batch, outputs, context):
+        hyper, unlabelled = context.hyper[name], batch["unlabelled"]
+        numbers = (hyper["temperature"], hyper["threshold"])
+        return hyper["weight"] * consistency(
+            apply, params, unlabelled, context, sharpened_divergence, numbers, None, augmentation, name
+        )
 
     hyper = {"weight": weight, "temperature": temperature, "threshold": threshold}
-    return Method(name=name, hyper=hyper, loss=loss, gives=LAYOUT)
+    return Method(name=name, hyper=hyper, loss=adding(name, value, in_evaluation=False), gives=LAYOUT)
 
 
 def sharpened_divergence(logits: Array, target_logits: Array, numbers: tuple[Array, Array]) -> Array:

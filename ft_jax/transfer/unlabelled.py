@@ -1,12 +1,13 @@
 """The part of a batch without labels, which several methods train on beside the labelled examples."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ft_jax.core.losses import batch_weights
+from ft_jax.core.method import LossTransform
 from ft_jax.core.outputs import Outputs
 from ft_jax.core.state import Batch, Context
 
@@ -28,6 +29,30 @@ def part(batch: Batch, context: Context, name: str) -> Batch | None:
             "data a stream of unlabelled examples"
         )
     return None
+
+
+def adding(name: str, value: Callable[..., Array], in_evaluation: bool) -> LossTransform:
+    """A loss transform that adds the term `name` to batches with an unlabelled part.
+
+    Args:
+      name: of the method and its term.
+      value: ``(params, batch, outputs of the loss inside, context) -> scalar``.
+      in_evaluation: whether an evaluation of such a batch has the term too.
+
+    Raises:
+      KeyError: while training on a batch without an unlabelled part.
+    """
+
+    def transform(inner):
+        def beside(params, batch, context):
+            terms, outputs = inner(params, batch, context)
+            if part(batch, context, name) is None or not (context.train or in_evaluation):
+                return terms, outputs
+            return {**terms, name: value(params, batch, outputs, context)}, outputs
+
+        return beside
+
+    return transform
 
 
 def position_weights(batch: Batch, outputs: Outputs) -> tuple[Float[Array, "batch ..."], Array | None]:
@@ -80,12 +105,16 @@ def without_totals(batch: Batch) -> Batch:
 
 def beside_itself(batch: Batch) -> Batch:
     """`batch` with its own examples ``[..., time]`` as the unlabelled ones, whatever its layout: for the laws."""
+    return {**batch, "unlabelled": rows_of(batch)}
+
+
+def rows_of(batch: Batch) -> dict[str, Array]:
+    """Examples of token labels ``[rows, ...]``, out of a batch of whatever layout."""
     examples = batch
     while "labels" not in examples:
         examples = next(one for one in examples.values() if isinstance(one, dict))
     lead = examples["labels"].ndim - 1
-    rows = {name: x.reshape(-1, *x.shape[lead:]) for name, x in examples.items() if not isinstance(x, dict)}
-    return {**batch, "unlabelled": rows}
+    return {name: x.reshape(-1, *x.shape[lead:]) for name, x in examples.items() if not isinstance(x, dict)}
 
 
 def without_unlabelled(batch: Batch) -> Batch:

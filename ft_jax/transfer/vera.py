@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ft_jax.core.adapters import Targets, adapt, as_targets, map_operators_with_path, owned, require
+from ft_jax.core.adapters import Targets, map_operators_with_path
 from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
 from ft_jax.core.params import STACKED
 from ft_jax.core.weights import Weight, materialize, matmul, shape
 from ft_jax.core.weights.operator import operator
+from ft_jax.transfer.adapter import adapter
 from ft_jax.transfer.dropout import check_rate, with_dropout
-from ft_jax.transfer.nesting import beneath
 
 
 @operator("owner")
@@ -104,21 +104,19 @@ def vera(
             f"{name} has rank {rank} and projections of shapes {projections[0].shape} and {projections[1].shape}; give "
             "[inputs, rank] and [rank, outputs]"
         )
-    targets, also = as_targets(targets), (also,) if isinstance(also, str) else tuple(also)
+
+    def vectors(path, matrix, key):
+        outer = jnp.zeros(shape(matrix)[1], jnp.float32)
+        return SharedLowRank(matrix, jnp.full(rank, inner, jnp.float32), outer, owner=name)
 
     def surgery(params, key):
-        require(params, also, name)
-        widths = []
+        params, widths = method.surgery(params, key), []
 
-        def vectors(path, weight, key):
-            def on(matrix):
-                widths.append((path, *shape(matrix)))
-                outer = jnp.zeros(shape(matrix)[1], jnp.float32)
-                return SharedLowRank(matrix, jnp.full(rank, inner, jnp.float32), outer, owner=name)
+        def measure(path, weight):
+            widths.append((path, *shape(weight)[-2:]))
+            return weight
 
-            return beneath(weight, on)
-
-        params = adapt(params, targets, vectors, key, name)
+        map_operators_with_path(measure, {"model": params["model"]}, owner=name)
         inputs, outputs = (max(width[side] for width in widths) for side in (1, 2))
         a, b = (
             _drawn(jax.random.key(seed), rank, inputs, outputs)
@@ -146,13 +144,20 @@ def vera(
 
         return {**params, **map_operators_with_path(filled, {"model": params["model"]}, owner=name)}
 
-    learned = owned(name, ("inner", "outer"), also)
-    return Method(
-        name=name,
+    method = adapter(
+        name,
+        vectors,
+        ("inner", "outer"),
+        targets,
+        also,
         hyper=check_rate(dropout, name),
+        view=with_dropout(view, dropout, name),
+    )
+    learned = method.trainable
+    return dataclasses.replace(
+        method,
         surgery=surgery,
         trainable=lambda path, leaf: False if path.startswith(f"{name}/") else learned(path, leaf),
-        view=with_dropout(view, dropout, name),
     )
 
 

@@ -46,8 +46,12 @@ class LowRank(Weight):
             base, factors = _chain(self)
             y = _merged_matmul(x, materialize(base), factors)
             return y if bias is None else y + fold_bias(base, bias).astype(y.dtype)
+        return matmul(self.base, x, bias) + self.update(x)
+
+    def update(self, x):
+        """What is added to the base's output for `x`, in two passes."""
         inner = self.scale.astype(x.dtype) * (x @ self.a.astype(x.dtype))
-        return matmul(self.base, x, bias) + expand(inner, self.b.astype(x.dtype))
+        return expand(inner, self.b.astype(x.dtype))
 
     def materialize(self):
         base = materialize(self.base)

@@ -1,0 +1,45 @@
+"""What every adapter of this family is made of: operators on chosen weights, whose fields learn."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+
+from ft_jax.core.adapters import Targets, adapt, as_targets, owned, require
+from ft_jax.core.method import Method
+from ft_jax.transfer.nesting import beneath
+
+Build = Callable[[str, Any, jax.Array], Any]
+"""``(path, matrix, key) -> operator`` on that matrix."""
+
+
+def adapter(
+    name: str,
+    build: Build,
+    fields: Iterable[str],
+    targets: str | Iterable[str] | Targets,
+    also: str | Iterable[str],
+    *,
+    depth: Callable[[Any, Callable[[Any], Any]], Any] = beneath,
+    **parts: Any,
+) -> Method:
+    """The method that puts an operator on each chosen weight; its fields and what fits `also` learn, the rest doesn't.
+
+    Args:
+      name: the method's, and its operators' ``owner``.
+      build: gives the operator.
+      fields: of the operator, those that learn.
+      targets, also: as in `ft_jax.transfer.lora`.
+      depth: where it goes among other operators of a weight, see `ft_jax.transfer.nesting`.
+      **parts: the method's further ones, such as ``hyper`` and ``view``.
+    """
+    targets, also = as_targets(targets), (also,) if isinstance(also, str) else tuple(also)
+
+    def on(path, weight, key):
+        return depth(weight, lambda matrix: build(path, matrix, key))
+
+    def surgery(params, key):
+        require(params, also, name)
+        return adapt(params, targets, on, key, name)
+
+    return Method(name=name, surgery=surgery, trainable=owned(name, fields, also), **parts)
