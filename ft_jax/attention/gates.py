@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from ft_jax.core.adapters import owned, require
 from ft_jax.core.catalogue import Neutral, register
-from ft_jax.core.grafts import Graft, attentions, graft_each, map_grafts
+from ft_jax.core.grafts import Graft, attentions, by_number, graft_each, map_grafts
 from ft_jax.core.method import Method
 from ft_jax.core.params import paths
 from ft_jax.core.weights import shape
@@ -99,10 +99,7 @@ def head_gates(
       >>> [gate.tolist() for gate in jax.tree.leaves(state.params)]
       [[1.0, 1.0], [1.0, 1.0]]
     """
-    heads = heads or getattr(getattr(apply, "config", None), "heads", None)
-    if heads is None:
-        raise ValueError(f"{name} can't see how many heads a layer has; give heads=")
-    return _gates((heads,), penalty, sampled, also, name)
+    return _gates((heads_of(apply, heads, name),), penalty, sampled, also, name)
 
 
 @register(
@@ -197,6 +194,18 @@ def places(params: Any, name: str) -> list[str]:
     return found
 
 
+def heads_of(apply: Callable | None, heads: int | None, name: str) -> int:
+    """How many heads a layer has: `heads`, else what the model's configuration says.
+
+    Raises:
+      ValueError: where neither says.
+    """
+    heads = heads or getattr(getattr(apply, "config", None), "heads", None)
+    if heads is None:
+        raise ValueError(f"{name} can't see how many heads a layer has; give heads=")
+    return heads
+
+
 def open_probability(log_odds: Array) -> Array:
     """The probability that a hard concrete gate isn't zero: ``sigmoid(log_odds - β · log(-LOW / HIGH))``."""
     return jax.nn.sigmoid(log_odds - SHARPNESS * jnp.log(-LOW / HIGH))
@@ -261,4 +270,4 @@ def gates_of(model: Any, name: str) -> list[Array]:
     """
     leaves = zip(paths(model), jax.tree.leaves(model), strict=True)
     found = {path.removesuffix(f"/grafts/{name}/gate"): leaf for path, leaf in leaves if path.endswith(f"/{name}/gate")}
-    return [found[path] for path in sorted(found, key=lambda path: [part.zfill(9) for part in path.split("/")])]
+    return [found[path] for path in sorted(found, key=by_number)]

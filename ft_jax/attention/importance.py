@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ft_jax.attention.gates import Gate, places
+from ft_jax.attention.gates import Gate, heads_of, places
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.grafts import graft
 from ft_jax.core.method import Loss, Method
@@ -117,10 +117,7 @@ def head_pruning(
       >>> head_pruning(heads=12, share=0.4).hyper
       {'share': 0.4}
     """
-    config = getattr(apply, "config", None)
-    heads = heads or getattr(config, "heads", None)
-    if heads is None:
-        raise ValueError(f"{name} can't see how many heads a layer has; give heads=")
+    config, heads = getattr(apply, "config", None), heads_of(apply, heads, name)
     if not 0 <= share < 1:
         raise ValueError(f"{name} has share {share}; give the share of heads to leave out, from 0 to below 1")
 

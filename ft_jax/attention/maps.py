@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ft_jax.core.outputs import Outputs
+from ft_jax.core.outputs import real_tokens as marked_real
 
 KIND = "attention"
 
@@ -70,9 +71,5 @@ def with_maps(outputs: Outputs, again: Callable[[], Outputs] | None) -> Outputs:
 
 def real_tokens(batch: Mapping[str, Array], maps: Float[Array, "batch heads time time"]) -> Float[Array, "batch time"]:
     """1 where a token of `maps` is real: those of ``attention_mask``, else of ``segment_ids``, else all."""
-    mask = batch.get("attention_mask")
-    if mask is None and "segment_ids" in batch:
-        mask = batch["segment_ids"] > 0
-    if mask is None:
-        return jnp.ones((maps.shape[0], maps.shape[-1]), jnp.float32)
-    return mask.astype(jnp.float32)
+    real = marked_real(batch)
+    return jnp.ones((maps.shape[0], maps.shape[-1]), jnp.float32) if real is None else real.astype(jnp.float32)

@@ -8,6 +8,7 @@ from ft_jax.attention.ia3 import ia3
 from ft_jax.attention.llama_adapter import AdaptionPrompt, llama_adapter
 from ft_jax.attention.prefix import Prefix, Shift, prefix_tuning
 from ft_jax.attention.prompts import EncodedPrompt, Prompt, p_tuning, prompt_tuning
+from ft_jax.core.grafts import by_number
 from ft_jax.core.weights import Scaled
 from ft_jax.models.peft_files import Field, Holders, PeftFormat, Saved, per_projection, register_format
 
@@ -29,7 +30,7 @@ def _length(saved: Saved) -> int:
 def _of_layers(holders: Holders) -> list[tuple[str, Prefix]]:
     """The prefixes in the order of the layers."""
     found = [(place, held) for place, held in holders.items() if isinstance(held, Prefix)]
-    return sorted(found, key=lambda item: [part.zfill(9) for part in item[0].split("/")])
+    return sorted(found, key=lambda item: by_number(item[0]))
 
 
 def _pack_prefix(holders, modules):

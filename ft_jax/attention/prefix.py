@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ft_jax.attention.gates import places
 from ft_jax.core.adapters import owned, require
 from ft_jax.core.catalogue import register
-from ft_jax.core.grafts import Graft, attentions, graft, graft_each, module_at, stacked
+from ft_jax.core.grafts import Graft, graft, graft_each, module_at, stacked
 from ft_jax.core.method import Method
 from ft_jax.core.weights import matmul, shape
 from ft_jax.core.weights.operator import operator
@@ -104,10 +105,10 @@ def prefix_tuning(
     def surgery(params, key):
         require(params, also, name)
         model = params["model"]
-        places = _places(model, name)
+        chosen = places(params, name)
         if projection is None:
-            return {**params, "model": _shifted(graft_each(model, places, draw, key, name), length, name)}
-        sizes = [size for path in places for size in _sizes(model, path)]
+            return {**params, "model": _shifted(graft_each(model, chosen, draw, key, name), length, name)}
+        sizes = [size for path in chosen for size in _sizes(model, path)]
         network = _network(key, length, min(sizes), projection, sum(sizes), deviation)
         return {**params, "model": _shifted(model, length, name), name: network}
 
@@ -115,10 +116,10 @@ def prefix_tuning(
         model, network = params["model"], params[name]
         hidden = jnp.tanh(matmul(network["hidden"]["kernel"], network["embedding"], network["hidden"]["bias"]))
         rows = matmul(network["output"]["kernel"], hidden, network["output"]["bias"])
-        places = _places(model, name)
-        sizes = [size for path in places for size in _sizes(model, path)]
+        chosen = places(params, name)
+        sizes = [size for path in chosen for size in _sizes(model, path)]
         pieces = iter(jnp.split(rows, list(itertools.accumulate(sizes))[:-1], axis=1))
-        for path in places:
+        for path in chosen:
             model = graft(model, path, name, _next_prefix(pieces, stacked(path, module_at(model, path))))
         return {**params, "model": model}
 
@@ -165,15 +166,6 @@ def p_tuning_v2(
 def widths(module: Mapping[str, Any]) -> tuple[int, int]:
     """How many features the keys and the values of an attention module have."""
     return shape(module["key"]["kernel"])[1], shape(module["value"]["kernel"])[1]
-
-
-def _places(model, name: str) -> list[str]:
-    places = attentions(model)
-    if not places:
-        raise ValueError(
-            f"{name} puts keys and values before an attention's, and the model has none; use a transformer"
-        )
-    return places
 
 
 def _shifted(model, length: int, name: str):

@@ -131,7 +131,17 @@ def attentions(model: Mapping[str, Any]) -> list[str]:
                 visit(child, (*path, name))
 
     visit(model, ())
-    return sorted(found, key=lambda path: [(not part.isdigit(), part.zfill(9)) for part in path.split("/")])
+    return sorted(found, key=by_number)
+
+
+def by_number(path: str) -> list:
+    """A key by which paths are sorted by the numbers in them.
+
+    Example:
+      >>> sorted(["layers/10/attention", "layers/2/attention"], key=by_number)
+      ['layers/2/attention', 'layers/10/attention']
+    """
+    return [(not part.isdigit(), part.zfill(9)) for part in path.split("/")]
 
 
 def module_at(params: Mapping[str, Any], path: str) -> Any:

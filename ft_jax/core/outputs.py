@@ -55,17 +55,23 @@ def logits_of(hidden, head, softcap: float | None = None) -> Float[Array, "... c
 
 
 def pooled(outputs: Outputs, batch: Mapping[str, Any]) -> Float[Array, "batch width"]:
-    """One float32 vector an example: the hidden state, or its mean over the real tokens where there is one a token.
-
-    Real are the tokens of ``attention_mask``, else those whose ``segment_ids`` are not 0, else all.
-    """
+    """One float32 vector an example: the hidden state, or its mean over the real tokens where there is one a token."""
     hidden = outputs.hidden.astype(jnp.float32)
     if hidden.ndim == 2:
         return hidden
-    mask = batch.get("attention_mask")
-    if mask is None and "segment_ids" in batch:
-        mask = batch["segment_ids"] > 0
-    if mask is None:
-        return jnp.mean(hidden, axis=1)
-    mask = mask.astype(jnp.float32)[..., None]
-    return jnp.sum(hidden * mask, axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1.0)
+    real = real_tokens(batch)
+    return jnp.mean(hidden, axis=1) if real is None else masked_mean(hidden, real)
+
+
+def real_tokens(batch: Mapping[str, Any]) -> Array | None:
+    """Where tokens are real: ``attention_mask``, else the ``segment_ids`` that are not 0; None where all are."""
+    if batch.get("attention_mask") is not None:
+        return batch["attention_mask"]
+    return batch["segment_ids"] > 0 if "segment_ids" in batch else None
+
+
+def masked_mean(hidden: Float[Array, "batch time width"], real: Array) -> Float[Array, "batch width"]:
+    """Mean over the positions where `real` is 1, in float32."""
+    weights = real.astype(jnp.float32)[..., None]
+    total = jnp.sum(hidden.astype(jnp.float32) * weights, axis=1)
+    return total / jnp.maximum(jnp.sum(weights, axis=1), 1.0)

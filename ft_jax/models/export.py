@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from ft_jax.models.decoder_config import DecoderConfig
 from ft_jax.models.model import Model
 from ft_jax.models.safetensors_file import shards_of, write_safetensors
 from ft_jax.models.stacking import STACKED, unstack_layers
+from ft_jax.models.whole_folder import building, vacant
 
 INDEX = "model.safetensors.index.json"
 
@@ -66,9 +64,7 @@ def save(
       ...     [path.name for path in sorted(folder.glob("*.safetensors"))]
       ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
     """
-    folder = Path(folder)
-    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists; choose another folder, or pass overwrite=True")
+    folder = vacant(folder, overwrite)
     if max_shard_bytes < 1:
         raise ValueError(f"max_shard_bytes is {max_shard_bytes}; a file needs at least 1")
     _refuse_grafts(params)
@@ -89,22 +85,15 @@ def save(
         described["eos_token_id"] = list(model.stop_tokens)
     described["pad_token_id"] = model.pad_token
     described["torch_dtype"] = str(jnp.dtype(dtype or next(iter(outline.values())).dtype))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        _write_weights(building, table, params, outline, dtype, max_shard_bytes)
-        _write_json(building / "config.json", described)
+    with building(folder) as unfinished:
+        _write_weights(unfinished, table, params, outline, dtype, max_shard_bytes)
+        _write_json(unfinished / "config.json", described)
         # Beside an encoder, transformers takes more from there than is known here, and makes it from config.json else.
         if model.stop_tokens and isinstance(model.config, DecoderConfig):
             ends = {"eos_token_id": list(model.stop_tokens), "pad_token_id": model.pad_token}
-            _write_json(building / "generation_config.json", ends)
+            _write_json(unfinished / "generation_config.json", ends)
         if model.tokenizer is not None:
-            model.tokenizer.save_pretrained(building)
-        building.chmod(0o755)
-        _replace(building, folder)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
+            model.tokenizer.save_pretrained(unfinished)
     return folder
 
 
@@ -172,17 +161,3 @@ class _Reader:
         if is_weight(kernel):
             node = fold_bias(kernel, node)
         return np.asarray(jax.device_get(materialize(node)))
-
-
-def _replace(building: Path, folder: Path) -> None:
-    """Moves a finished folder into place; a previous one is deleted only once the new one stands."""
-    for path in building.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    if not folder.exists():
-        building.rename(folder)
-        return
-    previous = Path(tempfile.mkdtemp(prefix=f".{folder.name}.previous.", dir=folder.parent))
-    folder.rename(previous / folder.name)
-    building.rename(folder)
-    shutil.rmtree(previous, ignore_errors=True)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ft_jax.core.outputs import Outputs
+from ft_jax.core.outputs import masked_mean as float32_mean
 from ft_jax.models.architectures.naming import Tensor
 from ft_jax.models.layers import grafts_of, unit
 
@@ -236,9 +237,7 @@ def pool(hidden: Float[Array, "batch time width"], batch, pooling: str, module=N
 
 def masked_mean(hidden, real):
     """Mean over the positions where `real` is 1, in float32, then in the type of `hidden`."""
-    weights = real.astype(jnp.float32)[..., None]
-    total = (hidden.astype(jnp.float32) * weights).sum(axis=1)
-    return (total / jnp.maximum(weights.sum(axis=1), 1.0)).astype(hidden.dtype)
+    return float32_mean(hidden, real).astype(hidden.dtype)
 
 
 def sentence_embedding(outputs: Outputs, attention_mask) -> Float[Array, "batch width"]:

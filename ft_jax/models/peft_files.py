@@ -7,8 +7,6 @@ whole leaves that were trained beside the adapter, and the checks that a file fi
 import dataclasses
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from ft_jax.models.peft_holders import Holders, held, owners, put
 from ft_jax.models.peft_modules import Modules, modules_of
 from ft_jax.models.safetensors_file import read_safetensors
 from ft_jax.models.stacking import unstack_layers
+from ft_jax.models.whole_folder import building, vacant
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -241,9 +240,7 @@ def save_adapter(
       ValueError: where there is no adapter, or several and no `owner`, a kind that peft lacks, a weight without a
         module of its own in the published checkpoint, or a base that was trained as well.
     """
-    folder = Path(folder)
-    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists; choose another folder, or pass overwrite=True")
+    folder = vacant(folder, overwrite)
     params, original = unstack_layers(params), unstack_layers(model.params)
     modules = modules_of(model, ())
     owner, kind = _kind_in(params, owner)
@@ -268,24 +265,11 @@ def save_adapter(
 
 
 def write_whole(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes both files beside the folder and moves it into place; a previous one goes once the new one stands."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        contiguous = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
-        save_file(contiguous, building / TENSORS, metadata={"format": "pt"})
-        (building / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        building.chmod(0o755)
-        if folder.exists():
-            previous = Path(tempfile.mkdtemp(prefix=f".{folder.name}.previous.", dir=folder.parent))
-            folder.rename(previous / folder.name)
-            building.rename(folder)
-            shutil.rmtree(previous, ignore_errors=True)
-        else:
-            building.rename(folder)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
+    """Writes both files, whole or not at all."""
+    contiguous = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+    with building(folder) as unfinished:
+        save_file(contiguous, unfinished / TENSORS, metadata={"format": "pt"})
+        (unfinished / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def unpack_into(kind: PeftFormat, saved: Saved, holders: Holders, folder: Path) -> Holders:

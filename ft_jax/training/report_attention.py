@@ -1,7 +1,6 @@
 """Attention maps that a run keeps, and how its report draws them."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ from typing import Any
 import jax
 import markupsafe
 import numpy as np
+
+from ft_jax.training.run_folder import write_json
 
 FILE = "attention.json"
 MOST_EXAMPLES, MOST_TOKENS = 4, 48
@@ -49,9 +50,7 @@ def keep_maps(result: Any, batch: Mapping[str, Any], tokens: Sequence[Sequence[s
         own = {layer: np.round(x, 3).tolist() for layer, x in own.items()}
         examples.append({"tokens": list(names)[:MOST_TOKENS], "maps": own})
     path = Path(result.run) / FILE
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps({"examples": examples}), encoding="utf-8")
-    os.replace(partial, path)
+    write_json(path, {"examples": examples})
     return path
 
 

@@ -1,0 +1,50 @@
+"""Folders that appear whole or not at all."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def vacant(folder: str | os.PathLike, overwrite: bool) -> Path:
+    """`folder` as a path that may be written to.
+
+    Raises:
+      FileExistsError: where something is there and `overwrite` is off.
+    """
+    folder = Path(folder)
+    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists; choose another folder, or pass overwrite=True")
+    return folder
+
+
+@contextlib.contextmanager
+def building(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to write into, which takes its place at the end, or is removed on an error.
+
+    A previous folder is deleted only once the new one stands.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    under_way = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield under_way
+        under_way.chmod(0o755)
+        _replace(under_way, folder)
+    except BaseException:
+        shutil.rmtree(under_way, ignore_errors=True)
+        raise
+
+
+def _replace(finished: Path, folder: Path) -> None:
+    for path in finished.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if not folder.exists():
+        finished.rename(folder)
+        return
+    previous = Path(tempfile.mkdtemp(prefix=f".{folder.name}.previous.", dir=folder.parent))
+    folder.rename(previous / folder.name)
+    finished.rename(folder)
+    shutil.rmtree(previous, ignore_errors=True)
