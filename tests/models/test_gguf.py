@@ -8,6 +8,7 @@ import gguf
 import jax
 import numpy as np
 import pytest
+from models.gguf_writing import begun, finished
 from safetensors.numpy import load_file
 
 from ft_jax import models
@@ -46,15 +47,7 @@ def interleaved(weights, heads):
 def write(path, name, quantization=None, tokens=96):
     config = models.load(GOLDEN / name, tokenizer=False).config
     kind = name.removeprefix("tiny_")
-    writer = gguf.GGUFWriter(path, kind)
-    writer.add_block_count(config.layers)
-    writer.add_context_length(config.positions)
-    writer.add_embedding_length(config.width)
-    writer.add_feed_forward_length(config.mlp_width)
-    writer.add_head_count(config.heads)
-    writer.add_head_count_kv(config.key_value_heads)
-    writer.add_layer_norm_rms_eps(config.epsilon)
-    writer.add_rope_freq_base(config.rope_theta)
+    writer = begun(path, kind, config)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     vocabulary = ["<|end|>", "<|user|>", *ALPHABET, "he", "ll", "hell"][: max(tokens, 0)]
@@ -74,10 +67,7 @@ def write(path, name, quantization=None, tokens=96):
             writer.add_tensor(tensor, packed, raw_dtype=quantization)
         else:
             writer.add_tensor(tensor, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finished(writer)
     return path
 
 
@@ -132,10 +122,7 @@ def test_blocks_of_formats_that_can_t_be_kept_are_dequantised(tmp_path):
 def test_a_type_that_can_t_be_dequantised_is_refused_before_anything_is_read(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
     writer.add_tensor("x", np.zeros((2, 40), np.uint8), raw_dtype=gguf.GGMLQuantizationType.Q8_1)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finished(writer)
     with pytest.raises(ValueError, match="tensor 'x' has type Q8_1, which can't be dequantised here"):
         read_gguf(tmp_path / "x.gguf")
 
@@ -198,9 +185,6 @@ def test_metadata_of_every_type_is_read(tmp_path):
     writer.add_bool("a.flag", True)
     writer.add_array("a.list", [1, 2])
     writer.add_array("a.texts", ["x", "y"])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finished(writer)
     metadata = read_gguf(tmp_path / "x.gguf").metadata
     assert {name: metadata[name] for name in values} == values

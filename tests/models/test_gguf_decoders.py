@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import gguf
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models.gguf_writing import begun, finished
 from safetensors.numpy import load_file
 
 from ft_jax import assets, models
@@ -37,16 +37,8 @@ POST_ATTENTION = {"qwen3": "ffn_norm", "gemma3": "post_attention_norm"}
 def written(path, kind, **metadata):
     """A GGUF file of the tiny checkpoint, as llama.cpp's convert_hf_to_gguf.py names and shifts its tensors."""
     config = models.load(GOLDEN / "decoders" / kind, tokenizer=False).config
-    writer = gguf.GGUFWriter(path, kind)
-    writer.add_block_count(config.layers)
-    writer.add_context_length(config.positions)
-    writer.add_embedding_length(config.width)
-    writer.add_feed_forward_length(config.mlp_width)
-    writer.add_head_count(config.heads)
-    writer.add_head_count_kv(config.key_value_heads)
+    writer = begun(path, kind, config)
     writer.add_key_length(config.head_width)
-    writer.add_layer_norm_rms_eps(config.epsilon)
-    writer.add_rope_freq_base(config.rope_theta)
     writer.add_token_list([f"<{i}>" for i in range(config.vocabulary)])
     for name, value in metadata.items():
         add = writer.add_string if isinstance(value, str) else writer.add_float32
@@ -58,10 +50,7 @@ def written(path, kind, **metadata):
         for theirs, ours in NAMES.items():
             name = name.replace(theirs, ours)
         writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finished(writer)
     return path
 
 

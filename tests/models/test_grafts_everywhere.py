@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from models.tiny_checkpoints import recorded
 
-from ft_jax.core.grafts import Graft, graft
+from ft_jax.core.grafts import Graft, Holder, graft
 from ft_jax.core.weights.operator import operator
+from ft_jax.models.layers import with_virtual
+from ft_jax.models.masks import Mask
 
 COUNT = 3
 
@@ -91,3 +94,12 @@ def test_virtual_tokens_are_kept_while_generating():
         begun = batch | {"decoder_input_ids": jnp.concatenate([start, got[:, :-1]], axis=1)}
         logits = jax.jit(case.model.apply)(params, begun).logits
         np.testing.assert_array_equal(jnp.argmax(logits, axis=-1), got)
+
+
+def test_two_prompts_on_a_causal_model_see_nothing_ahead():
+    embeddings = nnx.Dict()
+    embeddings.grafts = Holder((Virtual(jnp.ones((2, 4))), Virtual(jnp.ones((1, 4)))))
+    positions = jnp.broadcast_to(jnp.arange(3), (1, 3))
+    count, embedded, _, mask = with_virtual(embeddings, jnp.zeros((1, 3, 4)), positions, Mask(causal=True))
+    assert count == 3 and embedded.shape == (1, 6, 4)
+    np.testing.assert_array_equal(mask.explicit(6, 6).allowed[0, 0], np.tril(np.ones((6, 6), bool)))
