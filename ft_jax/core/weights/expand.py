@@ -11,7 +11,7 @@ def expand(inner: Float[Array, "... rank"], b: Float[Array, "rank outputs"]) -> 
     """``inner @ b``, for a narrow `inner` and a wide result.
 
     jax gives the gradient of `b` as ``(cotangentᵀ @ inner)ᵀ``, for which XLA on a CPU writes a turned-over copy of the
-    wide cotangent, together with whatever elementwise work made it: a third of a LoRA step. Here it is
+    wide cotangent, together with whatever elementwise work made it. Here it is
     ``innerᵀ @ cotangent``, which turns over the narrow side. Everything else, derivatives of any order and vmap
     included, is as for ``@``.
 
