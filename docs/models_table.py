@@ -96,6 +96,8 @@ def packed_error(model) -> float | None:
         packed = apply(model.params, {"input_ids": ids, "segment_ids": segments})
     except (KeyError, ValueError):
         return None
+    if packed.ndim != 3:  # one vector a row, so nothing to compare token by token
+        return None
     alone = [apply(model.params, {"input_ids": part}) for part in (ids[:, :5], ids[:, 5:])]
     return gap(packed, np.concatenate(alone, axis=1))
 

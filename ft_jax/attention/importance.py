@@ -127,8 +127,13 @@ def head_pruning(
 
     def memory(params, key):
         # Of frozen leaves there is only the outline here, so a scan's length is the configuration's to tell.
-        sizes = ((config.layers, heads) if STACKED in f"/{path}/" else (heads,) for path in places(params, name))
-        return {path: jnp.ones(size, jnp.float32) for path, size in zip(places(params, name), sizes, strict=True)}
+        found = places(params, name)
+        scanned = [path for path in found if STACKED in f"/{path}/"]
+        if len(scanned) > 1:
+            raise ValueError(
+                f"{name} can't tell how many layers each of {' and '.join(scanned)} has; use configure(scan=False)"
+            )
+        return {path: jnp.ones((config.layers, heads) if scanned else heads, jnp.float32) for path in found}
 
     def view(params, context):
         return {**params, "model": masked(params["model"], context.memory[name], name)}

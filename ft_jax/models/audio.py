@@ -41,6 +41,7 @@ class WhisperConfig:
       attention_dropout: rate on the attention maps, in training.
       dtype: compute type; parameters keep their own. The spectra, norms and softmax are float32.
       remat: ``"none"``, ``"dots"`` or ``"full"``: what each layer recomputes in the backward pass.
+      scan: whether the layers' parameters are stacked and run in one scan, which compiles once for all layers.
       collect: of ``"hidden"`` and ``"attention"``, what `Outputs.states` holds of every layer.
     """
 
@@ -64,6 +65,7 @@ class WhisperConfig:
     attention_dropout: float = 0.0
     dtype: str = "float32"
     remat: str = "none"
+    scan: bool = False
     collect: tuple[str, ...] = ()
 
     def __post_init__(self):

@@ -3,11 +3,9 @@
 import dataclasses
 import functools
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ft_jax.core.grafts import Holder
 from ft_jax.core.weights import embed
 from ft_jax.models import cache
 from ft_jax.models.attention import SelfAttention
@@ -21,7 +19,6 @@ from ft_jax.models.layers import (
     activation,
     dropout,
     grafts_of,
-    in_order,
     rematerialise,
     subkey,
     table,
@@ -30,6 +27,7 @@ from ft_jax.models.layers import (
 )
 from ft_jax.models.masks import Mask, mask_of, positions_of
 from ft_jax.models.rope import rotary_angles
+from ft_jax.models.scanned import held, in_order, scan_layers
 from ft_jax.models.stacking import STACKED
 
 __all__ = ["Decoder", "DecoderConfig"]
@@ -50,12 +48,7 @@ class Decoder(nnx.Module):
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.embeddings = Embeddings(config, rngs)
-        layers = {str(i): DecoderLayer(config, rngs) for i in range(config.layers)}
-        if config.scan:
-            graph, _ = nnx.split(layers["0"])
-            states = [nnx.to_pure_dict(nnx.split(layer)[1]) for layer in layers.values()]
-            layers = {STACKED: nnx.merge(graph, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))}
-        self.layers = nnx.Dict(layers)
+        self.layers = held([DecoderLayer(config, rngs) for _ in range(config.layers)], scan=config.scan)
         self.norm = norm(config)
         self.head = None if config.tied else Projection(config.width, config.vocabulary, bias=False, rngs=rngs)
 
@@ -151,25 +144,24 @@ class Decoder(nnx.Module):
         config = self.config
         angles = self._angles(positions)
 
-        def run(layer, number, kind, key, hidden):
-            windowed, rotary = kind
+        def run(layer, number, offset, hidden, cache=None):
+            windowed, rotary = config.kind(offset)
             call = functools.partial(
                 layer,
                 mask=masks[windowed],
                 angles=angles[windowed] if rotary else None,
-                key=key,
-                cache=None if caches is None else caches[str(number)],
+                key=subkey(key, number),
+                cache=cache,
                 index=index,
             )
             return rematerialise(call, config.remat)(hidden)
 
         if config.scan and caches is None:
-            return *_scanned(config, self.layers[STACKED], run, hidden, key), {}
-        layers = _unstacked(self.layers[STACKED], config.layers) if config.scan else in_order(self.layers)
+            return *scan_layers(self.layers[STACKED], lambda *layer: run(*layer)[:2], hidden, config.period), {}
         states, kept = {}, {}
-        for name, layer in layers:
-            number = int(name)
-            hidden, found, kept[name] = run(layer, number, config.kind(number), subkey(key, number), hidden)
+        for name, layer in in_order(self.layers):
+            cache = None if caches is None else caches[name]
+            hidden, found, kept[name] = run(layer, int(name), int(name), hidden, cache)
             states |= {f"{what}/{name}": state for what, state in found.items()}
         return hidden, states, kept
 
@@ -183,58 +175,6 @@ class Decoder(nnx.Module):
         if config.local_rope_theta is None:
             return {False: angles, True: angles}
         return {False: angles, True: rotary_angles(positions, width, config.local_rope_theta)}
-
-
-def _layers_of(stacked):
-    """A stacked layer as ``(parameters and grafts, function that makes a layer out of one of them)``."""
-    graph, state = nnx.split(stacked)
-    grafts = {path: module.grafts.grafts for path, module in nnx.iter_modules(stacked) if grafts_of(module)}
-
-    def layer(leaves):
-        parameters, own = leaves
-        made = nnx.merge(graph, parameters)
-        for path, module in nnx.iter_modules(made):
-            if path in own:
-                module.grafts = Holder(own[path])
-        return made
-
-    return (nnx.to_pure_dict(state), grafts), layer
-
-
-def _unstacked(stacked, count):
-    leaves, make = _layers_of(stacked)
-    return [(str(i), make(jax.tree.map(lambda leaf, i=i: leaf[i], leaves))) for i in range(count)]
-
-
-def _scanned(config, stacked, run, hidden, key):
-    """All layers in one scan over their periods; a last, shorter one follows unrolled."""
-    leaves, make = _layers_of(stacked)
-    period = config.period
-    whole = config.layers // period
-
-    def several(hidden, leaves, first, count):
-        found = []
-        for offset in range(count):
-            layer = make(jax.tree.map(lambda leaf, at=offset: leaf[at], leaves))
-            number = first + offset
-            hidden, collected, _ = run(layer, number, config.kind(offset), subkey(key, number), hidden)
-            found.append(collected)
-        return hidden, jax.tree.map(lambda *states: jnp.stack(states), *found)
-
-    def body(hidden, step):
-        leaves, first = step
-        return several(hidden, leaves, first, period)
-
-    periods = jax.tree.map(lambda leaf: leaf[: whole * period].reshape(whole, period, *leaf.shape[1:]), leaves)
-    hidden, collected = jax.lax.scan(body, hidden, (periods, jnp.arange(whole) * period))
-    collected = jax.tree.map(lambda states: states.reshape(whole * period, *states.shape[2:]), collected)
-    rest = config.layers - whole * period
-    if rest:
-        last = jax.tree.map(lambda leaf: leaf[whole * period :], leaves)
-        hidden, more = several(hidden, last, whole * period, rest)
-        collected = jax.tree.map(lambda *states: jnp.concatenate(states), collected, more)
-    states = {f"{what}/{i}": found[i] for what, found in collected.items() for i in range(config.layers)}
-    return hidden, states
 
 
 class Embeddings(nnx.Module):

@@ -16,14 +16,13 @@ from ft_jax.models.layers import (
     LayerNorm,
     Projection,
     dropout,
-    in_order,
-    run_layers,
     subkey,
     table,
     unit,
     value,
     with_virtual,
 )
+from ft_jax.models.scanned import held, run_layers
 from ft_jax.models.vision import PreNormLayer, VisionTransformer, ViTConfig
 
 
@@ -47,6 +46,7 @@ class TextTowerConfig:
       attention_dropout: rate on the attention maps, in training.
       dtype: compute type; parameters keep their own. Norms and softmax are float32.
       remat: ``"none"``, ``"dots"`` or ``"full"``: what each layer recomputes in the backward pass.
+      scan: whether the layers' parameters are stacked and run in one scan, which compiles once for all layers.
       collect: of ``"hidden"`` and ``"attention"``, what `Outputs.states` holds of every layer.
     """
 
@@ -64,6 +64,7 @@ class TextTowerConfig:
     attention_dropout: float = 0.0
     dtype: str = "float32"
     remat: str = "none"
+    scan: bool = False
     collect: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -80,7 +81,7 @@ class DualConfig:
       width: of the shared space.
       family: ``"clip"`` or ``"siglip"``. CLIP projects both towers' vectors without biases; SigLIP the text's alone,
         with one, and its logits have a bias too.
-      dropout, dtype, remat, collect: of both towers, in place of their own.
+      dropout, dtype, remat, scan, collect: of both towers, in place of their own.
     """
 
     vision: ViTConfig
@@ -90,11 +91,12 @@ class DualConfig:
     dropout: float = 0.0
     dtype: str = "float32"
     remat: str = "none"
+    scan: bool = False
     collect: tuple[str, ...] = ()
 
     def __post_init__(self):
         check(self, divides=())
-        shared = {name: getattr(self, name) for name in ("dropout", "dtype", "remat", "collect")}
+        shared = {name: getattr(self, name) for name in ("dropout", "dtype", "remat", "scan", "collect")}
         for tower in ("vision", "text"):
             object.__setattr__(self, tower, dataclasses.replace(getattr(self, tower), **shared))
         if self.family == "siglip" and self.vision.width != self.width:
@@ -161,14 +163,14 @@ class TextTower(nnx.Module):
     def __init__(self, config: TextTowerConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.embeddings = TextEmbeddings(config, rngs)
-        self.layers = nnx.Dict({str(i): PreNormLayer(config, rngs) for i in range(config.layers)})
+        self.layers = held([PreNormLayer(config, rngs) for _ in range(config.layers)], scan=config.scan)
         self.norm = LayerNorm(config.width, config.epsilon)
 
     def __call__(self, batch, key=None):
         """``input_ids`` and, where given, the mask, to ``[batch, width]`` and the states asked for."""
         config = self.config
         hidden, mask, count = self.embeddings(batch, subkey(key, config.layers))
-        hidden, states = run_layers(in_order(self.layers), hidden, config, key, lambda number: {"mask": mask}, count)
+        hidden, states = run_layers(self.layers, hidden, config, key, lambda number: {"mask": mask}, count)
         ends = jnp.expand_dims(self._end(batch["input_ids"]) + count, (1, 2))
         return self.norm(jnp.take_along_axis(hidden, ends, axis=1)[:, 0]), states
 

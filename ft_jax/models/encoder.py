@@ -14,13 +14,12 @@ from ft_jax.models.layers import (
     activation,
     dropout,
     grafts_of,
-    in_order,
-    run_layers,
     subkey,
     table,
     value,
     with_virtual,
 )
+from ft_jax.models.scanned import held, run_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +45,7 @@ class EncoderConfig:
       family: the published format it is saved in: ``"bert"``, ``"distilbert"``, ``"roberta"`` or one of RoBERTa's like.
       dtype: compute type; parameters keep their own. Norms and softmax are float32.
       remat: ``"none"``, ``"dots"`` or ``"full"``: what each layer recomputes in the backward pass.
+      scan: whether the layers' parameters are stacked and run in one scan, which compiles once for all layers.
       collect: of ``"hidden"`` and ``"attention"``, what `Outputs.states` holds of every layer.
     """
 
@@ -66,6 +66,7 @@ class EncoderConfig:
     family: str = "bert"
     dtype: str = "float32"
     remat: str = "none"
+    scan: bool = False
     collect: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -86,7 +87,7 @@ class Encoder(nnx.Module):
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.embeddings = Embeddings(config, rngs)
-        self.layers = nnx.Dict({str(i): EncoderLayer(config, rngs) for i in range(config.layers)})
+        self.layers = held([EncoderLayer(config, rngs) for _ in range(config.layers)], scan=config.scan)
         self.pooler = Projection(config.width, config.width, bias=True, rngs=rngs) if config.pooler else None
         self.prediction = Prediction(config, rngs) if config.prediction else None
 
@@ -98,7 +99,7 @@ class Encoder(nnx.Module):
         """
         config = self.config
         hidden, mask, count = self.embeddings(batch, mask_of(batch, causal=False), subkey(key, config.layers))
-        hidden, states = run_layers(in_order(self.layers), hidden, config, key, lambda number: {"mask": mask}, count)
+        hidden, states = run_layers(self.layers, hidden, config, key, lambda number: {"mask": mask}, count)
         return hidden[:, count:], states
 
     def pool(self, first):
@@ -154,7 +155,7 @@ class EncoderLayer(nnx.Module):
         x = self.mlp_norm(x + dropout(self.mlp(x), rate, subkey(key, 2)))
         for graft in grafts_of(self):
             x = graft.output(x)
-        return x, probabilities
+        return x, {"attention": probabilities}
 
 
 class MLP(nnx.Module):

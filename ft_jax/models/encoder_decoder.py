@@ -1,15 +1,15 @@
 """What T5 and Whisper are made of: stacks of pre-norm layers, with or without attention over a memory."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
 from flax import nnx
 
 from ft_jax.models.cross_attention import CrossAttention, written
-from ft_jax.models.layers import dropout, grafts_of, in_order, rematerialise, subkey
+from ft_jax.models.layers import dropout, grafts_of, subkey
 from ft_jax.models.masks import Mask, mask_of
+from ft_jax.models.scanned import held, in_order, run_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Stack(nnx.Module):
 
     def __init__(self, config, count: int, pieces: Pieces, *, crossed: bool):
         self.config = config
-        self.layers = nnx.Dict({str(i): Layer(config, pieces, crossed=crossed) for i in range(count)})
+        self.layers = held([Layer(config, pieces, crossed=crossed) for _ in range(count)], scan=config.scan)
+        self.count = count
         self.norm = pieces.norm()
 
     def __call__(self, hidden, mask: Mask, *, bias=None, memory=None, seen: Mask | None = None, key=None, skip=0):
@@ -54,14 +55,9 @@ class Stack(nnx.Module):
           key: for dropout, or None.
           skip: how many of the first places are left out of the states.
         """
-        config, states = self.config, {}
-        for name, layer in in_order(self.layers):
-            run = functools.partial(layer, mask=mask, bias=bias, seen=seen, key=subkey(key, int(name)))
-            hidden, maps = rematerialise(run, config.remat)(hidden, memory)
-            if "hidden" in config.collect:
-                states[f"layers/{name}"] = hidden[:, skip:]
-            states |= {f"{what}/{name}": found for what, found in maps.items() if found is not None}
-        return dropout(self.norm(hidden), config.dropout, subkey(key, len(self.layers))), states
+        config, shared = self.config, {"mask": mask, "bias": bias, "memory": memory, "seen": seen}
+        hidden, states = run_layers(self.layers, hidden, config, key, lambda number: shared, skip)
+        return dropout(self.norm(hidden), config.dropout, subkey(key, self.count)), states
 
     def empty_caches(self, memory, slots: int):
         """For each layer, room for the own keys and values, and the memory's, which stay as they are."""
@@ -92,7 +88,7 @@ class Layer(nnx.Module):
         self.cross_attention = pieces.attention() if crossed else None
         self.mlp_norm, self.mlp = pieces.norm(), pieces.mlp()
 
-    def __call__(self, x, memory=None, *, mask, bias, seen, key):
+    def __call__(self, x, *, mask, bias, memory, seen, key):
         config, wanted = self.config, "attention" in self.config.collect
         normal = self.attention_norm(x)
         attended, maps = self.attention(normal, normal, mask, bias=bias, key=subkey(key, 0), maps=wanted)

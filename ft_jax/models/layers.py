@@ -1,7 +1,5 @@
 """The small modules every network here is made of: projections, norms, dropout."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -93,11 +91,6 @@ def unit(vectors: Float[Array, "... width"]) -> Float[Array, "... width"]:
     return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
-def in_order(layers: nnx.Dict):
-    """The ``(name, layer)`` pairs of ``{"0": ..., "1": ...}`` by number; flax gives "10" before "2"."""
-    return sorted(layers.items(), key=lambda item: int(item[0]))
-
-
 DROPOUT_LEVELS = 2**16
 """Rates are rounded to multiples of one over this, so that a 32-bit random word decides two values."""
 
@@ -126,32 +119,6 @@ def dropout(x: Array, rate: float, key: jax.Array | None) -> Array:
 def subkey(key: jax.Array | None, index: int) -> jax.Array | None:
     """The `index`-th key derived from `key`; None stays None (a deterministic pass)."""
     return None if key is None else jax.random.fold_in(key, index)
-
-
-def run_layers(layers, hidden, config, key: jax.Array | None, arguments, skip: int = 0):
-    """The residual stream through layers one after another, each rematerialised as ``config.remat`` says.
-
-    Args:
-      layers: ``(name, layer)`` pairs; a layer takes the stream, ``key`` and its arguments and gives the stream and its
-        attention maps or None.
-      hidden: the stream, ``[batch, time, width]``.
-      config: with ``remat`` and ``collect``.
-      key: for dropout, or None.
-      arguments: a layer's further keyword arguments, by its number.
-      skip: virtual tokens in front, which the collected states leave out.
-
-    Returns:
-      The stream, and what ``config.collect`` asks for of every layer, by name.
-    """
-    states = {}
-    for name, layer in layers:
-        run = functools.partial(layer, key=subkey(key, int(name)), **arguments(int(name)))
-        hidden, maps = rematerialise(run, config.remat)(hidden)
-        if "hidden" in config.collect:
-            states[f"layers/{name}"] = hidden[:, skip:]
-        if maps is not None:
-            states[f"attention/{name}"] = maps
-    return hidden, states
 
 
 def rematerialise(function, policy: str):

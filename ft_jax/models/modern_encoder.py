@@ -15,13 +15,12 @@ from ft_jax.models.layers import (
     activation,
     dropout,
     grafts_of,
-    in_order,
-    run_layers,
     subkey,
     table,
     value,
     with_virtual,
 )
+from ft_jax.models.scanned import held, run_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +92,7 @@ class ModernEncoder(nnx.Module):
     def __init__(self, config: ModernEncoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.embeddings = Embeddings(config, rngs)
-        self.layers = nnx.Dict({str(i): ModernLayer(config, i, rngs) for i in range(config.layers)})
+        self.layers = held([ModernLayer(config, i, rngs) for i in range(config.layers)], scan=False)
         self.norm = LayerNorm(config.width, config.epsilon, bias=config.norm_biases)
         make = functools.partial(Prediction, bias=config.prediction_bias, norm_bias=config.norm_biases)
         self.prediction = make(config, rngs) if config.prediction else None
@@ -115,9 +114,7 @@ class ModernEncoder(nnx.Module):
             True: {"mask": near, "angles": rotary_angles(positions, width, config.local_rope_theta, None)},
             False: {"mask": whole, "angles": rotary_angles(positions, width, config.rope_theta, None)},
         }
-        hidden, states = run_layers(
-            in_order(self.layers), hidden, config, key, lambda number: seen[config.local[number]], count
-        )
+        hidden, states = run_layers(self.layers, hidden, config, key, lambda number: seen[config.local[number]], count)
         return self.norm(hidden[:, count:]), states
 
 
@@ -161,7 +158,7 @@ class ModernLayer(nnx.Module):
         x = x + self.mlp(self.mlp_norm(x), config.dropout, subkey(key, 2))
         for graft in grafts_of(self):
             x = graft.output(x)
-        return x, probabilities
+        return x, {"attention": probabilities}
 
 
 class GatedMLP(nnx.Module):

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from ft_jax import assets
 from ft_jax.core.method import Method
-from ft_jax.core.params import Params, nearest
+from ft_jax.core.params import STACKED, Params, nearest, paths
 from ft_jax.core.step import make_step, parameters
 from ft_jax.core.weights import Weight, shape
 from ft_jax.models.architectures import flat, nested
@@ -183,7 +183,7 @@ def load_adapter(folder: str | os.PathLike, model: Model, *, name: str | None = 
     for file in (CONFIG, TENSORS):
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{folder} has no {file}; is it an adapter's folder?")
-    if "stacked" in model.params.get("layers", {}):
+    if any(STACKED in f"/{path}" for path in paths(model.params)):
         raise ValueError(
             f"{folder} speaks of layers one by one and this model runs them in one scan; load it for "
             "model.configure(scan=False)"

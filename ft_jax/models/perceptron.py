@@ -7,7 +7,8 @@ import math
 from flax import nnx
 
 from ft_jax.models.configuration import check
-from ft_jax.models.layers import Projection, activation, dropout, in_order, subkey
+from ft_jax.models.layers import Projection, activation, dropout, subkey
+from ft_jax.models.scanned import in_order
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,9 @@ STACKED = "stacked"
 def stack_layers(params: Mapping[str, Any]) -> dict:
     """``layers/0/…, layers/1/…`` as ``layers/stacked/…`` with a leading axis of layers.
 
-    What methods put on the layers (operators, grafts) is stacked with them. Parameters that are stacked already
-    come back as they are.
+    Each ``layers`` is stacked by itself where a network has several (two towers, an encoder and a decoder). What
+    methods put on the layers (operators, grafts) is stacked with them. Parameters that are stacked already come back
+    as they are.
 
     Args:
       params: a model's, arrays or `jax.ShapeDtypeStruct`.
@@ -28,9 +29,27 @@ def stack_layers(params: Mapping[str, Any]) -> dict:
       >>> stack_layers(params)["layers"]["stacked"]["a"].shape
       (2, 2)
     """
-    layers = params["layers"]
+    return _map_layers(params, _stacked)
+
+
+def unstack_layers(params: Mapping[str, Any]) -> dict:
+    """The inverse of `stack_layers`; parameters that are not stacked, or have no layers, come back as they are."""
+    return _map_layers(params, _unstacked)
+
+
+def _map_layers(params, change):
+    """`params` with every ``layers`` of it changed: a network may have several (two towers, encoder and decoder)."""
+    return {
+        name: (change(child) if name == "layers" else _map_layers(child, change))
+        if isinstance(child, Mapping)
+        else child
+        for name, child in params.items()
+    }
+
+
+def _stacked(layers):
     if STACKED in layers:
-        return dict(params)
+        return dict(layers)
     ordered = [layers[name] for name in sorted(layers, key=int)]
     first = _outline(ordered[0])
     for number, layer in enumerate(ordered):
@@ -39,20 +58,15 @@ def stack_layers(params: Mapping[str, Any]) -> dict:
                 f"layers 0 and {number} differ ({_difference(ordered[0], layer)}), so they can't run in one scan; "
                 "put the same operators on every layer, or leave scan off"
             )
-    return {**params, "layers": {STACKED: jax.tree.map(_stack, *ordered)}}
+    return {STACKED: jax.tree.map(_stack, *ordered)}
 
 
-def unstack_layers(params: Mapping[str, Any]) -> dict:
-    """The inverse of `stack_layers`; parameters that are not stacked, or have no layers, come back as they are."""
-    layers = params.get("layers", {})
+def _unstacked(layers):
     if STACKED not in layers:
-        return dict(params)
+        return dict(layers)
     stacked = layers[STACKED]
     count = jax.tree.leaves(stacked)[0].shape[0]
-    return {
-        **params,
-        "layers": {str(i): jax.tree.map(lambda leaf, i=i: _layer(leaf, i), stacked) for i in range(count)},
-    }
+    return {str(i): jax.tree.map(lambda leaf, i=i: _layer(leaf, i), stacked) for i in range(count)}
 
 
 def _outline(layer):

@@ -16,14 +16,13 @@ from ft_jax.models.layers import (
     Projection,
     dropout,
     grafts_of,
-    in_order,
-    run_layers,
     subkey,
     value,
     with_virtual,
 )
 from ft_jax.models.modern_encoder import GatedMLP
 from ft_jax.models.perceptron import MLPConfig, Perceptron, checked, classifier
+from ft_jax.models.scanned import held, run_layers
 
 __all__ = ["MLPConfig", "Perceptron", "PreNormLayer", "ViTConfig", "VisionTransformer"]
 
@@ -56,6 +55,7 @@ class ViTConfig:
       family: the published format it is saved in: ``"vit"`` or ``"dinov2"``.
       dtype: compute type; parameters keep their own. Norms and softmax are float32.
       remat: ``"none"``, ``"dots"`` or ``"full"``: what each layer recomputes in the backward pass.
+      scan: whether the layers' parameters are stacked and run in one scan, which compiles once for all layers.
       collect: of ``"hidden"`` and ``"attention"``, what `Outputs.states` holds of every layer.
     """
 
@@ -83,6 +83,7 @@ class ViTConfig:
     family: str = "vit"
     dtype: str = "float32"
     remat: str = "none"
+    scan: bool = False
     collect: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -110,7 +111,7 @@ class VisionTransformer(nnx.Module):
         self.embeddings = PatchEmbeddings(config, rngs)
         self.first_norm = LayerNorm(config.width, config.epsilon) if config.first_norm else None
         make = functools.partial(PreNormLayer, config, rngs, scaled=config.layer_scale, gated=config.gated)
-        self.layers = nnx.Dict({str(i): make() for i in range(config.layers)})
+        self.layers = held([make() for _ in range(config.layers)], scan=config.scan)
         self.norm = LayerNorm(config.width, config.epsilon)
         self.pooling = AttentionPool(config, rngs) if config.attention_pool else None
         self.head = classifier(config, rngs)
@@ -131,8 +132,9 @@ class VisionTransformer(nnx.Module):
         hidden, count = self.embeddings(batch, subkey(key, config.layers))
         if self.first_norm is not None:
             hidden = self.first_norm(hidden)
-        chosen = in_order(self.layers)[:layers]
-        hidden, states = run_layers(chosen, hidden, config, key, lambda number: {"mask": Mask()}, count)
+        hidden, states = run_layers(
+            self.layers, hidden, config, key, lambda number: {"mask": Mask()}, skip=count, first=layers
+        )
         return hidden[:, count:], states
 
 
@@ -207,7 +209,7 @@ class PreNormLayer(nnx.Module):
         x = x + dropout(_scaled(self.mlp(self.mlp_norm(x)), self.mlp_scale), rate, subkey(key, 2))
         for graft in grafts_of(self):
             x = graft.output(x)
-        return x, probabilities
+        return x, {"attention": probabilities}
 
 
 class AttentionPool(nnx.Module):

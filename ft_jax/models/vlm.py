@@ -13,7 +13,7 @@ from ft_jax.models.decoder_config import DecoderConfig
 from ft_jax.models.layers import Projection, activation, grafts_of, subkey
 from ft_jax.models.vision import VisionTransformer, ViTConfig
 
-SHARED = ("dropout", "dtype", "remat", "collect")
+SHARED = ("dropout", "dtype", "remat", "scan", "collect")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class VisionLanguageConfig:
       prefix: whether prompt and image see each other whatever their order (PaliGemma).
       family: ``"llava"`` or ``"paligemma"``.
       tower: what a checkpoint puts before the image tower's names.
-      dropout, dtype, remat, collect: of both parts, in place of their own.
+      dropout, dtype, remat, scan, collect: of both parts, in place of their own.
     """
 
     vision: ViTConfig
@@ -50,6 +50,7 @@ class VisionLanguageConfig:
     dropout: float = 0.0
     dtype: str = "float32"
     remat: str = "none"
+    scan: bool = False
     collect: tuple[str, ...] = ()
 
     def __post_init__(self):
