@@ -48,13 +48,13 @@ def claims(results):
     less = float(scores["bfloat16"].mean() - scores[TUNED].mean())
     return [
         Claim(
-            f"mean losses of {WINDOW} steps each differ by at most {apart.max():.3f}, {(apart / noise).max():.2f} of the "
-            f"standard deviation between {len(ours)} seeds, at most 1 was claimed",
+            f"mean losses of {WINDOW} steps each differ by at most {apart.max():.3f}, {(apart / noise).max():.2f} of "
+            f"the standard deviation between {len(ours)} seeds, at most 1 was claimed",
             bool((apart <= noise).all()),
         ),
         Claim(
-            f"accuracy on reviews {scores[TUNED].mean():.3f} against {scores['bfloat16'].mean():.3f} in bfloat16: lower "
-            f"by {less:.3f}, at most 0.02 was claimed",
+            f"accuracy on reviews {scores[TUNED].mean():.3f} against {scores['bfloat16'].mean():.3f} in bfloat16: "
+            f"lower by {less:.3f}, at most 0.02 was claimed",
             less <= 0.02,
         ),
     ]

@@ -1,16 +1,16 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from golden.peft_reference import load
+from golden.peft_comparison import of_weights, plain
 
 from ft_jax import attention, transfer
 from ft_jax.core import compose, make_step, merge, parameters, supervised
-from ft_jax.core.params import count, paths
+from ft_jax.core.params import paths
 from ft_jax.models import tiny_decoder
 
 MODEL = tiny_decoder(jax.random.key(0))
+BIASED = plain("bert")
 
 
 def start(method, params=MODEL.params):
@@ -19,28 +19,23 @@ def start(method, params=MODEL.params):
 
 @pytest.mark.parametrize("model", ["llama", "bert"])
 def test_outputs_and_gradients_equal_peft(model):
-    reference = load(model)
-    method = attention.ia3()
-    state = start(method, reference.params)
-    assert count(state.params) == int(reference.records["ia3/trainable"])
-    state = state.replace(params=reference.adapter("ia3", "weight", state.params))
-    whole = parameters(state, method)["model"]
-    real = np.asarray(reference.batch["attention_mask"], bool)
-    expected = reference.records["ia3/outputs"]
-    np.testing.assert_allclose(reference.outputs(whole)[real], expected[real], rtol=1e-5, atol=1e-5)
-    merged = merge(whole)
-    np.testing.assert_allclose(reference.outputs(merged)[real], expected[real], rtol=1e-5, atol=1e-5)
-    value = merged["layers"]["0"]["attention"]["value"]
-    assert np.any(np.abs(value["bias"] - reference.params["layers"]["0"]["attention"]["value"]["bias"]) > 1e-3)
-
-    def loss(learned):
-        return jnp.sum(reference.outputs(parameters(state.replace(params=learned), method)["model"]) * reference.probe)
-
-    gradients = jax.grad(loss)(state.params)
-    expected = reference.adapter("ia3", "gradient", state.params)
-    assert len(jax.tree.leaves(expected)) == 6
-    for found, wanted in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected), strict=True):
+    compared = of_weights(model, "ia3")
+    assert compared.trainable[0] == compared.trainable[1]
+    np.testing.assert_allclose(*compared.outputs, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(*compared.merged, rtol=1e-5, atol=1e-5)
+    assert len(compared.gradients) == 6
+    for found, wanted in compared.gradients.values():
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_merging_scales_the_bias_too():
+    state = start(attention.ia3(), BIASED.params)
+    state = state.replace(params=jax.tree.map(lambda leaf: leaf + 0.5, state.params))
+    merged = merge(parameters(state, attention.ia3())["model"])
+    for number, layer in merged["layers"].items():
+        before = BIASED.params["layers"][number]["attention"]["value"]["bias"]
+        assert np.any(before)
+        np.testing.assert_allclose(layer["attention"]["value"]["bias"], 1.5 * before, rtol=1e-6)
 
 
 def test_only_the_scales_learn_and_they_start_at_one():

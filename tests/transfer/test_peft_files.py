@@ -7,22 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden.peft_comparison import KINDS, of_folder
 from golden.peft_reference import CONFIGS, FOLDER, load
 from safetensors.numpy import load_file, save_file
 
 from ft_jax import transfer
-from ft_jax.core import compose, make_step, merge, parameters, supervised
+from ft_jax.core import compose, make_step, parameters, supervised
 from ft_jax.core.params import count
 from ft_jax.models import Model, load_adapter, save_adapter, tiny_decoder, tiny_encoder, with_classifier
 from ft_jax.models.model import Forward
-from ft_jax.models.peft_files import FORMATS
-from ft_jax.models.peft_holders import held
-from ft_jax.models.peft_modules import modules_of
 
 LLAMA = load("llama")
 BASE = Model(CONFIGS["llama"], LLAMA.params, LLAMA.apply)
 REAL = np.asarray(LLAMA.batch["attention_mask"], bool)
-KINDS = [path.name for path in sorted((FOLDER / "peft").iterdir()) if path.name != "classifier"]
 
 
 @pytest.fixture(scope="module")
@@ -36,46 +33,15 @@ def folder_of(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_folder_of_peft_loads_with_its_outputs_gradients_and_count(kind, recorded):
-    method, params = load_adapter(folder_of(kind), BASE)
-    outputs = jax.jit(LLAMA.outputs)
+def test_a_folder_of_peft_loads_with_its_outputs_gradients_and_count(kind):
+    compared = of_folder(kind)
     # PiSSA's base is what is left of it after a decomposition, and two libraries decompose differently.
     tolerance = 3e-5 if kind == "pissa" else 1e-5
-    expected = recorded[f"{kind}/outputs"][REAL]
-    np.testing.assert_allclose(outputs(params)[REAL], expected, rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(outputs(merge(params))[REAL], expected, rtol=tolerance, atol=2 * tolerance)
-
-    state = make_step(supervised(BASE.apply), _sgd(), method).init(BASE.params, jax.random.key(0))
-    assert count(state.params) == recorded[f"{kind}/trainable"]
-
-    @jax.jit
-    def gradient(learned):
-        def loss(learned):
-            return jnp.sum(LLAMA.outputs(parameters(state.replace(params=learned), method)["model"]) * LLAMA.probe)
-
-        return jax.grad(loss)(learned)
-
-    found = gradient(state.params)["model"]
-    peft_type = json.loads((folder_of(kind) / "adapter_config.json").read_text())["peft_type"]
-    modules = modules_of(BASE, load_file(folder_of(kind) / "adapter_model.safetensors"))
-    holders = held(found, method.name)
-    found_by_name = dict(FORMATS[peft_type].pack(holders, modules))
-    wanted = {
-        name.removeprefix(f"{kind}/gradient/"): x
-        for name, x in recorded.items()
-        if name.startswith(f"{kind}/gradient/")
-    }
-    biases = {name for name in wanted if name.endswith(".bias")}
-    assert set(found_by_name) == set(wanted) - biases
-    for name in biases:
-        layer, bias = found, modules.leaf(name).split("/")
-        for part in bias:
-            layer = layer[part]
-        found_by_name[name] = layer
-    for name, expected in wanted.items():
-        np.testing.assert_allclose(
-            found_by_name[name], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max() + 1e-7, err_msg=name
-        )
+    np.testing.assert_allclose(*compared.outputs, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(*compared.merged, rtol=tolerance, atol=2 * tolerance)
+    assert compared.trainable[0] == compared.trainable[1]
+    for name, (found, wanted) in compared.gradients.items():
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max() + 1e-7, err_msg=name)
 
 
 def _sgd():
