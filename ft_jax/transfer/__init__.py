@@ -16,7 +16,7 @@
 - `l2_sp`: a penalty on the distance from the pretrained weights.
 - `galore`: every weight learns with a small optimizer state, in a low-rank subspace of the gradients.
 - `joint`: a backbone's loss on unlabelled data and the task's loss, minimised together; the backbone losses
-  are `contrastive`, `masked_language_modelling` and `causal_language_modelling`.
+  are `contrastive`, `masked_language_modelling`, `causal_language_modelling` and `masked_image_modelling`.
 - `dapt`: continued pretraining on the target's text first, then the task.
 - `pseudo_labels`, `fixmatch`, `uda`, `training_signal_annealing`: the model's own predictions on unlabelled examples.
 - `dann`, `coral`, `mmd`: representations that are the same in two domains.
@@ -52,6 +52,7 @@ from ft_jax.transfer.oft import oft
 from ft_jax.transfer.pissa import olora, pissa
 from ft_jax.transfer.pseudo_labels import pseudo_labels
 from ft_jax.transfer.qlora import loftq, quantize
+from ft_jax.transfer.reconstruction import masked_image_modelling
 from ft_jax.transfer.uda import training_signal_annealing, uda
 from ft_jax.transfer.vera import vera
 
@@ -81,6 +82,7 @@ __all__ = [
     "lora",
     "lora_plus",
     "lp_ft",
+    "masked_image_modelling",
     "masked_language_modelling",
     "mmd",
     "norm_tuning",

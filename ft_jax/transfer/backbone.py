@@ -1,7 +1,8 @@
 """Losses of a backbone on unlabelled data, for `ft_jax.transfer.joint`.
 
-Each is a plain loss of the core with two attributes a method may read: ``couples``, whether it compares the
-examples of a batch, and ``hyper``, its tunable numbers, which it looks up in ``context.hyper["backbone"]``.
+Each is a plain loss of the core with attributes a method may read: ``couples``, whether it compares the examples of a
+batch; ``hyper``, its tunable numbers, which it looks up in ``context.hyper["backbone"]``; and, where it learns
+something of its own, ``parameters``, ``key -> tree``, which it looks up as ``context.join(params)["backbone"]``.
 """
 
 from collections.abc import Callable
@@ -12,11 +13,31 @@ import jax.numpy as jnp
 from ft_jax.core.losses import supervised
 from ft_jax.core.method import Loss
 from ft_jax.core.outputs import pooled
+from ft_jax.core.params import Params
+from ft_jax.core.state import Context
+from ft_jax.data.augmentation import Augmentation, augmented
 from ft_jax.transfer.unlabelled import row_weights
 
 
-def contrastive(apply: Callable, temperature: float = 0.05) -> Loss:
+def with_parameters(params: Params, backbone: Loss, name: str, key: jax.Array) -> Params:
+    """`params` with the backbone loss's own parameters, where it has some, as those of the method called `name`."""
+    return {**params, name: backbone.parameters(key)} if hasattr(backbone, "parameters") else params
+
+
+def seen_from(context: Context, name: str) -> Context:
+    """`context` as the backbone loss of the method called `name` sees it: the method's numbers and parameters there."""
+
+    def view(params, own):
+        whole = context.view(params, own)
+        return {**whole, "backbone": whole[name]} if name in whole else whole
+
+    return context.replace(hyper={**context.hyper, "backbone": context.hyper[name]}, view=view)
+
+
+def contrastive(apply: Callable, temperature: float = 0.05, augmentation: Augmentation | None = None) -> Loss:
     """Unsupervised SimCSE: an example's two dropout views attract, the batch's other examples repel.
+
+    With an `augmentation` the views differ by it too, as in SimCLR (Chen et al. 2020, arXiv:2002.05709, section 2.1).
 
     Gao, Yao and Chen 2021, "SimCSE: Simple Contrastive Learning of Sentence Embeddings", arXiv:2104.08821,
     equation 4, with ``z`` and ``z'`` the pooled hidden states of two passes under different dropout, in nats:
@@ -28,6 +49,7 @@ def contrastive(apply: Callable, temperature: float = 0.05) -> Loss:
       apply: ``(params, batch, key) -> Outputs`` with dropout; hidden states ``[batch, width]``, or
         ``[batch, time, width]``, whose mean over real tokens is taken.
       temperature: of the similarities, data in the ``hyper`` of the method that takes this loss.
+      augmentation: alters each view in training, see `ft_jax.data.augment_images` and `ft_jax.data.augment_text`.
 
     Raises:
       ValueError: at trace time, when the whole batch is one example, which has nothing to repel.
@@ -40,9 +62,13 @@ def contrastive(apply: Callable, temperature: float = 0.05) -> Loss:
     def loss(params, batch, context):
         model, key = context.join(params)["model"], context.dropout_key
         first, second = (None, None) if key is None else jax.random.split(key)
-        outputs = apply(model, batch, first)
-        anchors = _unit(pooled(outputs, batch))
-        positives = _unit(pooled(apply(model, batch, second), batch))
+        one, other = batch, batch
+        if augmentation is not None and context.train:
+            drawn = context.key_for("contrastive")
+            one, other = (augmented(augmentation, jax.random.fold_in(drawn, i), batch) for i in (0, 1))
+        outputs = apply(model, one, first)
+        anchors = _unit(pooled(outputs, one))
+        positives = _unit(pooled(apply(model, other, second), other))
         counts = row_weights(batch)
         own, total, others = jnp.arange(anchors.shape[0]), jnp.sum(counts), counts
         if context.axis is not None:

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Loss, Method
-from ft_jax.transfer.backbone import causal_language_modelling
+from ft_jax.transfer.backbone import causal_language_modelling, seen_from, with_parameters
 from ft_jax.transfer.unlabelled import LAYOUT, beside_itself, part, without_unlabelled
 
 
 @register(
     "transfer",
     paper="Gururangan et al. 2020, arXiv:2004.10964, section 3",
-    kind=("loss",),
+    kind=("surgery", "loss"),
     example=lambda problem: dapt(causal_language_modelling(problem.apply), steps=2),
     needs=("unlabelled",),
     batch=beside_itself,
@@ -55,7 +55,7 @@ def dapt(backbone: Loss, steps: float, *, name: str = "transfer.dapt") -> Method
                 return terms, outputs
             hyper = context.hyper[name]
             pretraining = context.step < hyper["steps"]
-            seen = context.replace(hyper={**context.hyper, "backbone": hyper})
+            seen = seen_from(context, name)
 
             def pretrained(params):
                 return sum(backbone(params, unlabelled, seen)[0].values(), start=jnp.float32(0))
@@ -69,6 +69,7 @@ def dapt(backbone: Loss, steps: float, *, name: str = "transfer.dapt") -> Method
     return Method(
         name=name,
         hyper={"steps": steps, **numbers},
+        surgery=lambda params, key: with_parameters(params, backbone, name, key),
         loss=loss,
         gives=LAYOUT,
         couples=getattr(backbone, "couples", False),

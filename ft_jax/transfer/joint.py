@@ -4,7 +4,7 @@ from ft_jax.core.adapters import require
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Loss, Method
 from ft_jax.core.optimizers import scale_updates
-from ft_jax.transfer.backbone import causal_language_modelling
+from ft_jax.transfer.backbone import causal_language_modelling, seen_from, with_parameters
 from ft_jax.transfer.depth import rates_of_parts
 from ft_jax.transfer.unlabelled import LAYOUT, beside_itself, part, without_unlabelled
 
@@ -12,7 +12,7 @@ from ft_jax.transfer.unlabelled import LAYOUT, beside_itself, part, without_unla
 @register(
     "transfer",
     paper="Radford et al. 2018, Improving Language Understanding by Generative Pre-Training, equation 5",
-    kind=("loss", "update"),
+    kind=("surgery", "loss", "update"),
     example=lambda problem: joint(causal_language_modelling(problem.apply), weight=0.25, head_weight=0.5),
     needs=("unlabelled",),
     batch=beside_itself,
@@ -37,8 +37,9 @@ def joint(
 
     Args:
       backbone: a loss on the unlabelled part: `ft_jax.transfer.backbone.contrastive`,
-        ``masked_language_modelling``, ``causal_language_modelling`` or your own ``(params, batch, context) ->
-        (terms, outputs)``. Its ``couples`` and ``hyper``, where it has them, become the method's.
+        ``masked_language_modelling``, ``causal_language_modelling``, ``masked_image_modelling`` or your own ``(params,
+        batch, context) -> (terms, outputs)``. Its ``couples``, ``hyper`` and ``parameters``, where it has them, become
+        the method's.
       weight: of the backbone's term, named ``"backbone"``; data in ``hyper``, as are all numbers here.
       head_weight: of the task's term, named ``"task"``; other methods' terms keep their weight.
       head_rate: the head's learning rate as a multiple of the optimizer's.
@@ -76,8 +77,7 @@ def joint(
                 raise ValueError(
                     f"{name} adds a term 'backbone', which the loss inside it has already; use one of them"
                 )
-            seen = context.replace(hyper={**context.hyper, "backbone": hyper})
-            values, _ = backbone(params, unlabelled, seen)
+            values, _ = backbone(params, unlabelled, seen_from(context, name))
             return {**terms, "backbone": hyper["weight"] * sum(values.values())}, outputs
 
         return both
@@ -85,7 +85,7 @@ def joint(
     def surgery(params, key):
         if head_rate != 1.0:
             require(params, head, name)
-        return params
+        return with_parameters(params, backbone, name, key)
 
     def update(inner):
         def factors(updates, extra):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,11 +7,16 @@ import optax
 import pytest
 
 from ft_jax import transfer
-from ft_jax.core import make_step, optimizer
+from ft_jax.core import make_step, optimizer, supervised
 from ft_jax.core.outputs import pooled
 from ft_jax.core.params import digest
-from ft_jax.models import tiny_encoder
+from ft_jax.data.augmentation import augmented
+from ft_jax.models import ViTConfig, tiny_encoder, vit
 from ft_jax.models.model import Forward
+from ft_jax.transfer.reconstruction import hidden_patches
+
+KEY = jax.random.key(0)
+MASKED = ViTConfig(image=(4, 6, 1), patch=2, width=8, layers=1, heads=2, mlp_width=16, mask_token=True, classes=3)
 
 PLAIN = tiny_encoder(jax.random.key(0), layers=1)
 DROPPED = PLAIN.configure(dropout=0.2)
@@ -48,6 +55,83 @@ def test_contrastive_equals_the_obvious_infonce_of_two_dropout_views():
     first, second = views(DROPPED, jax.random.fold_in(local, digest("dropout")))
     assert np.abs(first - second).max() > 1e-2
     np.testing.assert_allclose(metrics["backbone"], obvious(first, second, 0.3), rtol=1e-5)
+
+
+def test_contrastive_views_differ_by_the_augmentation_too():
+    def reversed_or_not(key, example):
+        turned = jax.random.bernoulli(key)
+        return {**example, "images": jnp.where(turned, example["images"][::-1], example["images"])}
+
+    model = vit(ViTConfig(image=(4, 4, 1), patch=2, width=8, layers=1, heads=2, mlp_width=8, classes=None), KEY)
+    batch = {"images": jax.random.uniform(jax.random.key(1), (6, 4, 4, 1))}
+    loss = transfer.contrastive(model.apply, 0.3, reversed_or_not)
+    program = make_step(loss, optax.sgd(0.1), predict=lambda outputs, batch: None)
+    state = program.init(model.params, jax.random.key(4))
+    _, metrics = jax.jit(program.step)(state, batch)
+    drawn = jax.random.fold_in(jax.random.fold_in(state.key, 0), digest("contrastive"))
+    one, other = (augmented(reversed_or_not, jax.random.fold_in(drawn, i), batch) for i in (0, 1))
+    assert np.any(one["images"] != other["images"])
+    first, second = (np.asarray(model.apply(model.params, view).hidden) for view in (one, other))
+    np.testing.assert_allclose(metrics["backbone"], obvious(first, second, 0.3), rtol=1e-5)
+    plain = make_step(transfer.contrastive(model.apply, 0.3), optax.sgd(0.1), predict=lambda outputs, batch: None)
+    evaluated = [jax.jit(one.evaluate)(state, batch)[0]["backbone"] for one in (program, plain)]
+    np.testing.assert_array_equal(*evaluated)
+
+
+def test_masked_image_modelling_is_the_obvious_distance_of_the_hidden_pixels():
+    model = vit(MASKED, KEY)
+    images = np.asarray(jax.random.uniform(jax.random.key(1), (3, 4, 6, 1)))
+    method = transfer.joint(transfer.masked_image_modelling(model.apply, share=0.5), weight=2.0)
+    program = make_step(supervised(model.apply), optax.sgd(0.1), method)
+    state = jax.jit(program.init)(model.params, jax.random.key(4))
+    own = state.params["transfer.joint"]
+    assert own["kernel"].shape == (8, 4)
+    batch = {"images": images, "labels": np.zeros(3, np.int32), "unlabelled": {"images": images}}
+    _, metrics = jax.jit(program.step)(state, batch)
+
+    local = jax.random.fold_in(jax.random.fold_in(state.key, 0), 0)
+    mask = hidden_patches(jax.random.fold_in(local, digest("masked_image_modelling")), 3, 6, 3)
+    tokens = Forward(dataclasses.replace(MASKED, tokens=True))
+    hidden = np.asarray(tokens(model.params, {"images": images, "patch_mask": mask}).hidden)
+    distances = []
+    for image in range(3):
+        for patch in range(6):
+            if mask[image, patch]:
+                y, x = 2 * (patch // 3), 2 * (patch % 3)
+                found = hidden[image, 1 + patch] @ np.asarray(own["kernel"])
+                distances += list(np.abs(found - images[image, y : y + 2, x : x + 2, 0].reshape(-1)))
+    assert len(distances) == 3 * 3 * 4
+    np.testing.assert_allclose(metrics["backbone"], 2 * np.mean(distances), rtol=1e-5)
+
+
+def test_masked_image_modelling_learns_with_its_own_layer():
+    model = vit(MASKED, KEY)
+    images = jax.random.uniform(jax.random.key(1), (3, 4, 6, 1))
+    method = transfer.dapt(transfer.masked_image_modelling(model.apply, share=0.5), steps=100)
+    program = make_step(supervised(model.apply), optimizer(optax.adam, learning_rate=1e-2), method)
+    state = jax.jit(program.init)(model.params, jax.random.key(4))
+    step = jax.jit(program.step)
+    batch = {"images": images, "labels": jnp.zeros(3, jnp.int32), "unlabelled": {"images": images}}
+    first = None
+    for _ in range(60):
+        state, metrics = step(state, batch)
+        first = metrics["transfer.dapt"] if first is None else first
+    assert metrics["transfer.dapt"] < 0.7 * first
+    assert np.any(state.params["transfer.dapt"]["bias"])
+
+
+def test_what_masked_image_modelling_cannot_hide_is_refused():
+    with pytest.raises(ValueError, match="needs the apply of a vision transformer and has EncoderConfig's"):
+        transfer.masked_image_modelling(PLAIN.apply)
+    with pytest.raises(ValueError, match="build the model with mask_token=True"):
+        transfer.masked_image_modelling(vit(dataclasses.replace(MASKED, mask_token=False), None).apply)
+    with pytest.raises(ValueError, match="share 0.05, which hides 0 of 6 patches"):
+        transfer.masked_image_modelling(vit(MASKED, None).apply, share=0.05)
+    loss = transfer.masked_image_modelling(vit(MASKED, None).apply)
+    program = make_step(loss, optax.sgd(0.1), predict=lambda outputs, batch: None)
+    model = vit(MASKED, KEY)
+    with pytest.raises(KeyError, match="pass it to one"):
+        program.step(program.init(model.params, KEY), {"images": jnp.zeros((2, 4, 6, 1))})
 
 
 def test_contrastive_takes_a_models_own_pooling():
