@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from ft_jax.core.grafts import Graft, Holder
 from ft_jax.core.weights import matmul
+from ft_jax.core.weights.product import saves_products
 
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -132,7 +133,7 @@ def rematerialise(function, policy: str):
     if policy == "none":
         return function
     if policy == "dots":
-        return jax.checkpoint(function, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+        return jax.checkpoint(function, policy=saves_products)
     if policy == "full":
         return jax.checkpoint(function)
     raise ValueError(f"remat policy {policy!r} is unknown; use 'none', 'dots' or 'full'")

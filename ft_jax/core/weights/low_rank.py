@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ft_jax.core.weights.expand import expand
 from ft_jax.core.weights.operator import Weight, fold_bias, materialize, matmul, operator, shape
+from ft_jax.core.weights.product import product
 from ft_jax.core.weights.quantized import Quantized
 
 FORWARDS = ("auto", "two_pass", "merged")
@@ -51,7 +51,7 @@ class LowRank(Weight):
     def update(self, x):
         """What is added to the base's output for `x`, in two passes."""
         inner = self.scale.astype(x.dtype) * (x @ self.a.astype(x.dtype))
-        return expand(inner, self.b.astype(x.dtype))
+        return product(inner, self.b.astype(x.dtype))
 
     def materialize(self):
         base = materialize(self.base)
@@ -94,8 +94,8 @@ def _merge(base, factors, dtype):
     """``base + Σ scale · a @ b`` summed in float32 and rounded once."""
     total = base.astype(jnp.float32)
     for a, b, scale in factors:
-        product = jnp.matmul(a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
-        total = total + scale.astype(jnp.float32) * product
+        update = jnp.matmul(a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
+        total = total + scale.astype(jnp.float32) * update
     return total.astype(dtype)
 
 
@@ -112,16 +112,16 @@ def _merged_matmul_jvp(primals, tangents):
     if not _zero(dx):
         parts.append(dx @ merged)
     if not _zero(dbase):
-        parts.append(x @ dbase.astype(x.dtype))
+        parts.append(product(x, dbase.astype(x.dtype)))
     for (a, b, scale), (da, db, dscale) in zip(factors, dfactors, strict=True):
         a, b, scale = a.astype(x.dtype), b.astype(x.dtype), scale.astype(x.dtype)
         inner = x @ a
         narrow = [scale * (x @ da.astype(x.dtype))] if not _zero(da) else []
         narrow += [dscale.astype(x.dtype) * inner] if not _zero(dscale) else []
         if narrow:
-            parts.append(expand(sum(narrow[1:], start=narrow[0]), b))
+            parts.append(product(sum(narrow[1:], start=narrow[0]), b))
         if not _zero(db):
-            parts.append(expand(scale * inner, db.astype(x.dtype)))
+            parts.append(product(scale * inner, db.astype(x.dtype)))
     dy = sum(parts[1:], start=parts[0]) if parts else jnp.zeros_like(y)
     return y, dy
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ft_jax.core.weights.product import product
+
 
 class Weight:
     """A matrix ``[inputs, outputs]`` that need not be stored as one.
@@ -94,7 +96,7 @@ def matmul(
     """
     if isinstance(weight, Weight):
         return weight.matmul(x, bias)
-    y = x @ weight.astype(x.dtype)
+    y = product(x, weight.astype(x.dtype))
     return y if bias is None else y + bias.astype(y.dtype)
 
 

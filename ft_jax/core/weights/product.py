@@ -1,0 +1,56 @@
+"""The matrix product of activations and a weight, whose weight's gradient is formed the way round that is fast."""
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Float
+
+
+def product(x: Float[Array, "... inputs"], weight: Float[Array, "inputs outputs"]) -> Float[Array, "... outputs"]:
+    """``x @ weight``.
+
+    jax gives the gradient of `weight` as ``(cotangentᵀ @ x)ᵀ``, for which XLA on a CPU writes a turned-over copy of the
+    cotangent, together with whatever elementwise work made it. Here it is ``xᵀ @ cotangent``. Everything else,
+    derivatives of any order and vmap included, is as for ``@``.
+
+    Example:
+      >>> product(jnp.ones((3, 2)), jnp.ones((2, 4))).shape
+      (3, 4)
+    """
+    return _product.bind(x, weight)
+
+
+def saves_products(primitive, *arguments, **parameters) -> bool:
+    """A policy for `jax.checkpoint`: keeps the results of products with weights and recomputes the rest."""
+    kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return primitive is _product or kept(primitive, *arguments, **parameters)
+
+
+def _plain(x, weight):
+    return jnp.matmul(x, weight)
+
+
+def _x_cotangent(cotangent, x, weight):
+    return cotangent @ weight.T
+
+
+def _weight_cotangent(cotangent, x, weight):
+    axes = tuple(range(x.ndim - 1))
+    return jax.lax.dot_general(x, cotangent, ((axes, axes), ((), ())))
+
+
+def _batched(arguments, axes):
+    return jax.vmap(_plain, axes)(*arguments), 0
+
+
+def _outline(x, weight):
+    return x.update(shape=(*x.shape[:-1], weight.shape[1]), weak_type=False)
+
+
+_product = Primitive("product")
+_product.def_impl(jax.jit(_plain))
+_product.def_abstract_eval(_outline)
+ad.defbilinear(_product, _x_cotangent, _weight_cotangent)
+batching.primitive_batchers[_product] = _batched
+mlir.register_lowering(_product, mlir.lower_fun(_plain, multiple_results=False))

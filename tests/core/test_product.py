@@ -1,0 +1,40 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ft_jax.core.weights.product import product, saves_products
+
+X, W = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(2, 5, 3), (3, 4)]))
+DERIVATIVES = {
+    "value": lambda f: f,
+    "gradients": lambda f: jax.grad(lambda x, w: jnp.sin(f(x, w)).sum(), argnums=(0, 1)),
+    "tangents": lambda f: lambda x, w: jax.jvp(f, (x, w), (jnp.cos(x), jnp.sin(w))),
+    "second derivatives": lambda f: jax.hessian(lambda x, w: jnp.sin(f(x, w)).sum(), argnums=(0, 1)),
+    "members": lambda f: jax.vmap(jax.grad(lambda x, w: jnp.sin(f(x, w)).sum(), argnums=(0, 1)), (None, 0)),
+    "gradients of members": lambda f: jax.grad(
+        lambda x, w: jnp.sin(jax.vmap(f, (0, None))(x, w)).sum(), argnums=(0, 1)
+    ),
+    "one vector": lambda f: jax.grad(lambda x, w: jnp.sin(f(x[0, 0], w)).sum(), argnums=(0, 1)),
+}
+
+
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+def test_it_is_the_matrix_product_in_every_derivative(derivative):
+    w = jnp.stack([W, 2 * W]) if derivative == "members" else W
+    found, wanted = (jax.jit(DERIVATIVES[derivative](f))(X, w) for f in (product, jnp.matmul))
+    jax.tree.map(lambda f, w: np.testing.assert_allclose(f, w, rtol=1e-5, atol=1e-5), found, wanted)
+
+
+def test_the_weights_gradient_turns_over_the_activations():
+    text = str(jax.make_jaxpr(jax.grad(lambda w: jnp.sin(product(X, w)).sum()))(W))
+    assert "f32[3,4] = dot_general" in text and "transpose" not in text
+
+
+@pytest.mark.parametrize(("policy", "products"), [(saves_products, 2), (None, 3)])
+def test_rematerialising_with_the_policy_computes_no_product_again(policy, products):
+    def loss(x):
+        return jax.checkpoint(lambda x: product(jnp.sin(product(x, W)), W.T).sum(), policy=policy)(jnp.sin(x))
+
+    forward_and_backward = str(jax.make_jaxpr(jax.grad(loss))(X))
+    assert forward_and_backward.count("= product") == products
