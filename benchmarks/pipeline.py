@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.case import Options
 from benchmarks.programs import build
 from benchmarks.timing import spread
+from ft_jax.models import DecoderConfig
 from ft_jax.training.logging import Log
 from ft_jax.training.stream import Feeder, Task
 
@@ -49,6 +50,8 @@ class Tokenised:
 def rows(options: Options) -> Iterator[dict[str, Any]]:
     """One row: the share of the time in which the loop waited for a batch, and the longest time a log line took."""
     name, shape = options.shape("small" if jax.default_backend() == "cpu" else "llama-1b")
+    if not isinstance(shape.config, DecoderConfig):
+        raise ValueError(f"pipeline packs text for a decoder and {name} is none; take another --size, or none")
     step = build("lora", shape, rank=options.rank, forward=options.forward)
     source = Tokenised(shape.batch, shape.time, shape.config.vocabulary)
     begin = time.perf_counter()

@@ -2,7 +2,8 @@
 
 Dettmers et al. 2023, arXiv:2305.14314, section 4. The same adapters on MiniLM, whose projections are kept as 4-bit
 NormalFloats with doubly quantised scales, or as they are; both compute in bfloat16, on the same batches for each seed.
-The noise is the standard deviation of the bfloat16 curves between the seeds.
+The noise is the standard deviation of the bfloat16 curves between the seeds, its square averaged over the curve: at one
+place three seeds tell little.
 """
 
 import dataclasses
@@ -43,14 +44,15 @@ def curves(results):
 def claims(results):
     """The curve, window by window, and held-out reviews."""
     ours, theirs = (curves(results[label]) for label in (TUNED, "bfloat16"))
-    apart, noise = np.abs(ours.mean(axis=0) - theirs.mean(axis=0)), theirs.std(axis=0, ddof=1)
+    apart = np.abs(ours.mean(axis=0) - theirs.mean(axis=0)).max()
+    noise = np.sqrt(theirs.var(axis=0, ddof=1).mean())
     scores = {label: np.array([after(one) for one in results[label]]) for label in (TUNED, "bfloat16")}
     less = float(scores["bfloat16"].mean() - scores[TUNED].mean())
     return [
         Claim(
-            f"mean losses of {WINDOW} steps each differ by at most {apart.max():.3f}, {(apart / noise).max():.2f} of "
+            f"mean losses of {WINDOW} steps each differ by at most {apart:.3f}, {apart / noise:.2f} of "
             f"the standard deviation between {len(ours)} seeds, at most 1 was claimed",
-            bool((apart <= noise).all()),
+            bool(apart <= noise),
         ),
         Claim(
             f"accuracy on reviews {scores[TUNED].mean():.3f} against {scores['bfloat16'].mean():.3f} in bfloat16: "

@@ -15,6 +15,7 @@ DERIVATIVES = {
     "gradients of members": lambda f: jax.grad(
         lambda x, w: jnp.sin(jax.vmap(f, (0, None))(x, w)).sum(), argnums=(0, 1)
     ),
+    "narrowing": lambda f: jax.grad(lambda x, w: jnp.sin(f(x @ w, w.T)).sum(), argnums=(0, 1)),
     "one vector": lambda f: jax.grad(lambda x, w: jnp.sin(f(x[0, 0], w)).sum(), argnums=(0, 1)),
 }
 
@@ -26,9 +27,13 @@ def test_it_is_the_matrix_product_in_every_derivative(derivative):
     jax.tree.map(lambda f, w: np.testing.assert_allclose(f, w, rtol=1e-5, atol=1e-5), found, wanted)
 
 
-def test_the_weights_gradient_turns_over_the_activations():
-    text = str(jax.make_jaxpr(jax.grad(lambda w: jnp.sin(product(X, w)).sum()))(W))
-    assert "f32[3,4] = dot_general" in text and "transpose" not in text
+def test_the_weights_gradient_turns_over_the_narrower_side():
+    def gradient(x, w):
+        return str(jax.make_jaxpr(jax.grad(lambda w: jnp.sin(product(x, w)).sum()))(w))
+
+    assert "f32[3,4] = dot_general" in gradient(X, W) and "transpose" not in gradient(X, W)
+    narrowing = jnp.ones((5, 4)), jnp.ones((4, 2))
+    assert "f32[2,4] = dot_general" in gradient(*narrowing) and "transpose" in gradient(*narrowing)
 
 
 @pytest.mark.parametrize(("policy", "products"), [(saves_products, 2), (None, 3)])

@@ -11,8 +11,8 @@ def product(x: Float[Array, "... inputs"], weight: Float[Array, "inputs outputs"
     """``x @ weight``.
 
     jax gives the gradient of `weight` as ``(cotangentᵀ @ x)ᵀ``, for which XLA on a CPU writes a turned-over copy of the
-    cotangent, together with whatever elementwise work made it. Here it is ``xᵀ @ cotangent``. Everything else,
-    derivatives of any order and vmap included, is as for ``@``.
+    cotangent, together with whatever elementwise work made it. Here it is that or ``xᵀ @ cotangent``, whichever turns
+    over the narrower of the two. Everything else, derivatives of any order and vmap included, is as for ``@``.
 
     Example:
       >>> product(jnp.ones((3, 2)), jnp.ones((2, 4))).shape
@@ -37,6 +37,8 @@ def _x_cotangent(cotangent, x, weight):
 
 def _weight_cotangent(cotangent, x, weight):
     axes = tuple(range(x.ndim - 1))
+    if x.shape[-1] > cotangent.shape[-1]:
+        return jax.lax.dot_general(cotangent, x, ((axes, axes), ((), ()))).T
     return jax.lax.dot_general(x, cotangent, ((axes, axes), ((), ())))
 
 
