@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from ft_jax import assets
 from ft_jax.core.method import Method
-from ft_jax.core.params import STACKED, Params, nearest, paths
+from ft_jax.core.params import STACKED, Params, matches, nearest, paths
 from ft_jax.core.step import make_step, parameters
 from ft_jax.core.weights import Weight, shape
 from ft_jax.models.architectures import flat, nested
@@ -86,6 +86,8 @@ class PeftFormat:
       taken: tensors that `method` puts in by itself, which `pack` need not give.
       onto: ``(holder, matrix) -> holder`` on that matrix with the same effect, where the method changed its base.
       neutral: fields that it knows at one value only; others it does not use must be None, False or empty.
+      leaves: of a kind without operators, patterns of the model's own leaves that it trains.
+      wrapper: what its files put between such a leaf's module and the leaf.
     """
 
     peft_type: str
@@ -99,6 +101,8 @@ class PeftFormat:
     taken: tuple[str, ...] = ()
     onto: Callable[[Any, jax.Array], Any] | None = None
     neutral: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    leaves: tuple[str, ...] = ()
+    wrapper: str | None = None
 
 
 FORMATS: dict[str, PeftFormat] = {}
@@ -194,7 +198,7 @@ def load_adapter(folder: str | os.PathLike, model: Model, *, name: str | None = 
         modules = modules_of(model, stored)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
-    whole = {key: path for key in stored if (path := modules.leaf(key)) is not None}
+    whole = {key: path for key in stored if (path := modules.leaf(key, kind.wrapper)) is not None}
     saved = Saved(config, {key: x for key, x in stored.items() if key not in whole}, modules, model)
     name = name or kind.name
     plain = kind.method(saved, name)
@@ -221,9 +225,10 @@ def save_adapter(
 ) -> Path:
     """Writes an adapter as peft's two files, which ``peft.PeftModel.from_pretrained`` and `load_adapter` read.
 
-    Leaves of the model that differ from ``model.params``, such as a head trained beside the adapter, are saved with
-    it. A base that the adapter's method changed (PiSSA, OLoRA) is made up for: the file is a LoRA of the base as it
-    was. The folder appears whole or not at all.
+    Leaves of the model that differ from ``model.params``, such as a head trained beside the adapter, are saved with it;
+    where there is no adapter but the norms differ, they are peft's ``LN_TUNING``. A base that the adapter's method
+    changed (PiSSA, OLoRA) is made up for: the file is a LoRA of the base as it was. The folder appears whole or not at
+    all.
 
     Args:
       model: the base, with the parameters that training started from.
@@ -244,13 +249,19 @@ def save_adapter(
     params, original = unstack_layers(params), unstack_layers(model.params)
     modules = modules_of(model, ())
     owner, kind = _kind_in(params, owner)
-    holders = held(params, owner)
+    holders = held(params, owner) if owner else {}
     modules.check(holders)
     whole = modules.changed(original, params, holders)
+    own = {path for path in whole if matches(path, kind.leaves)}
+    if owner is None:
+        _check_leaves(kind, own, whole)
     holders = {place: _onto(kind, place, holder, flat(original)) for place, holder in holders.items()}
     tensors = dict(kind.pack(holders, modules))
     tensors |= {
-        modules.stored(path, holders): modules.tensors[path].write(np.asarray(leaf)) for path, leaf in whole.items()
+        modules.stored(path, holders, kind.wrapper if path in own else None): modules.tensors[path].write(
+            np.asarray(leaf)
+        )
+        for path, leaf in whole.items()
     }
     config = {
         "peft_type": kind.peft_type,
@@ -258,7 +269,8 @@ def save_adapter(
         "base_model_name_or_path": None,
         "inference_mode": True,
         **kind.describe(holders, modules),
-        **modules.trained(whole, holders, kind.peft_type),
+        **({"target_modules": modules.around(own)} if own else {}),
+        **modules.trained(whole.keys() - own, holders, kind.peft_type),
     }
     write_whole(folder, config, {key: np.asarray(jax.device_get(x)) for key, x in tensors.items()})
     return folder
@@ -314,6 +326,10 @@ def _kind_in(model, owner):
     found = owners(model)
     if owner is None and len(found) == 1:
         owner = next(iter(found))
+    if owner is None and not found:
+        bare = [kind for kind in FORMATS.values() if kind.leaves]
+        if bare:
+            return None, bare[0]
     if owner not in found:
         have = f"they have {', '.join(found)}" if found else "they have none"
         raise ValueError(
@@ -327,6 +343,19 @@ def _kind_in(model, owner):
         f"{owner} is a {found[owner].__name__}, which peft has no files for; it has them for "
         f"{', '.join(kind.name for kind in FORMATS.values())}"
     )
+
+
+def _check_leaves(kind, own, whole) -> None:
+    if not own:
+        raise ValueError(
+            "parameters hold not exactly one adapter (they have none), and their norms are the base's; pass the "
+            "parameters as the model sees them"
+        )
+    other = [path for path in whole if path not in own and not path.startswith("head/")]
+    if other:
+        raise ValueError(
+            f"{other[0]} was trained as well, and peft's {kind.peft_type} keeps norms and a head; save the whole model"
+        )
 
 
 def _read_config(path: Path) -> tuple[dict, PeftFormat]:

@@ -34,21 +34,29 @@ class Modules:
     task: str
     prefix: str = PREFIX
 
-    def leaf(self, key: str) -> str | None:
+    def leaf(self, key: str, wrapper: str | None = None) -> str | None:
         """The path of the parameter that a file's tensor is as a whole, or None where it is an adapter's."""
         name = key.removeprefix(self.prefix)
-        for wrapper in (".base_layer", ".modules_to_save.default", ".modules_to_save"):
-            name = name.replace(f"{wrapper}.", ".")
+        own = () if wrapper is None else (f".{wrapper}",)
+        for around in (".base_layer", ".modules_to_save.default", ".modules_to_save", *own):
+            name = name.replace(f"{around}.", ".")
         if name.startswith("score.") and "head/kernel" in self.tensors:
             name = name.replace("score", self.tensors["head/kernel"].name.removesuffix(".weight"), 1)
         return next((path for path, tensor in self.tensors.items() if tensor.name == name), None)
 
-    def stored(self, path: str, holders: Mapping[str, Any]) -> str:
+    def stored(self, path: str, holders: Mapping[str, Any], wrapper: str | None = None) -> str:
         """The file's name for a whole leaf; peft keeps the bias of an adapted projection one level deeper."""
         name = self.tensors[path].name
+        if wrapper is not None:
+            module, _, field = name.rpartition(".")
+            name = f"{module}.{wrapper}.{field}"
         if _kernel_of(path) in holders:
             name = name.removesuffix(".bias") + ".base_layer.bias"
         return f"{self.prefix}{name}"
+
+    def around(self, paths: Iterable[str]) -> list[str]:
+        """The modules of whole leaves."""
+        return sorted({_module(self.tensors[path].name) for path in paths})
 
     def layer(self, index: int) -> str:
         """The module of a whole layer, such as ``"model.layers.0"``."""

@@ -5,6 +5,8 @@ from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
 from ft_jax.core.params import matches, nearest, only, paths
 
+NORMS = ("*norm/scale", "*norm/bias")
+
 
 @register(
     "transfer",
@@ -14,7 +16,7 @@ from ft_jax.core.params import matches, nearest, only, paths
     neutral="it chooses which leaves learn and has no strength to set to zero",
 )
 def norm_tuning(
-    norms: tuple[str, ...] = ("*norm/scale", "*norm/bias"),
+    norms: tuple[str, ...] = NORMS,
     head: tuple[str, ...] = ("*/head/*",),
     *,
     name: str = "transfer.norm_tuning",

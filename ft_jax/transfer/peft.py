@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ft_jax.core.method import Method
 from ft_jax.core.weights import LowRank, materialize, shape
 from ft_jax.models.peft_files import Field, PeftFormat, Saved, per_projection, register_format
 from ft_jax.transfer.boft import Butterfly, boft
@@ -16,6 +17,7 @@ from ft_jax.transfer.dora import Directional, dora
 from ft_jax.transfer.loha import Hadamard, loha
 from ft_jax.transfer.lokr import LEARNED, Kronecker, lokr
 from ft_jax.transfer.lora import lora, rslora
+from ft_jax.transfer.norm_tuning import NORMS
 from ft_jax.transfer.oft import Rotated, oft, shortened
 from ft_jax.transfer.pissa import olora, pissa
 from ft_jax.transfer.vera import SharedLowRank, vera
@@ -376,5 +378,20 @@ register_format(
         pack=_pack_boft,
         unpack=_unpack_boft,
         used=("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "init_weights"),
+    )
+)
+
+register_format(
+    PeftFormat(
+        "LN_TUNING",
+        "transfer.norm_tuning",
+        (),
+        method=lambda saved, name: Method(name=name, trainable=lambda path, leaf: False),
+        describe=lambda holders, modules: {},
+        pack=lambda holders, modules: {},
+        unpack=lambda tensors, holders, modules: holders,
+        used=("target_modules",),
+        leaves=NORMS,
+        wrapper="ln_tuning_layers",
     )
 )

@@ -113,9 +113,9 @@ def of_folder(kind: str) -> Compared:
     modules = modules_of(base, load_file(folder / "adapter_model.safetensors"))
     by_name = dict(FORMATS[peft_type].pack(held(found, method.name), modules))
     wanted = {name.removeprefix("gradient/"): x for name, x in recorded.items() if name.startswith("gradient/")}
-    for name in (name for name in wanted if name.endswith(".bias")):
+    for name in wanted.keys() - by_name.keys():
         leaf = found
-        for part in modules.leaf(name).split("/"):
+        for part in modules.leaf(name, FORMATS[peft_type].wrapper).split("/"):
             leaf = leaf[part]
         by_name[name] = leaf
     assert set(by_name) == set(wanted)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import BOFTConfig, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, VeraConfig, get_peft_model
+from peft import BOFTConfig, LNTuningConfig, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, VeraConfig, get_peft_model
 from peft.tuners.boft.layer import BOFTLayer
 from record_peft import bert, llama, randomise
 from transformers import BertForSequenceClassification
@@ -34,6 +34,7 @@ KINDS = {
     "oft_shared": OFTConfig(r=0, oft_block_size=8, target_modules=FEW, block_share=True, num_cayley_neumann_terms=3),
     "oft_constrained": OFTConfig(r=0, oft_block_size=4, target_modules=FEW, coft=True, eps=0.3),
     "boft": BOFTConfig(boft_block_size=0, boft_block_num=4, target_modules=FEW),
+    "ln_tuning": LNTuningConfig(target_modules=["input_layernorm", "norm"]),
 }  # fmt: skip
 WIDTHS = ((16, 4, 2), (24, 4, 2), (32, 2, 4), (64, 4, 4))
 """Inputs, block edge and number of factors of recorded butterfly permutations."""

@@ -180,6 +180,27 @@ def _wider():
     return decoder(dataclasses.replace(CONFIGS["llama"], width=24), jax.random.key(0))
 
 
+def test_norms_trained_with_a_head_are_pefts_ln_tuning(tmp_path):
+    model = with_classifier(tiny_encoder(jax.random.key(0)), 3, jax.random.key(1))
+    method = transfer.norm_tuning()
+    state = make_step(supervised(model.apply), _sgd(), method).init(model.params, jax.random.key(0))
+    state = state.replace(params=jax.tree.map(lambda leaf: leaf + 0.5, state.params))
+    trained = parameters(state, method)["model"]
+    folder = save_adapter(model, trained, tmp_path / "norms")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LN_TUNING" and config["modules_to_save"] == ["classifier"]
+    assert "bert.encoder.layer.0.attention.output.LayerNorm" in config["target_modules"]
+    again, params = load_adapter(folder, model)
+    jax.tree.map(np.testing.assert_array_equal, params, trained)
+    learning = make_step(supervised(model.apply), _sgd(), again).init(model.params, jax.random.key(0)).params
+    assert count(learning) == count(state.params)
+    trained["layers"]["0"]["mlp"]["up"]["kernel"] += 1.0
+    with pytest.raises(
+        ValueError, match="layers/0/mlp/up/bias was trained as well, and peft's LN_TUNING keeps norms"
+    ):
+        save_adapter(model, trained, tmp_path / "more")
+
+
 def test_what_peft_has_no_files_for_is_refused(tmp_path):
     model = tiny_decoder(jax.random.key(0), layers=1)
 
