@@ -213,11 +213,9 @@ def measure(name: str, task: Task) -> dict[str, Any]:
         values = {**costs(task, methods, rate), **scores(task, methods, rate)}
     except (ValueError, KeyError, NotImplementedError) as error:
         return {"method": name, "refused": str(error)}
-    parity = {one["method"]: one["error"] for one in read(PARITY)}
     return {
         "method": name,
         "rate": rate,
-        "parity": parity.get(name),
         **values,
         "wall_seconds": time.perf_counter() - begin,
         "load_average": os.getloadavg()[0],
@@ -234,13 +232,16 @@ def read(path: Path) -> list[dict[str, Any]]:
 def page(lines: list[dict[str, Any]]) -> str:
     """The table as markdown."""
     rows = sorted((one for one in lines if "accuracy" in one), key=lambda one: list(ROWS).index(one["method"]))
+    parity = {one["method"]: f"{one['error']:.0e}" for one in read(PARITY)}
     head = f"""# Adapters and what learns, side by side
 
 Made by `python -m benchmarks.adapters` from `benchmarks/results/adapters.jsonl`: all-MiniLM-L6-v2, fully trained on
 movie reviews, then adapted to tweets with {LABELS} labels in {STEPS} steps of {BATCH} texts of at most {LENGTH} tokens;
 accuracy on {HELD_OUT} held-out tweets over {SEEDS} seeds, each with labels of its own. Time and memory (arguments and
 temporaries of the compiled step) are against full fine-tuning of the same batch, the times measured in pairs in one
-process. Parity is the largest difference from peft's recorded outputs and gradients, relative to their largest value.
+process. Parity is the largest difference from peft's recorded outputs and gradients, relative to their largest value
+(`PYTHONPATH=tests python -m golden.peft_comparison`); without one, peft has no such method, or it differs from another
+in nothing but its start or a number.
 
 """
     if not rows:
@@ -255,7 +256,7 @@ process. Parity is the largest difference from peft's recorded outputs and gradi
             f"`{one['method']}`",
             f"{one['trainable']:,}",
             f"{one['trainable_share']:.2%}",
-            "" if one["parity"] is None else f"{one['parity']:.0e}",
+            parity.get(one["method"], ""),
             f"{one['time_ratio']:.2f}",
             f"{one['memory_ratio']:.2f}",
             f"{found.mean():.3f}",

@@ -195,9 +195,7 @@ def test_norms_trained_with_a_head_are_pefts_ln_tuning(tmp_path):
     learning = make_step(supervised(model.apply), _sgd(), again).init(model.params, jax.random.key(0)).params
     assert count(learning) == count(state.params)
     trained["layers"]["0"]["mlp"]["up"]["kernel"] += 1.0
-    with pytest.raises(
-        ValueError, match="layers/0/mlp/up/bias was trained as well, and peft's LN_TUNING keeps norms"
-    ):
+    with pytest.raises(ValueError, match="layers/0/mlp/up/bias was trained as well, and peft's LN_TUNING keeps norms"):
         save_adapter(model, trained, tmp_path / "more")
 
 
