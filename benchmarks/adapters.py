@@ -229,10 +229,9 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(one) for one in path.read_text(encoding="utf-8").splitlines() if one.strip()]
 
 
-def page(lines: list[dict[str, Any]]) -> str:
-    """The table as markdown."""
+def page(lines: list[dict[str, Any]], parity: Mapping[str, float]) -> str:
+    """The table as markdown, with each method's difference from peft where there is one."""
     rows = sorted((one for one in lines if "accuracy" in one), key=lambda one: list(ROWS).index(one["method"]))
-    parity = {one["method"]: f"{one['error']:.0e}" for one in read(PARITY)}
     head = f"""# Adapters and what learns, side by side
 
 Made by `python -m benchmarks.adapters` from `benchmarks/results/adapters.jsonl`: all-MiniLM-L6-v2, fully trained on
@@ -256,7 +255,7 @@ in nothing but its start or a number.
             f"`{one['method']}`",
             f"{one['trainable']:,}",
             f"{one['trainable_share']:.2%}",
-            parity.get(one["method"], ""),
+            f"{parity[one['method']]:.0e}" if one["method"] in parity else "",
             f"{one['time_ratio']:.2f}",
             f"{one['memory_ratio']:.2f}",
             f"{found.mean():.3f}",
@@ -283,14 +282,15 @@ def main() -> None:
     wanted = [name for name in arguments.methods or ROWS if name in catalogue and name not in done]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     task = prepare() if wanted else None
+    parity = {one["method"]: one["error"] for one in read(PARITY)}
     for name in wanted:
         text = line("adapters", **measure(name, task))
         with arguments.out.open("a", encoding="utf-8") as file:
             file.write(text + "\n")
         print(text, flush=True)
-        arguments.page.write_text(page(read(arguments.out)), encoding="utf-8")
+        arguments.page.write_text(page(read(arguments.out), parity), encoding="utf-8")
         jax.clear_caches()
-    arguments.page.write_text(page(read(arguments.out)), encoding="utf-8")
+    arguments.page.write_text(page(read(arguments.out), parity), encoding="utf-8")
 
 
 if __name__ == "__main__":
