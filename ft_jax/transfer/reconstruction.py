@@ -5,10 +5,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from ft_jax.core.method import Loss
-from ft_jax.core.params import digest
+from ft_jax.data.augmentation import Augmentation, augmented
 from ft_jax.models.vision import ViTConfig, tiles
 from ft_jax.transfer.unlabelled import row_weights
 
@@ -58,25 +57,27 @@ def masked_image_modelling(apply: Callable | None, share: float = 0.6) -> Loss:
         whole = context.join(params)
         if "backbone" not in whole:
             raise KeyError("masked_image_modelling has a layer of its own, which joint or dapt hold; pass it to one")
-        key = jax.random.fold_in(context.local_key, digest("masked_image_modelling"))
-        mask = hidden_patches(key, batch["images"].shape[0], config.patches, hidden)
-        given = tokens(whole["model"], {**batch, "patch_mask": mask}, context.dropout_key)
+        seen = augmented(hide_patches(hidden, config.patches), context.key_for("masked_image_modelling"), batch)
+        given = tokens(whole["model"], seen, context.dropout_key)
         own, wanted = whole["backbone"], tiles(batch["images"], config)
         found = given.hidden[:, config.class_token :].astype(jnp.float32) @ own["kernel"] + own["bias"]
         apart = jnp.abs(found - wanted).mean(axis=2)
-        losses = (mask * apart).sum(axis=1) / hidden
+        losses = (seen["patch_mask"] * apart).sum(axis=1) / hidden
         return {"backbone": jnp.mean(row_weights(batch) * losses)}, given
 
     loss.couples, loss.hyper, loss.parameters = False, {}, parameters
     return loss
 
 
-def hidden_patches(key: jax.Array, images: int, patches: int, hidden: int) -> Float[Array, "images patches"]:
-    """1 for so many random patches of each image, 0 for the others.
+def hide_patches(count: int, patches: int) -> Augmentation:
+    """Marks `count` random patches of an image, of so many, as hidden: 1 in its ``patch_mask [patches]``, else 0.
 
     Example:
-      >>> hidden_patches(jax.random.key(0), 2, 4, 3).sum(axis=1).tolist()
-      [3.0, 3.0]
+      >>> hide_patches(3, 4)(jax.random.key(0), {})["patch_mask"].sum().item()
+      3.0
     """
-    draws = jax.random.uniform(key, (images, patches))
-    return (draws.argsort(axis=1).argsort(axis=1) < hidden).astype(jnp.float32)
+
+    def change(key, example):
+        return {**example, "patch_mask": (jax.random.permutation(key, patches) < count).astype(jnp.float32)}
+
+    return change

@@ -13,7 +13,7 @@ from ft_jax.core.params import digest
 from ft_jax.data.augmentation import augmented
 from ft_jax.models import ViTConfig, tiny_encoder, vit
 from ft_jax.models.model import Forward
-from ft_jax.transfer.reconstruction import hidden_patches
+from ft_jax.transfer.reconstruction import hide_patches
 
 KEY = jax.random.key(0)
 MASKED = ViTConfig(image=(4, 6, 1), patch=2, width=8, layers=1, heads=2, mlp_width=16, mask_token=True, classes=3)
@@ -89,8 +89,8 @@ def test_masked_image_modelling_is_the_obvious_distance_of_the_hidden_pixels():
     batch = {"images": images, "labels": np.zeros(3, np.int32), "unlabelled": {"images": images}}
     _, metrics = jax.jit(program.step)(state, batch)
 
-    local = jax.random.fold_in(jax.random.fold_in(state.key, 0), 0)
-    mask = hidden_patches(jax.random.fold_in(local, digest("masked_image_modelling")), 3, 6, 3)
+    drawn = jax.random.fold_in(jax.random.fold_in(state.key, 0), digest("masked_image_modelling"))
+    mask = augmented(hide_patches(3, 6), drawn, {"images": images})["patch_mask"]
     tokens = Forward(dataclasses.replace(MASKED, tokens=True))
     hidden = np.asarray(tokens(model.params, {"images": images, "patch_mask": mask}).hidden)
     distances = []
@@ -102,6 +102,18 @@ def test_masked_image_modelling_is_the_obvious_distance_of_the_hidden_pixels():
                 distances += list(np.abs(found - images[image, y : y + 2, x : x + 2, 0].reshape(-1)))
     assert len(distances) == 3 * 3 * 4
     np.testing.assert_allclose(metrics["backbone"], 2 * np.mean(distances), rtol=1e-5)
+
+
+def test_micro_batches_hide_the_patches_of_the_whole_batch():
+    model = vit(MASKED, KEY)
+    batch = {"images": jax.random.uniform(jax.random.key(1), (4, 4, 6, 1)), "labels": jnp.arange(4) % 3}
+    batch |= {"unlabelled": {"images": batch["images"]}}
+    method = transfer.joint(transfer.masked_image_modelling(model.apply, share=0.5))
+    found = []
+    for accumulate in (1, 2):
+        program = make_step(supervised(model.apply), optax.sgd(0.1), method, accumulate=accumulate)
+        found.append(jax.jit(program.step)(program.init(model.params, jax.random.key(4)), batch)[1]["backbone"])
+    np.testing.assert_allclose(*found, rtol=1e-5)
 
 
 def test_masked_image_modelling_learns_with_its_own_layer():
