@@ -107,8 +107,8 @@ def of_folder(kind: str) -> Compared:
     real = np.asarray(reference.batch["attention_mask"], bool)
     method, params = load_adapter(folder, base)
     state = start(reference, method)
-    outputs, gradients = run(reference, method, state, state.params)
-    found = gradients["model"]
+    _, gradients = run(reference, method, state, state.params)
+    found, outputs = gradients["model"], jax.jit(reference.outputs)
     peft_type = json.loads((folder / "adapter_config.json").read_text())["peft_type"]
     modules = modules_of(base, load_file(folder / "adapter_model.safetensors"))
     by_name = dict(FORMATS[peft_type].pack(held(found, method.name), modules))
@@ -122,8 +122,8 @@ def of_folder(kind: str) -> Compared:
     want = recorded["outputs"][real]
     return Compared(
         f"transfer.{kind}" if kind in LORAS else method.name,
-        (np.asarray(outputs)[real], want),
-        (np.asarray(jax.jit(reference.outputs)(merge(params)))[real], want),
+        (np.asarray(outputs(params))[real], want),
+        (np.asarray(outputs(merge(params)))[real], want),
         {name: (np.asarray(by_name[name]), x) for name, x in wanted.items()},
         (count(state.params), int(recorded["trainable"])),
     )
