@@ -30,9 +30,11 @@ class Claim:
     met: bool
 
 
-def beats(results: Results, measure: Callable[[Result], float], over: str, margin: float, what: str) -> Claim:
-    """Claims that the mean of `measure` over the seeds is higher by `margin` than that of the baseline `over`."""
-    ours, theirs = ([measure(result) for result in results[name]] for name in (TUNED, over))
+def beats(
+    results: Results, measure: Callable[[Result], float], over: str, margin: float, what: str, label: str = TUNED
+) -> Claim:
+    """Claims that the mean of `measure` over the seeds of `label` is higher by `margin` than that of `over`."""
+    ours, theirs = ([measure(result) for result in results[name]] for name in (label, over))
     gap = float(np.mean(ours) - np.mean(theirs))
     text = (
         f"{what} {np.mean(ours):.3f} against {np.mean(theirs):.3f} of {over}, over {len(ours)} "

@@ -8,27 +8,22 @@ digit covers, and attention supervision (Mathew et al. 2021) draws the class tok
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.study import after, beats
 from ft_jax import data, models
 from ft_jax.training import Budget, EvaluationSpec, Experiment, Feed, OptimizerSpec, Stream, Task, Use
+from ft_jax.training.specs import Untrained
 
 SIDE, PATCH, CELLS = 24, 4, 3
 
 
-@dataclasses.dataclass(frozen=True)
-class SmallVit:
-    """A vision transformer of three layers on pictures of 24 by 24."""
-
-    def build(self, key: jax.Array | None):
-        """The model, drawn with `key`."""
-        config = models.ViTConfig(
-            image=(SIDE, SIDE, 1), patch=PATCH, width=48, layers=3, heads=4, mlp_width=96, classes=10,
-            collect=("attention",),
-        )  # fmt: skip
-        return models.vit(config, key)
+VIT = Untrained(
+    models.ViTConfig(
+        image=(SIDE, SIDE, 1), patch=PATCH, width=48, layers=3, heads=4, mlp_width=96, classes=10,
+        collect=("attention",),
+    )
+)  # fmt: skip
 
 
 def cluttered(examples: data.Dataset, seed: int) -> data.Dataset:
@@ -67,7 +62,7 @@ class ClutteredDigits:
 
 experiment = Experiment(
     name="attention/guided_digits",
-    model=SmallVit(),
+    model=VIT,
     data=ClutteredDigits(),
     method=(Use("attention.supervision", weight=1.0, layers=None, queries="first"),),
     optimizer=OptimizerSpec("adam", learning_rate=2e-3, schedule="linear", warmup=0.1),

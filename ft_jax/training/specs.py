@@ -50,6 +50,17 @@ class Perceptron:
 
 
 @dataclasses.dataclass(frozen=True)
+class Untrained:
+    """A random model of any configuration, such as `ft_jax.models.ViTConfig`."""
+
+    config: Any
+
+    def build(self, key: jax.Array | None):
+        """The model; without a key its shapes alone."""
+        return models.build(self.config, key)
+
+
+@dataclasses.dataclass(frozen=True)
 class Texts:
     """Text classification: one task for each address, in order.
 
@@ -87,15 +98,8 @@ class Texts:
             self._tokens(train, model), feed.batch_size, seed=feed.seed, **self._shape(model), **share(feed)
         )
         if self.unlabelled is not None:
-            texts = texts_of(self.unlabelled)
-            other = data.batches(
-                self._tokens(texts.select("text"), model),
-                self.unlabelled_batch or feed.batch_size,
-                seed=feed.seed + 1,
-                **self._shape(model),
-                **share(feed),
-            )
-            source = data.zip_streams(source, unlabelled=other)
+            texts = self._tokens(texts_of(self.unlabelled).select("text"), model)
+            source = beside(source, texts, self.unlabelled_batch, feed, **self._shape(model))
         return Task(short(address), source, evaluations, len(train))
 
     def _evaluation(self, examples, model, feed):
@@ -140,6 +144,12 @@ class Images:
         examples = examples if self.labelled is None else examples.take(self.labelled)
         source = data.batches(examples, feed.batch_size, seed=feed.seed, **share(feed))
         return Task(name, source, evaluations, len(examples))
+
+
+def beside(source, examples: data.Dataset, size: int | None, feed: Feed, **shape):
+    """`source` with batches of `examples` as the part ``"unlabelled"``, of the batch size where `size` is None."""
+    other = data.batches(examples, size or feed.batch_size, seed=feed.seed + 1, **shape, **share(feed))
+    return data.zip_streams(source, unlabelled=other)
 
 
 def of_classes(examples: data.Dataset, group: tuple[int, ...] | None) -> data.Dataset:

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from ft_jax import assets, data
+from ft_jax.models import MLPConfig
 from ft_jax.training import Feed
-from ft_jax.training.specs import Images, Perceptron, Pretrained, Texts, classes_of, short
+from ft_jax.training.specs import Images, Perceptron, Pretrained, Texts, Untrained, classes_of, short
 
 PAIRS = ((0, 1), (2, 3))
 
@@ -19,6 +20,13 @@ def test_groups_of_classes_become_tasks_that_all_sets_measure():
         assert set(next(task.train)["labels"]) == set(group) and list(task.evaluations) == ["0-1", "2-3"]
     labels = np.concatenate([batch["labels"] for batch in stream[0].evaluations["2-3"]])
     assert set(labels) == {2, 3}
+
+
+def test_an_untrained_model_is_of_its_configuration():
+    spec = Untrained(MLPConfig((8, 8, 1), (4,), 10))
+    model, outline = spec.build(jax.random.key(0)), spec.build(None)
+    assert model.config == spec.config and classes_of(model) == 10
+    assert jax.tree.map(np.shape, model.params) == jax.tree.map(np.shape, outline.params)
 
 
 def test_processes_share_one_order_of_the_data():
