@@ -65,9 +65,8 @@ def step_cost(shape: Shape, method: str, *, rank: int = 16, forward: str = "two_
         # The teacher's forward pass; the divergence makes the student's logits and their gradient once more.
         return trained + _pass(shape, "head", rank, forward, causal, backward=False) + _unembedding(shape) * 2
     if method == "dpo":
-        # Both sides of each pair and the reference's pass; besides the task's own loss, the log-probabilities make
-        # logits, make them again going back, and their gradient.
-        return (trained + plain + _unembedding(shape) * 3) * 2
+        # Both sides of each pair and the reference's pass; a loss of log-probabilities costs what the task's does.
+        return (trained + plain) * 2
     return trained
 
 

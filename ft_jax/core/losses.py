@@ -80,7 +80,7 @@ def _chunked_sum_forward(row_loss, chunk, rows, shared, aligned, constants, weig
     start = (jnp.float32(0), [jnp.zeros(leaf.shape, jnp.float32) for leaf in learned])
     (total, sums), d_rows = jax.lax.scan(body, start, _pieces((rows, aligned, weights), chunk))
     time = weights.shape[1]
-    d_rows = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :time], d_rows)
+    d_rows = _whole(d_rows, time)
     sums = iter([s.astype(leaf.dtype) for s, leaf in zip(sums, learned, strict=True)])
     d_shared = outline.unflatten([next(sums) if yes else None for yes in learning])
     return total, (d_rows, d_shared)
@@ -106,6 +106,11 @@ def _pieces(tree, chunk: int):
         return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
 
     return jax.tree.map(split, tree)
+
+
+def _whole(tree, time: int):
+    """The inverse of `_pieces`."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :time], tree)
 
 
 def default_chunk(outputs: Outputs) -> int:
@@ -187,18 +192,56 @@ def token_log_probabilities(
 ) -> Float[Array, "batch time"]:
     """``log p(label)`` at every position, in nats.
 
-    Preference and policy losses are nonlinear in these, so the gradient can't be formed in the forward
-    pass; each chunk's logits are recomputed in the backward pass instead of kept.
+    Preference and policy losses are nonlinear in these, so how much each position will count isn't known in the
+    forward pass. But a position's own gradient is: where the head does not learn, it is formed on the way and only
+    scaled in the backward pass. Where the head learns, each chunk's logits are made again.
     """
-    chunk = min(chunk or default_chunk(outputs), labels.shape[1])
+    row_loss = functools.partial(_cross_entropy_rows, softcap=outputs.softcap)
+    chunk = chunk or default_chunk(outputs)
+    if labels.shape[1] <= chunk:
+        return -row_loss(outputs.hidden, outputs.head, labels, ())
+    return -_chunked_rows(row_loss, chunk, outputs.hidden, outputs.head, labels)
 
-    @jax.checkpoint
-    def rows(hidden, labels, head):
-        return -_cross_entropy_rows(hidden, head, labels, (), outputs.softcap)
 
-    pieces = _pieces((outputs.hidden, labels), chunk)
-    _, values = jax.lax.scan(lambda _, piece: (None, rows(*piece, outputs.head)), None, pieces)
-    return jnp.moveaxis(values, 0, 1).reshape(labels.shape[0], -1)[:, : labels.shape[1]]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _chunked_rows(row_loss, chunk, rows, shared, aligned):
+    return _by_chunks(lambda rows, aligned: row_loss(rows, shared, aligned, ()), chunk, rows, aligned)
+
+
+def _chunked_rows_forward(row_loss, chunk, rows, shared, aligned):
+    shared_learns = any(leaf.perturbed for leaf in jax.tree.leaves(shared, is_leaf=_is_primal))
+    rows, shared, aligned = jax.tree.map(lambda leaf: leaf.value, (rows, shared, aligned), is_leaf=_is_primal)
+    if shared_learns:
+        return _chunked_rows(row_loss, chunk, rows, shared, aligned), (None, rows, shared, aligned)
+
+    def piece(rows, aligned):
+        losses, back = jax.vjp(lambda rows: row_loss(rows, shared, aligned, ()), rows)
+        return losses, back(jnp.ones_like(losses))[0]
+
+    losses, own = _by_chunks(piece, chunk, rows, aligned)
+    return losses, (own, None, None, None)
+
+
+def _chunked_rows_backward(row_loss, chunk, residuals, cotangent):
+    own, rows, shared, aligned = residuals
+    if own is not None:
+        return (own * cotangent[..., None]).astype(own.dtype), None, None
+
+    def again(rows, shared):
+        piece = jax.checkpoint(lambda rows, aligned, shared: row_loss(rows, shared, aligned, ()))
+        return _by_chunks(lambda rows, aligned: piece(rows, aligned, shared), chunk, rows, aligned)
+
+    return *jax.vjp(again, rows, shared)[1](cotangent), None
+
+
+_chunked_rows.defvjp(_chunked_rows_forward, _chunked_rows_backward, symbolic_zeros=True)
+
+
+def _by_chunks(function, chunk: int, *arrays):
+    """``function`` of each piece of time, put together again: ``[batch, time, ...]``."""
+    pieces = _pieces(arrays, chunk)
+    _, found = jax.lax.scan(lambda _, piece: (None, function(*piece)), None, pieces)
+    return _whole(found, arrays[0].shape[1])
 
 
 def divisor(weights) -> Float[Array, ""]:

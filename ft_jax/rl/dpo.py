@@ -21,12 +21,12 @@ def _against_shuffled_words(batch):
     paper="Rafailov et al. 2023, arXiv:2305.18290, equation 7; the sft term is Pang et al. 2024, arXiv:2404.19733",
     kind=("memory", "loss"),
     needs=("chosen", "rejected"),
-    example=lambda problem: dpo(),
+    example=lambda problem: dpo(sft=0.0),
     batch=_against_shuffled_words,
     neutral=Neutral({"weight": 0.0, "sft": 1.0}, batch=lambda batch: batch["chosen"]),
 )
 def dpo(
-    beta: float = 0.1, weight: float = 1.0, sft: float = 0.0, *, term: str = "task", name: str = "rl.dpo"
+    beta: float = 0.1, weight: float = 1.0, sft: float | None = None, *, term: str = "task", name: str = "rl.dpo"
 ) -> Method:
     """Makes chosen answers likelier than rejected ones, relative to a reference policy.
 
@@ -44,7 +44,8 @@ def dpo(
     Args:
       beta: how far the policy may move from the reference; smaller is freer.
       weight: of the preference term.
-      sft: multiplies the term `term` of the loss inside, the chosen answers' mean cross-entropy.
+      sft: multiplies the term `term` of the loss inside, the chosen answers' mean cross-entropy. None takes the
+        term out, and nothing of it is computed; 0 keeps it as a number that can be raised.
       term: the name of that term; terms of methods inside are left as they are.
       name: the method's name; ``memory[name]`` is like the tree that learns.
 
@@ -54,7 +55,7 @@ def dpo(
 
     Example:
       >>> dpo(beta=0.3).hyper
-      {'beta': 0.3, 'weight': 1.0, 'sft': 0.0}
+      {'beta': 0.3, 'weight': 1.0}
     """
 
     def memory(params, key):
@@ -77,13 +78,17 @@ def dpo(
             gains = _log_probabilities(outputs, both, weights) - _log_probabilities(reference, both, weights)
             rewards = numbers["beta"] * gains
             value = -jnp.mean(jax.nn.log_sigmoid(rewards[:pairs] - rewards[pairs:]))
-            terms = {label: numbers["sft"] * own if label == term else own for label, own in terms.items()}
+            terms = dict(terms)
+            if sft is None:
+                terms.pop(term, None)
+            elif term in terms:
+                terms[term] = numbers["sft"] * terms[term]
             own = {f"{name}/chosen": rewards[:pairs], f"{name}/rejected": rewards[pairs:]}
             return {**terms, name: numbers["weight"] * value}, _chosen(outputs, pairs, own)
 
         return preferred
 
-    hyper = {"beta": beta, "weight": weight, "sft": sft}
+    hyper = {"beta": beta, "weight": weight} | ({} if sft is None else {"sft": sft})
     return Method(name=name, hyper=hyper, memory=memory, loss=loss, reads="examples", gives="preferences")
 
 

@@ -1,3 +1,5 @@
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -107,6 +109,39 @@ def test_any_chunk_gives_the_same_log_probabilities(time, chunk, seed):
     labels = jax.random.randint(keys[2], (2, time), 0, 5)
     expected = jnp.take_along_axis(jax.nn.log_softmax(outputs.logits), labels[..., None], -1)[..., 0]
     np.testing.assert_allclose(token_log_probabilities(outputs, labels, chunk), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("learns", ["hidden", "head", "both"])
+def test_gradients_of_chunked_log_probabilities_equal_the_plain_ones(learns):
+    keys = jax.random.split(jax.random.key(0), 4)
+    hidden, head = jax.random.normal(keys[0], (2, 7, 4)), jax.random.normal(keys[1], (4, 5))
+    labels, mix = jax.random.randint(keys[2], (2, 7), 0, 5), jax.random.normal(keys[3], (2, 7))
+    arguments = {"hidden": (0,), "head": (1,), "both": (0, 1)}[learns]
+
+    def nonlinear(log_probabilities):
+        return jnp.tanh(jnp.sum(mix * log_probabilities))
+
+    def chunked(hidden, head):
+        return nonlinear(token_log_probabilities(Outputs(hidden, head), labels, 3))
+
+    def plain(hidden, head):
+        everything = jax.nn.log_softmax(hidden @ head)
+        return nonlinear(jnp.take_along_axis(everything, labels[..., None], -1)[..., 0])
+
+    for ours, expected in zip(*(jax.grad(f, arguments)(hidden, head) for f in (chunked, plain)), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+    second = [jax.grad(lambda h, f=f: jnp.sum(jax.grad(f)(h, head) ** 2))(hidden) for f in (chunked, plain)]
+    np.testing.assert_allclose(*second, rtol=1e-4, atol=1e-6)
+
+
+def test_a_frozen_head_makes_logits_once():
+    hidden, head, labels = jnp.ones((2, 6, 4)), jnp.ones((4, 5)), jnp.ones((2, 6), jnp.int32)
+
+    def loss(hidden):
+        return jnp.sum(token_log_probabilities(Outputs(hidden, head), labels, 3) ** 2)
+
+    # A chunk's logits, and the gradient of its hidden states.
+    assert len(re.findall(r"= (product|dot_general)\b", str(jax.make_jaxpr(jax.grad(loss))(hidden)))) == 2
 
 
 def test_negative_labels_do_not_count():

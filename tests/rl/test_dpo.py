@@ -40,7 +40,7 @@ def pairs():
     return {"chosen": batch, "rejected": {**batch, "labels": jnp.roll(batch["labels"], 1, axis=1)}}
 
 
-@pytest.mark.parametrize(("case", "sft"), [("dpo", 0.0), ("dpo_sft", float(GOLDEN["sft"]))])
+@pytest.mark.parametrize(("case", "sft"), [("dpo", None), ("dpo", 0.0), ("dpo_sft", float(GOLDEN["sft"]))])
 @pytest.mark.parametrize("chunk", [3, 100])
 def test_loss_rewards_and_gradients_equal_trls(case, sft, chunk):
     seen = []
@@ -101,6 +101,23 @@ def test_terms_of_methods_inside_are_not_scaled_by_sft():
     program = make_step(supervised(tiny.apply), optax.sgd(0.1), compose(dpo(sft=0.0), extra))
     _, metrics = program.step(program.init(tiny.params(), jax.random.key(0)), pairs())
     assert metrics["extra"] == 3 and metrics["task"] == 0
+
+
+def test_without_sft_nothing_of_the_task_is_computed():
+    def losing(sft):
+        def loss(params, batch, context):
+            terms, outputs = supervised(tiny.apply)(params, batch, context)
+            return {"task": jnp.sin(terms["task"])}, outputs
+
+        program = make_step(loss, optax.sgd(0.1), dpo(sft=sft))
+        state = program.init(tiny.params(), jax.random.key(0))
+        _, metrics = program.step(state, pairs())
+        return sorted(metrics), jax.jit(program.step).lower(state, pairs()).compile().as_text()
+
+    without, program = losing(None)
+    assert "task" not in without and "sine(" not in program
+    having, program = losing(0.0)
+    assert "task" in having and "sine(" in program
 
 
 def test_predictions_are_those_of_the_chosen():
