@@ -10,6 +10,7 @@ from typing import Any
 
 from ft_jax.cli.entry import Parser
 from ft_jax.cli.text import columns
+from ft_jax.training.process import set_up_process
 
 PACKAGE = "benchmarks"
 
@@ -17,7 +18,8 @@ EVERYTHING: tuple[tuple[str, dict[str, Any]], ...] = (
     ("throughput", {"methods": ("lora", "full"), "peer": ("compile", "liger", "liger+compile")}),
     ("throughput", {"methods": ("lora",), "forward": "merged"}),
     ("throughput", {"methods": ("lora",), "remat": "full", "peer": ("liger+checkpoint",)}),
-    ("throughput", {"methods": ("qlora", "dora", "distillation", "dpo", "ewc", "uncertainty", "composed")}),
+    ("throughput", {"methods": ("qlora", "dora", "distillation", "dpo"), "peer": ("eager", "compile")}),
+    ("throughput", {"methods": ("ewc", "uncertainty", "composed")}),
     ("populations", {"peer": ("compile", "liger")}),
     ("generation", {"peer": ("eager",)}),
     ("compilation", {"methods": ("lora", "full")}),
@@ -58,6 +60,7 @@ def command(words: Sequence[str]) -> int:
     for name in names:
         if name != "all" and name not in known:
             raise ValueError(f"there is no benchmark {name!r}; use all, {', '.join(known)}")
+    set_up_process()
     folder = Path(out) if out else case.RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     missing = 0
@@ -87,7 +90,7 @@ def runs(
       >>> [settings["peer"] for _, settings in runs(["throughput"], {}, ["compile", "liger"])]
       [('compile', 'liger')]
       >>> len(list(runs(["all"], {}, None)))
-      8
+      9
     """
     for name in names:
         if name != "all":

@@ -10,8 +10,8 @@ from ft_jax.cli.text import columns
 from ft_jax.core import catalogue
 from ft_jax.training.composition import Use
 from ft_jax.training.experiment import Experiment
-from ft_jax.training.fit import use_compilation_cache
 from ft_jax.training.prepare import Plan, prepare
+from ft_jax.training.process import set_up_process
 from ft_jax.training.report_data import groups
 from ft_jax.training.stream import first_batch
 
@@ -23,7 +23,7 @@ def dry_run(experiment: Experiment) -> str:
 
     A model that the experiment would train first, such as a teacher of its own, stands there untrained.
     """
-    use_compilation_cache()
+    set_up_process()
     plan = prepare(experiment, outline=True)
     batch = next((first_batch(task) for task in plan.stream if not task.on_policy), None)
     rows = [

@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.csv
-import pyarrow.parquet
 
 from ft_jax import assets
 from ft_jax.data.dataset import Dataset, as_column, columns_of
@@ -72,9 +69,10 @@ def _jsonl(path: Path) -> Mapping[str, Any]:
 
 
 def _csv(path: Path) -> Mapping[str, Any]:
-    options = pyarrow.csv.ParseOptions(
-        delimiter="\t" if path.suffix == ".tsv" else ",", newlines_in_values=True, quote_char='"'
-    )
+    import pyarrow.csv
+
+    separator = "\t" if path.suffix == ".tsv" else ","
+    options = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True, quote_char='"')
     try:
         return _arrow(pyarrow.csv.read_csv(path, parse_options=options))
     except pyarrow.ArrowInvalid as error:
@@ -82,6 +80,8 @@ def _csv(path: Path) -> Mapping[str, Any]:
 
 
 def _parquet(path: Path) -> Mapping[str, Any]:
+    import pyarrow.parquet
+
     try:
         return _arrow(pyarrow.parquet.read_table(path))
     except pyarrow.ArrowInvalid as error:
@@ -92,10 +92,12 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0].rstrip(".")
 
 
-def _arrow(table: pyarrow.Table) -> Mapping[str, Any]:
+def _arrow(table) -> Mapping[str, Any]:
+    from pyarrow import types
+
     columns = {}
     for name, values in zip(table.column_names, table.columns, strict=True):
-        numeric = pyarrow.types.is_floating(values.type) or pyarrow.types.is_integer(values.type)
+        numeric = types.is_floating(values.type) or types.is_integer(values.type)
         columns[name] = values.to_numpy() if numeric else as_column(values.to_pylist())
     return columns
 

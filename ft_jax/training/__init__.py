@@ -14,6 +14,7 @@ from ft_jax.training.experiment import (
 from ft_jax.training.fit import fit
 from ft_jax.training.parallel import Mesh, parallelise
 from ft_jax.training.prepare import Plan, prepare
+from ft_jax.training.process import set_up_process
 from ft_jax.training.result import Diverged, Moment, Result
 from ft_jax.training.stream import Feed, Stream, Task
 
@@ -41,4 +42,5 @@ __all__ = [
     "fit",
     "parallelise",
     "prepare",
+    "set_up_process",
 ]

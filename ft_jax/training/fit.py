@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ft_jax.assets.cache import cache_folder
 from ft_jax.training.checkpoint import Checkpoints
 from ft_jax.training.evaluate import score
 from ft_jax.training.experiment import Experiment
@@ -19,6 +18,7 @@ from ft_jax.training.logging import Log
 from ft_jax.training.outcome import outcomes
 from ft_jax.training.parallel import start_processes
 from ft_jax.training.prepare import Plan, check_limits, flatten, prepare
+from ft_jax.training.process import set_up_process
 from ft_jax.training.result import Diverged, Moment, Progress, Result, summarise
 from ft_jax.training.run_folder import RunFolder, check_folder, finite
 from ft_jax.training.signals import interruptions
@@ -55,7 +55,7 @@ def fit(
       Diverged: the loss is not finite; the last good checkpoint is kept.
     """
     start_processes()
-    use_compilation_cache()
+    set_up_process()
     path = Path(run) if run is not None else experiment.folder
     check_folder(experiment, path, resume)
     plan = prepare(experiment)
@@ -64,17 +64,6 @@ def fit(
         return _Loop(plan, folder, tuple(callbacks), quiet).run()
     finally:
         folder.release()
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs in the ft_jax cache between processes.
-
-    Where jax was told of another place (``JAX_COMPILATION_CACHE_DIR``) they are kept there;
-    ``JAX_ENABLE_COMPILATION_CACHE=false`` turns it off.
-    """
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 class _Loop:

@@ -1,0 +1,64 @@
+"""What training wants of the process it runs in: compiled programs kept on disk, and freed memory kept at hand."""
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import platform
+
+import jax
+
+from ft_jax.assets import cache_folder
+
+ALLOCATOR = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
+"""Settings of glibc's ``mallopt(3)``: one heap, no mapping of single arrays, nothing given back."""
+
+
+def set_up_process() -> None:
+    """Both of the below; `ft_jax.training.fit` and ``ft-jax`` call it, a script of your own may at its start."""
+    use_compilation_cache()
+    keep_freed_memory()
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in the ft_jax cache between processes.
+
+    Where jax was told of another place (``JAX_COMPILATION_CACHE_DIR``) they are kept there;
+    ``JAX_ENABLE_COMPILATION_CACHE=false`` turns it off.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def keep_freed_memory() -> bool:
+    """Keeps the memory of a step's temporaries for the next step, where jax runs on the CPU under glibc.
+
+    XLA asks for a step's temporaries anew at every step. glibc maps so large a block afresh and gives it back after,
+    and the kernel then clears each page at its first touch, again at every step (``ft-jax bench allocator`` measures
+    it). Kept, the process holds up to twice the temporaries of its largest program until it ends;
+    ``FT_JAX_KEEP_MEMORY=0`` leaves the allocator alone.
+
+    Threads that have allocated keep their heaps, so call it before jax's first computation.
+
+    Returns:
+      whether it was done.
+
+    Example:
+      >>> os.environ["FT_JAX_KEEP_MEMORY"] = "0"
+      >>> keep_freed_memory()
+      False
+    """
+    wanted = os.environ.get("FT_JAX_KEEP_MEMORY", "1") not in ("", "0")
+    if not wanted or platform.libc_ver()[0] != "glibc" or not _only_cpu():
+        return False
+    library = ctypes.CDLL(None)
+    return all(library.mallopt(option, value) == 1 for option, value in ALLOCATOR.values())
+
+
+def _only_cpu() -> bool:
+    """Whether jax will compute on the CPU, told without starting it."""
+    asked = jax.config.jax_platforms
+    if asked:
+        return asked == "cpu"
+    return not importlib.metadata.entry_points(group="jax_plugins") and importlib.util.find_spec("libtpu") is None
