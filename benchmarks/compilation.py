@@ -1,24 +1,20 @@
 """Seconds to compile a step: cold, and in a new process from the persistent cache."""
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from benchmarks.case import Options
+from benchmarks.timing import child
 
 CHILD = """
 import json, sys, time
 begin = time.perf_counter()
 from benchmarks.programs import build
 from benchmarks.shapes import shape
-from ft_jax.training.fit import use_compilation_cache
+from ft_jax.training.process import use_compilation_cache
 use_compilation_cache()
 name, method, changes = json.loads(sys.argv[1])
 step = build(method, shape(name, **changes), abstract=True)
@@ -48,16 +44,5 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
         }
 
 
-def _child(told, cache: str) -> list[float]:
-    environment = {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": cache,
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps(told)], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"compiling failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def _child(told, cache: str):
+    return child(CHILD, told, JAX_COMPILATION_CACHE_DIR=cache, XLA_PYTHON_CLIENT_PREALLOCATE="false")

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,9 +14,18 @@ import jax
 import numpy as np
 
 from ft_jax import models
+from ft_jax.core.params import paths
 
-VARIANTS = ("eager", "compile", "liger", "liger+compile", "liger+checkpoint", "eager+checkpoint")
-"""Configurations of the peer; the strongest is the one that a ratio counts against."""
+VARIANTS = ("eager", "compile", "liger", "liger+compile", "liger+checkpoint", "eager+checkpoint", "eager+heap")
+"""Configurations of the peer; the strongest is the one that a ratio counts against. ``heap`` gives its process the
+settings of the allocator that `ft_jax.training.process` gives ours."""
+
+HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
+
+
+METHODS = ("full", "lora", "dora", "qlora", "dpo", "distillation")
+"""What the peer trains, of `benchmarks.programs.METHODS`; preferences and distillation with LoRA, for language models;
+QLoRA's blocks are those of bitsandbytes."""
 
 
 @dataclasses.dataclass
@@ -58,7 +68,7 @@ def start(step, method: str, variant: str, python: str | None = None, **options:
 
     Args:
       step: a `benchmarks.programs.Step` with parameters.
-      method: ``"lora"``, ``"full"`` or ``"generate"``.
+      method: one of `METHODS`, or ``"generate"``.
       variant: one of `VARIANTS`.
       python: an interpreter with torch, transformers and peft.
       **options: for the peer: ``rank``, ``deterministic``, ``new``, ``threads``.
@@ -73,7 +83,8 @@ def start(step, method: str, variant: str, python: str | None = None, **options:
         head = {"head_kernel": last["kernel"], "head_bias": last["bias"]}
     network = models.encoder if step.shape.classes is not None else models.decoder
     models.save(network(step.model.config, None), params, folder / "model")
-    arrays = {**step.batch, **jax.tree.map(lambda x: np.asarray(x, np.float32), head)}
+    batch = dict(zip(paths(step.batch), jax.tree.leaves(step.batch), strict=True))
+    arrays = {**batch, **jax.tree.map(lambda x: np.asarray(x, np.float32), head)}
     np.savez(folder / "arrays.npz", **arrays)
     told = {
         "folder": str(folder / "model"),
@@ -93,6 +104,7 @@ def start(step, method: str, variant: str, python: str | None = None, **options:
     process = subprocess.Popen(
         [python_with_torch(python), str(Path(__file__).with_name("peer_torch.py"))],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+        env={**os.environ, **(HEAP if "heap" in variant else {})},
     )  # fmt: skip
     process.stdin.write(json.dumps(told) + "\n")
     process.stdin.flush()

@@ -19,6 +19,10 @@ PROJECTIONS = {
 }
 
 
+BETA, TEMPERATURE = 0.1, 2.0
+"""Of preferences and of distillation, as `benchmarks.programs` has them by default."""
+
+
 class Classifier(torch.nn.Module):
     """An encoder, the mean over its real tokens and a dense layer."""
 
@@ -41,33 +45,90 @@ class Classifier(torch.nn.Module):
 class Language(torch.nn.Module):
     """A causal language model with the labels already shifted, as the batch has them."""
 
-    def __init__(self, folder, dtype, attention):
+    def __init__(self, folder, dtype, attention, quantised=False):
         super().__init__()
+        options = {}
+        if quantised:
+            options["quantization_config"] = transformers.BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=dtype,
+            )
         self.network = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention
+            folder, dtype=dtype, attn_implementation=attention, **options
         )
+        self.fused = False
 
-    def forward(self, input_ids, labels):
+    def forward(self, input_ids, labels, weights=None):
         if self.fused:
             # Liger's loss takes hidden states; its patched forward shifts by itself, which padding undoes.
             padded = torch.nn.functional.pad(input_ids, (0, 1))
             full = torch.cat([torch.full_like(labels[:, :1], -100), labels], 1)
             return self.network(input_ids=padded, labels=full).loss
-        logits = self.network(input_ids=input_ids).logits
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        return torch.nn.functional.cross_entropy(self.logits(input_ids).flatten(0, 1), labels.flatten())
+
+    def logits(self, input_ids):
+        return self.network(input_ids=input_ids).logits.float()
+
+
+class Preferring(torch.nn.Module):
+    """Direct preference optimization as trl computes it: both sides in one batch, the reference without adapters."""
+
+    def __init__(self, language):
+        super().__init__()
+        self.language, self.network = language, language.network
+
+    def forward(self, chosen, rejected):
+        ids, labels, weights = (
+            torch.cat([chosen[name], rejected[name]]) for name in ("input_ids", "labels", "weights")
+        )
+
+        def log_probabilities():
+            logits = self.language.logits(ids)
+            chosen = torch.gather(logits, 2, labels[..., None])[..., 0] - torch.logsumexp(logits, -1)
+            return (weights * chosen).sum(1)
+
+        with torch.no_grad(), self.network.disable_adapter():
+            reference = log_probabilities()
+        better, worse = (log_probabilities() - reference).chunk(2)
+        return -torch.nn.functional.logsigmoid(BETA * (better - worse)).mean()
+
+    def task(self, batch):
+        return self.language(**batch["chosen"])
+
+
+class Distilled(torch.nn.Module):
+    """The labels' loss and the divergence from the teacher, which is the model without adapters."""
+
+    def __init__(self, language):
+        super().__init__()
+        self.language, self.network = language, language.network
+
+    def forward(self, input_ids, labels):
+        with torch.no_grad(), self.network.disable_adapter():
+            teacher = torch.log_softmax(self.language.logits(input_ids) / TEMPERATURE, -1).flatten(0, 1)
+        logits = self.language.logits(input_ids).flatten(0, 1)
+        student = torch.log_softmax(logits / TEMPERATURE, -1)
+        divergence = torch.nn.functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        return torch.nn.functional.cross_entropy(logits, labels.flatten()) + TEMPERATURE**2 * divergence
+
+    def task(self, batch):
+        return self.language(**batch)
 
 
 def adapted(model, options):
-    """The model with peft's LoRA where the method asks for it."""
+    """The model with peft's adapters, and with the loss round it, where the method asks for them."""
     if options["method"] == "full":
         return model
     import peft
 
     config = peft.LoraConfig(
-        r=options["rank"], lora_alpha=2 * options["rank"], target_modules=PROJECTIONS[options["kind"]]
-    )
+        r=options["rank"], lora_alpha=2 * options["rank"], target_modules=PROJECTIONS[options["kind"]],
+        use_dora=options["method"] == "dora",
+    )  # fmt: skip
     model.network = peft.get_peft_model(model.network, config)
-    return model
+    return {"dpo": Preferring, "distillation": Distilled}.get(options["method"], lambda model: model)(model)
 
 
 def main() -> None:
@@ -80,9 +141,9 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("highest" if options["dtype"] == "float32" else "high")
     with np.load(options["arrays"]) as arrays:
-        batch = {
-            name: torch.tensor(arrays[name]).long().to(device) for name in arrays.files if not name.startswith("head")
-        }
+        batch = nested({
+            name: tensor(arrays[name]).to(device) for name in arrays.files if not name.startswith("head")
+        })  # fmt: skip
         head = [arrays["head_kernel"].T, arrays["head_bias"]] if "head_kernel" in arrays.files else None
     if "liger" in variant:
         from liger_kernel.transformers import apply_liger_kernel_to_llama
@@ -91,7 +152,7 @@ def main() -> None:
     if head is not None:
         model = Classifier(options["folder"], dtype, head)
     else:
-        model = Language(options["folder"], dtype, "sdpa")
+        model = Language(options["folder"], dtype, "sdpa", options["method"] == "qlora")
         model.fused = "liger" in variant
     if "checkpoint" in variant:
         model.network.gradient_checkpointing_enable({"use_reentrant": False})
@@ -102,7 +163,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(learning, lr=options["learning_rate"], weight_decay=0.0, fused=True)
     model.eval()
     with torch.no_grad():
-        loss = float(model(**batch))
+        loss = float(model.task(batch) if hasattr(model, "task") else model(**batch))
     model.train(not options["deterministic"])
     run = torch.compile(model) if "compile" in variant else model
 
@@ -121,6 +182,21 @@ def main() -> None:
         "threads": torch.get_num_threads(),
     })  # fmt: skip
     serve(step, device)
+
+
+def tensor(array):
+    """Numbers as torch reads them: whole ones are long."""
+    found = torch.tensor(array)
+    return found if found.is_floating_point() else found.long()
+
+
+def nested(arrays):
+    """``{"a/b": x}`` to ``{"a": {"b": x}}``."""
+    found = {}
+    for name, array in arrays.items():
+        side, _, field = name.rpartition("/")
+        (found.setdefault(side, {}) if side else found)[field] = array
+    return found
 
 
 def serve_generation(model, batch, options, device):

@@ -2,10 +2,14 @@
 
 import functools
 import json
+import os
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -34,6 +38,26 @@ def line(case: str, **values) -> str:
         **{package: version(package) for package in ("jax", "flax", "optax")},
     }
     return json.dumps({"case": case, **values, **machine})
+
+
+def child(program: str, told: Any, **environment: str) -> Any:
+    """What a program prints last, as JSON, run by a process of its own that is told `told` as its argument.
+
+    Raises:
+      RuntimeError: where it fails, with its last words.
+    """
+    environment = {
+        **os.environ,
+        **environment,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+    }
+    words = [sys.executable, "-c", program, json.dumps(told)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(
+            f"a process of the benchmark failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}"
+        )
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 class Runner:

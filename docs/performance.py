@@ -66,12 +66,47 @@ def targets() -> str:
     for what, target, case, fields in TARGETS:
         rows = [row for row in lines(case) if row["device"] != "cpu" and row.get("size") == "llama-1b"]
         rows = [row for row in rows if all(row.get(name) == value for name, value in fields.items())]
-        told.append((what, target, _state(rows[-1]) if rows else "unmeasured: no GPU yet"))
+        told.append((what, target, _state(rows[-1], compared(rows[-1])) if rows else "unmeasured: no GPU yet"))
     return table(("what", "target", "measured"), told)
 
 
-def _state(row: dict[str, Any]) -> str:
-    parts = []
+def compared(row: dict[str, Any]) -> tuple[float, str] | None:
+    """How many times what its parts take a step takes, and what they are; None without rows of the parts.
+
+    The parts ran on the same device, shape and batch: for preferences two plain steps and two forward passes, for
+    distillation a plain step, for the composed step the plain one and what each method alone adds to it.
+    """
+    fields = ("size", "batch", "dtype", "rank", "forward", "remat", "device")
+    same = [other for other in lines("throughput") if all(other.get(name) == row.get(name) for name in fields)]
+    step = {other["method"]: other["seconds"]["median"] for other in same if "seconds" in other}
+    forward = {other["method"]: other["forward_seconds"]["median"] for other in same if "forward_seconds" in other}
+    added = ("distillation", "ewc", "uncertainty")
+    if row.get("method") == "dpo" and "lora" in forward:
+        parts, told = 2 * (step["lora"] + forward["lora"]), "two plain steps and two forward passes"
+    elif row.get("method") == "distillation" and "lora" in step:
+        parts, told = step["lora"], "the plain step"
+    elif row.get("method") == "composed" and {"lora", *added} <= set(step):
+        parts, told = step["lora"] + sum(step[name] - step["lora"] for name in added), "its parts added up"
+    else:
+        return None
+    return row["seconds"]["median"] / parts, told
+
+
+def composed() -> str:
+    """Steps beside their parts, on whatever device ran them."""
+    rows = latest(
+        (row for row in lines("throughput") if "seconds" in row), "size", "method", "device", "batch", "dtype"
+    )
+    told = [
+        (row["size"], row["method"], " × ".join(map(str, row["batch"])), row["device"], f"{found[0]:.2f} × {found[1]}")
+        for row in rows
+        if (found := compared(row))
+    ]
+    return table(("shape", "step", "batch", "device", "takes"), told) if told else "Nothing is recorded."
+
+
+def _state(row: dict[str, Any], found: tuple[float, str] | None) -> str:
+    parts = [f"{found[0]:.2f}× {found[1]}"] if found else []
     if "ratio" in row:
         parts.append(f"{row['ratio']:.2f}× {row.get('peer', 'one after another')}")
     if "share_of_matrix_rate" in row:
@@ -146,7 +181,7 @@ def rounding() -> str:
 
 def plain(case: str, head: tuple[str, ...], cells) -> str:
     """The newest rows of a case as a table."""
-    told = [cells(row) for row in latest(lines(case), "size", "method", "device", "members")]
+    told = [cells(row) for row in latest(lines(case), "size", "method", "device", "members", "batch")]
     return table(head, told) if told else "Nothing is recorded."
 
 
@@ -230,24 +265,40 @@ def _short(value: float) -> str:
     return f"{value:g}"
 
 
-def draw_steps() -> None:
-    """Ours, the peer and the floor, for each pair."""
-    rows = latest((row for row in lines("throughput") if "peer" in row), "size", "method", "peer", "device", "batch")
+def draw_bars() -> None:
+    """Ours, the peer and the floor, a picture for each case that has them."""
+    pairs = [row for row in lines("throughput") if "peer" in row]
+    _bars(
+        "steps", "seconds a step", latest(pairs, "size", "method", "peer", "device", "batch"),
+        lambda row: f"{row['size']}\n{row['method']}, {row['peer']}, {row['device']}",
+        {"ours": "paired_seconds", "peer": "peer_seconds", "floor": "floor_seconds"},
+    )  # fmt: skip
+    _bars(
+        "generation", "seconds for all prompts", latest(lines("generation"), "size", "device", "batch"),
+        lambda row: f"{row['size']}\n{row['batch'][0]} prompts, {row['device']}",
+        {"ours": "seconds", "peer": "peer_seconds"},
+    )  # fmt: skip
+    _bars(
+        "allocator", "seconds a step", latest(lines("allocator"), "size", "method"),
+        lambda row: f"{row['size']}\n{row['method']}", {"ours, memory kept": "kept_seconds", "given back": "seconds"},
+    )  # fmt: skip
+
+
+def _bars(name: str, unit: str, rows: list[dict[str, Any]], label, series: dict[str, str]) -> None:
     if not rows:
         return
     figure, axes = plt.subplots(figsize=(8, 0.9 + 0.9 * len(rows)), layout="constrained")
     for place, row in enumerate(rows):
-        bars = (row["paired_seconds"]["median"], row["peer_seconds"]["median"], row["floor_seconds"])
-        for offset, (value, (name, colour)) in enumerate(zip(bars, COLOURS.items(), strict=True)):
-            axes.barh(place + 0.26 * (offset - 1), value, 0.24, color=colour, label=name if place == 0 else None)
-    axes.set_yticks(
-        range(len(rows)), [f"{row['size']}\n{row['method']}, {row['peer']}, {row['device']}" for row in rows]
-    )
-    axes.set(xlabel="seconds a step")
+        for offset, ((what, field), colour) in enumerate(zip(series.items(), COLOURS.values(), strict=False)):
+            value = row.get(field, 0.0)
+            length = value["median"] if isinstance(value, dict) else value
+            axes.barh(place + 0.26 * (offset - 1), length, 0.24, color=colour, label=what if place == 0 else None)
+    axes.set_yticks(range(len(rows)), [label(row) for row in rows])
+    axes.set(xlabel=unit)
     axes.invert_yaxis()
-    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series))
     tidy(axes)
-    _save(figure, "steps")
+    _save(figure, name)
 
 
 def _save(figure, name: str) -> None:
@@ -260,10 +311,11 @@ def main() -> None:
     """Fills the tables into the text and draws."""
     draw_rounding()
     draw_growth()
-    draw_steps()
+    draw_bars()
     filled = {
         "targets": targets(),
         "paired": paired(),
+        "composed": composed(),
         "aot": ahead(),
         "rounding": rounding(),
         "compilation": plain(
@@ -272,6 +324,22 @@ def main() -> None:
             lambda row: (
                 row["size"], row["method"], row["device"],
                 *(f"{row[name]:.1f}" for name in ("trace_seconds", "cold_seconds", "cached_seconds")),
+            ),
+        ),
+        "allocator": plain(
+            "allocator",
+            ("shape", "step", "pages cleared a step, left / kept", "peak, left / kept", "seconds, left / kept"),
+            lambda row: (
+                row["size"], row["method"], f"{row['page_faults']:,.0f} / {row['kept_page_faults']:,.0f}",
+                f"{gigabytes(row['peak_bytes'])} / {gigabytes(row['kept_peak_bytes'])}", f"{row['ratio']:.2f}",
+            ),
+        ),
+        "generation": plain(
+            "generation",
+            ("shape", "prompts", "new tokens", "device", "equal tokens", "peer's seconds / ours"),
+            lambda row: (
+                row["size"], " × ".join(map(str, row["batch"])), row["new"], row["device"],
+                f"{row['equal_tokens']:.0%}" if "equal_tokens" in row else "", f"{row['ratio']:.2f}",
             ),
         ),
         "pipeline": plain(

@@ -56,6 +56,16 @@ def test_a_population_equals_its_members_one_after_another():
     assert row["members"] == 2 and row["largest_loss_difference"] < 1e-5 and row["ratio"] > 0
 
 
+def test_the_allocator_is_measured_with_memory_kept_and_without():
+    row = next(case.rows("allocator", Options(size="tiny", repeats=1)))
+    assert row["ratio"] > 0 and row["peak_bytes"] > 1e8 and row["kept_page_faults"] >= 0
+
+
+def test_compilation_is_measured_cold_and_from_the_cache():
+    row = next(case.rows("compilation", Options(size="tiny")))
+    assert row["cold_seconds"] > 0 and row["cached_seconds"] > 0
+
+
 def test_the_pipeline_says_how_long_the_device_waited():
     row = next(case.rows("pipeline", Options(size="tiny", repeats=1, rank=2)))
     assert 0 <= row["wait_share"] < 1 and row["compilations"] == 1 and row["log_seconds"]["max"] < 0.1
