@@ -10,7 +10,7 @@ from benchmarks import peer, trace
 from benchmarks.case import Options
 from benchmarks.cost import step_cost
 from benchmarks.programs import Step, build
-from benchmarks.timing import Runner, bandwidth, matrix_rate, memory, peak_bytes, seconds, spread
+from benchmarks.timing import Runner, bandwidth, matrix_rate, memory, peak_bytes, spread
 from ft_jax.core.params import count
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
@@ -50,7 +50,6 @@ def measure(name: str, step: Step, options: Options) -> Iterator[dict[str, Any]]
         "dtype": step.shape.dtype,
         "rank": options.rank,
         "compilations": compiled.compilations(),
-        "forward_seconds": spread(forward_pass(step, runner.state, options)),
         **stated(step, ours, options),
     }
     if not options.peer:
@@ -64,13 +63,6 @@ def task_loss(step: Step, state: Any) -> float:
     """The task's loss of the batch, of its chosen side where it has two, before anything is learned."""
     terms, _ = jax.jit(step.program.evaluate)(state, step.batch.get("chosen", step.batch))
     return float(np.mean(terms["task"]))
-
-
-def forward_pass(step: Step, state: Any, options: Options) -> np.ndarray:
-    """Seconds of the loss alone, of which no gradient is made and which gives no predictions."""
-    batch = jax.device_put(step.batch.get("chosen", step.batch))
-    run = jax.jit(lambda state, batch: step.program.evaluate(state, batch)[0])
-    return seconds(lambda: run(state, batch), options.repeats, 2)
 
 
 def stated(step: Step, taken: list[float], options: Options) -> dict[str, Any]:

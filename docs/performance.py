@@ -27,9 +27,9 @@ TARGETS = (
     ),
     ("QLoRA step", "base ≤ 0.6 bytes a parameter", "throughput", {"method": "qlora"}),
     ("16 LoRA trials in one program", "≥ 7.5× the peer one after another", "populations", {"members": 16}),
-    ("DPO step", "≤ 1.1× its passes", "throughput", {"method": "dpo"}),
-    ("distillation step", "≤ 1.45× the plain step", "throughput", {"method": "distillation"}),
-    ("composed step", "≤ 1.05× its parts added up", "throughput", {"method": "composed"}),
+    ("DPO step", "≤ 1.1× its passes", "composition", {"method": "dpo"}),
+    ("distillation step", "≤ 1.45× the plain step", "composition", {"method": "distillation"}),
+    ("composed step", "≤ 1.05× its parts added up", "composition", {"method": "composed"}),
     ("generation, batch 64", "≥ 3× the peer", "generation", {}),
     ("compilation", "≤ 40 s cold, ≤ 3 s cached", "compilation", {}),
     ("pipeline", "device idle ≤ 2% of a step", "pipeline", {}),
@@ -66,49 +66,14 @@ def targets() -> str:
     for what, target, case, fields in TARGETS:
         rows = [row for row in lines(case) if row["device"] != "cpu" and row.get("size") == "llama-1b"]
         rows = [row for row in rows if all(row.get(name) == value for name, value in fields.items())]
-        told.append((what, target, _state(rows[-1], compared(rows[-1])) if rows else "unmeasured: no GPU yet"))
+        told.append((what, target, _state(rows[-1]) if rows else "unmeasured: no GPU yet"))
     return table(("what", "target", "measured"), told)
 
 
-def compared(row: dict[str, Any]) -> tuple[float, str] | None:
-    """How many times what its parts take a step takes, and what they are; None without rows of the parts.
-
-    The parts ran on the same device, shape and batch: for preferences two plain steps and two forward passes, for
-    distillation a plain step, for the composed step the plain one and what each method alone adds to it.
-    """
-    fields = ("size", "batch", "dtype", "rank", "forward", "remat", "device")
-    same = [other for other in lines("throughput") if all(other.get(name) == row.get(name) for name in fields)]
-    step = {other["method"]: other["seconds"]["median"] for other in same if "seconds" in other}
-    forward = {other["method"]: other["forward_seconds"]["median"] for other in same if "forward_seconds" in other}
-    added = ("distillation", "ewc", "uncertainty")
-    if row.get("method") == "dpo" and "lora" in forward:
-        parts, told = 2 * (step["lora"] + forward["lora"]), "two plain steps and two forward passes"
-    elif row.get("method") == "distillation" and "lora" in step:
-        parts, told = step["lora"], "the plain step"
-    elif row.get("method") == "composed" and {"lora", *added} <= set(step):
-        parts, told = step["lora"] + sum(step[name] - step["lora"] for name in added), "its parts added up"
-    else:
-        return None
-    return row["seconds"]["median"] / parts, told
-
-
-def composed() -> str:
-    """Steps beside their parts, on whatever device ran them."""
-    rows = latest(
-        (row for row in lines("throughput") if "seconds" in row), "size", "method", "device", "batch", "dtype"
-    )
-    told = [
-        (row["size"], row["method"], " × ".join(map(str, row["batch"])), row["device"], f"{found[0]:.2f} × {found[1]}")
-        for row in rows
-        if (found := compared(row))
-    ]
-    return table(("shape", "step", "batch", "device", "takes"), told) if told else "Nothing is recorded."
-
-
-def _state(row: dict[str, Any], found: tuple[float, str] | None) -> str:
-    parts = [f"{found[0]:.2f}× {found[1]}"] if found else []
+def _state(row: dict[str, Any]) -> str:
+    parts = []
     if "ratio" in row:
-        parts.append(f"{row['ratio']:.2f}× {row.get('peer', 'one after another')}")
+        parts.append(f"{row['ratio']:.2f}× {row.get('beside') or row.get('peer', 'one after another')}")
     if "share_of_matrix_rate" in row:
         parts.append(f"{row['share_of_matrix_rate']:.0%} of the matrix rate")
     if "tokens_per_second" in row:
@@ -315,7 +280,14 @@ def main() -> None:
     filled = {
         "targets": targets(),
         "paired": paired(),
-        "composed": composed(),
+        "composed": plain(
+            "composition",
+            ("shape", "step", "batch", "device", "takes, times", "what"),
+            lambda row: (
+                row["size"], row["method"], " × ".join(map(str, row["batch"])), row["device"],
+                f"{row['ratio']:.2f} ({row['ratio_range'][0]:.2f} to {row['ratio_range'][1]:.2f})", row["beside"],
+            ),
+        ),
         "aot": ahead(),
         "rounding": rounding(),
         "compilation": plain(

@@ -19,7 +19,7 @@ EVERYTHING: tuple[tuple[str, dict[str, Any]], ...] = (
     ("throughput", {"methods": ("lora",), "forward": "merged"}),
     ("throughput", {"methods": ("lora",), "remat": "full", "peer": ("liger+checkpoint",)}),
     ("throughput", {"methods": ("qlora", "dora", "distillation", "dpo"), "peer": ("eager", "compile")}),
-    ("throughput", {"methods": ("ewc", "uncertainty", "composed")}),
+    ("composition", {}),
     ("populations", {"peer": ("compile", "liger")}),
     ("generation", {"peer": ("eager",)}),
     ("compilation", {"methods": ("lora", "full")}),

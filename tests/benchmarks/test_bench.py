@@ -61,6 +61,14 @@ def test_the_allocator_is_measured_with_memory_kept_and_without():
     assert row["ratio"] > 0 and row["peak_bytes"] > 1e8 and row["kept_page_faults"] >= 0
 
 
+def test_steps_are_held_against_their_parts():
+    found = {row["method"]: row for row in case.rows("composition", Options(size="tiny", repeats=2, rank=2))}
+    assert list(found) == ["distillation", "dpo", "composed"]
+    times = found["dpo"]["seconds"]
+    assert set(times) == {"lora", "distillation", "ewc", "uncertainty", "composed", "dpo", "forward"}
+    assert all(row["ratio_range"][0] <= row["ratio"] <= row["ratio_range"][1] for row in found.values())
+
+
 def test_compilation_is_measured_cold_and_from_the_cache():
     row = next(case.rows("compilation", Options(size="tiny")))
     assert row["cold_seconds"] > 0 and row["cached_seconds"] > 0
@@ -90,7 +98,7 @@ def test_everything_is_made_of_cases_and_steps_that_exist():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nope"], "there is no benchmark 'nope'; use all, aot"),
+        (["nope"], "there is no benchmark 'nope'; use all, allocator"),
         (["throughput", "--size", "huge"], "there is no shape 'huge'; use one of tiny"),
         (["throughput", "--size", "tiny", "--methods", "sorcery"], "there is no step 'sorcery'; use one of full"),
     ],

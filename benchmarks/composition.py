@@ -1,0 +1,64 @@
+"""Steps beside their parts, taken in turn: preferences, distillation, and a composition of four methods."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.case import Options
+from benchmarks.programs import Step, build
+from benchmarks.timing import Runner, seconds
+
+ADDED = ("distillation", "ewc", "uncertainty")
+"""What the step called ``composed`` has over LoRA."""
+
+
+def rows(options: Options) -> Iterator[dict[str, Any]]:
+    """One row a step: how many times what its parts take it takes.
+
+    A preference step is held against two plain ones, for its two sides, and the reference's two forward passes; one of
+    distillation against the plain one; the composed one against the plain one and what each method adds to it.
+    """
+    name, shape = options.shape("small" if jax.default_backend() == "cpu" else "llama-1b")
+    steps = {
+        method: build(method, shape, rank=options.rank, forward=options.forward)
+        for method in ("lora", *ADDED, "composed", "dpo")
+    }
+    runners = {method: Runner(*step.start()) for method, step in steps.items()}
+    forward = loss_alone(steps["lora"], runners["lora"].state)
+    takes: dict[str, Any] = {method: runner.advance for method, runner in runners.items()}
+    takes["forward"] = lambda: float(seconds(forward, 1, 0)[0])
+    for take in takes.values():
+        for _ in range(3):
+            take()
+    rounds = [{what: take() for what, take in takes.items()} for _ in range(options.repeats)]
+    taken = {what: np.asarray([found[what] for found in rounds]) for what in takes}
+    plain = taken["lora"]
+    parts = {
+        "distillation": (plain, "the plain step"),
+        "dpo": (2 * (plain + taken["forward"]), "two plain steps and two forward passes"),
+        "composed": (plain + sum(taken[method] - plain for method in ADDED), "its parts added up"),
+    }
+    for method, (parted, beside) in parts.items():
+        ratios = taken[method] / parted
+        yield {
+            "size": name,
+            "method": method,
+            "beside": beside,
+            "batch": [shape.batch, shape.time],
+            "dtype": shape.dtype,
+            "rank": options.rank,
+            "forward": options.forward,
+            "ratio": float(np.median(ratios)),
+            "ratio_range": [float(ratios.min()), float(ratios.max())],
+            "seconds": {what: float(np.median(times)) for what, times in taken.items()},
+        }
+
+
+def loss_alone(step: Step, state: Any):
+    """The loss, compiled without its gradient and without predictions."""
+    batch, run = jax.device_put(step.batch), jax.jit(lambda state, batch: step.program.evaluate(state, batch)[0])
+    # The step gives its state away; a copy stays.
+    state = jax.tree.map(lambda leaf: leaf.copy(), state.replace(frozen=None)).replace(frozen=state.frozen)
+    return lambda: run(state, batch)
