@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,10 @@ from ft_jax.core import Problem, make_step, merge, optimizer, parameters, superv
 from ft_jax.models import tiny_decoder
 
 BATCH, TIME, VOCABULARY = 8, 6, 32
+EMITTERS = "xla_cpu_use_fusion_emitters"
+EXACT = {EMITTERS: True} if EMITTERS in os.environ["XLA_FLAGS"] else None
+"""Compiles with XLA's own choice of generator, whose bits do not depend on what is donated; tests/conftest.py chose the
+quicker one."""
 NAMES = tuple(ft_jax.catalogue)
 
 
