@@ -21,7 +21,7 @@ def faults():
 
 name, method, changes, repeats = json.loads(sys.argv[1])
 runner = Runner(*build(method, shape(name, **changes)).start())
-for _ in range(8):
+for _ in range(4):
     runner.advance()
 before = faults()
 seconds = [runner.advance() for _ in range(repeats)]

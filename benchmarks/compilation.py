@@ -32,7 +32,8 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
     changes = {"batch": shape.batch, "time": shape.time, "dtype": shape.dtype, "remat": options.remat}
     for method in options.methods or ("lora",):
         with tempfile.TemporaryDirectory() as folder:
-            cold, cached = (_child([name, method, changes], folder) for _ in range(2))
+            kept = {"JAX_COMPILATION_CACHE_DIR": folder, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+            cold, cached = (child(CHILD, [name, method, changes], **kept) for _ in range(2))
         yield {
             "size": name,
             "method": method,
@@ -42,7 +43,3 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
             "cached_seconds": cached[2],
             "cached_with_trace_seconds": cached[1] + cached[2],
         }
-
-
-def _child(told, cache: str):
-    return child(CHILD, told, JAX_COMPILATION_CACHE_DIR=cache, XLA_PYTHON_CLIENT_PREALLOCATE="false")

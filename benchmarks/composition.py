@@ -26,7 +26,7 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
         for method in ("lora", *ADDED, "composed", "dpo")
     }
     runners = {method: Runner(*step.start()) for method, step in steps.items()}
-    forward = loss_alone(steps["lora"], runners["lora"].state)
+    forward = loss_alone(steps["lora"])
     takes: dict[str, Any] = {method: runner.advance for method, runner in runners.items()}
     takes["forward"] = lambda: float(seconds(forward, 1, 0)[0])
     for take in takes.values():
@@ -56,9 +56,8 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
         }
 
 
-def loss_alone(step: Step, state: Any):
+def loss_alone(step: Step):
     """The loss, compiled without its gradient and without predictions."""
-    batch, run = jax.device_put(step.batch), jax.jit(lambda state, batch: step.program.evaluate(state, batch)[0])
-    # The step gives its state away; a copy stays.
-    state = jax.tree.map(lambda leaf: leaf.copy(), state.replace(frozen=None)).replace(frozen=state.frozen)
+    _, state, batch = step.start()
+    run = jax.jit(lambda state, batch: step.program.evaluate(state, batch)[0])
     return lambda: run(state, batch)

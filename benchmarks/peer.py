@@ -21,7 +21,7 @@ VARIANTS = ("eager", "compile", "liger", "liger+compile", "liger+checkpoint", "e
 settings of the allocator that `ft_jax.training.process` gives ours."""
 
 HEAP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**62)}
-
+"""Those settings as glibc reads them from the environment."""
 
 METHODS = ("full", "lora", "dora", "qlora", "dpo", "distillation")
 """What the peer trains, of `benchmarks.programs.METHODS`; preferences and distillation with LoRA, for language models;

@@ -72,12 +72,16 @@ class Language(torch.nn.Module):
         return self.network(input_ids=input_ids).logits.float()
 
 
-class Preferring(torch.nn.Module):
-    """Direct preference optimization as trl computes it: both sides in one batch, the reference without adapters."""
+class Around(torch.nn.Module):
+    """A loss of its own round an adapted language model."""
 
     def __init__(self, language):
         super().__init__()
         self.language, self.network = language, language.network
+
+
+class Preferring(Around):
+    """Direct preference optimization as trl computes it: both sides in one batch, the reference without adapters."""
 
     def forward(self, chosen, rejected):
         ids, labels, weights = (
@@ -94,16 +98,9 @@ class Preferring(torch.nn.Module):
         better, worse = (log_probabilities() - reference).chunk(2)
         return -torch.nn.functional.logsigmoid(BETA * (better - worse)).mean()
 
-    def task(self, batch):
-        return self.language(**batch["chosen"])
 
-
-class Distilled(torch.nn.Module):
+class Distilled(Around):
     """The labels' loss and the divergence from the teacher, which is the model without adapters."""
-
-    def __init__(self, language):
-        super().__init__()
-        self.language, self.network = language, language.network
 
     def forward(self, input_ids, labels):
         with torch.no_grad(), self.network.disable_adapter():
@@ -112,9 +109,6 @@ class Distilled(torch.nn.Module):
         student = torch.log_softmax(logits / TEMPERATURE, -1)
         divergence = torch.nn.functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
         return torch.nn.functional.cross_entropy(logits, labels.flatten()) + TEMPERATURE**2 * divergence
-
-    def task(self, batch):
-        return self.language(**batch)
 
 
 def adapted(model, options):
@@ -163,7 +157,8 @@ def main() -> None:
     optimizer = torch.optim.AdamW(learning, lr=options["learning_rate"], weight_decay=0.0, fused=True)
     model.eval()
     with torch.no_grad():
-        loss = float(model.task(batch) if hasattr(model, "task") else model(**batch))
+        # The task's own, of the chosen side of preferences, whatever loss stands round it.
+        loss = float(getattr(model, "language", model)(**batch.get("chosen", batch)))
     model.train(not options["deterministic"])
     run = torch.compile(model) if "compile" in variant else model
 

@@ -144,9 +144,10 @@ def rounding() -> str:
     return table(("learning rate", *(name.replace("_", " ") for name in names)), told)
 
 
-def plain(case: str, head: tuple[str, ...], cells) -> str:
-    """The newest rows of a case as a table."""
-    told = [cells(row) for row in latest(lines(case), "size", "method", "device", "members", "batch")]
+def plain(case: str, head: tuple[str, ...], cells, having: str = "size") -> str:
+    """The newest rows of a case, of those that have a field, as a table."""
+    rows = (row for row in lines(case) if having in row)
+    told = [cells(row) for row in latest(rows, "size", "method", "device", "members", "batch")]
     return table(head, told) if told else "Nothing is recorded."
 
 
@@ -239,7 +240,8 @@ def draw_bars() -> None:
         {"ours": "paired_seconds", "peer": "peer_seconds", "floor": "floor_seconds"},
     )  # fmt: skip
     _bars(
-        "generation", "seconds for all prompts", latest(lines("generation"), "size", "device", "batch"),
+        "generation", "seconds for all prompts",
+        latest((row for row in lines("generation") if "peer" in row), "size", "device", "batch"),
         lambda row: f"{row['size']}\n{row['batch'][0]} prompts, {row['device']}",
         {"ours": "seconds", "peer": "peer_seconds"},
     )  # fmt: skip
@@ -255,7 +257,7 @@ def _bars(name: str, unit: str, rows: list[dict[str, Any]], label, series: dict[
     figure, axes = plt.subplots(figsize=(8, 0.9 + 0.9 * len(rows)), layout="constrained")
     for place, row in enumerate(rows):
         for offset, ((what, field), colour) in enumerate(zip(series.items(), COLOURS.values(), strict=False)):
-            value = row.get(field, 0.0)
+            value = row[field]
             length = value["median"] if isinstance(value, dict) else value
             axes.barh(place + 0.26 * (offset - 1), length, 0.24, color=colour, label=what if place == 0 else None)
     axes.set_yticks(range(len(rows)), [label(row) for row in rows])
@@ -311,8 +313,9 @@ def main() -> None:
             ("shape", "prompts", "new tokens", "device", "equal tokens", "peer's seconds / ours"),
             lambda row: (
                 row["size"], " × ".join(map(str, row["batch"])), row["new"], row["device"],
-                f"{row['equal_tokens']:.0%}" if "equal_tokens" in row else "", f"{row['ratio']:.2f}",
+                f"{row['equal_tokens']:.0%}", f"{row['ratio']:.2f}",
             ),
+            having="peer",
         ),
         "pipeline": plain(
             "pipeline",

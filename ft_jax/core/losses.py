@@ -57,10 +57,8 @@ def _chunked_sum(row_loss, chunk, rows, shared, aligned, constants, weights):
 
 
 def _chunked_sum_forward(row_loss, chunk, rows, shared, aligned, constants, weights):
-    shared_learns = any(leaf.perturbed for leaf in jax.tree.leaves(shared, is_leaf=_is_primal))
-    rows, shared, aligned, constants, weights = jax.tree.map(
-        lambda leaf: leaf.value, (rows, shared, aligned, constants, weights), is_leaf=_is_primal
-    )
+    shared_learns = _learns(shared)
+    rows, shared, aligned, constants, weights = _values((rows, shared, aligned, constants, weights))
     leaves, outline = jax.tree.flatten(shared)
     learning = [shared_learns and jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
 
@@ -93,6 +91,16 @@ def _chunked_sum_backward(row_loss, chunk, residuals, cotangent):
 
 def _is_primal(leaf) -> bool:
     return isinstance(leaf, jax.custom_derivatives.CustomVJPPrimal)
+
+
+def _learns(tree) -> bool:
+    """Whether a gradient is wanted of any of a forward rule's arguments."""
+    return any(leaf.perturbed for leaf in jax.tree.leaves(tree, is_leaf=_is_primal))
+
+
+def _values(tree):
+    """A forward rule's arguments themselves."""
+    return jax.tree.map(lambda leaf: leaf.value, tree, is_leaf=_is_primal)
 
 
 _chunked_sum.defvjp(_chunked_sum_forward, _chunked_sum_backward, symbolic_zeros=True)
@@ -209,8 +217,8 @@ def _chunked_rows(row_loss, chunk, rows, shared, aligned):
 
 
 def _chunked_rows_forward(row_loss, chunk, rows, shared, aligned):
-    shared_learns = any(leaf.perturbed for leaf in jax.tree.leaves(shared, is_leaf=_is_primal))
-    rows, shared, aligned = jax.tree.map(lambda leaf: leaf.value, (rows, shared, aligned), is_leaf=_is_primal)
+    shared_learns = _learns(shared)
+    rows, shared, aligned = _values((rows, shared, aligned))
     if shared_learns:
         return _chunked_rows(row_loss, chunk, rows, shared, aligned), (None, rows, shared, aligned)
 

@@ -15,7 +15,7 @@ ALLOCATOR = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": 
 
 
 def set_up_process() -> None:
-    """Both of the below; `ft_jax.training.fit` and ``ft-jax`` call it, a script of your own may at its start."""
+    """Both of the below; `fit`, dry runs and ``ft-jax bench`` call it, a script of your own may at its start."""
     use_compilation_cache()
     keep_freed_memory()
 
