@@ -1,102 +1,143 @@
-"""Sharded steps compiled ahead of time for TPUs that are not here: bytes and operations of one chip.
+"""Steps compiled ahead of time for accelerators that are not here: bytes, operations and kernels of one chip.
 
-Needs the TPU compiler, ``pip install libtpu``, and no TPU. It tells whether a step fits a chip and how long it
-takes to compile, not how fast it runs.
+Needs the compiler and not the chip: ``pip install libtpu`` for TPUs, ``pip install "jax[cuda12]"`` for an H100, with
+``JAX_PLATFORMS=cpu`` where no GPU is. It tells what a step holds, whether it fits, which fused kernels it takes and how
+long it compiles, not how fast it runs. XLA times no kernels for a GPU that isn't there, so it compiles sooner than on
+one, and chooses its products' tiles by rule.
 """
 
+import collections
 import dataclasses
+import math
 import os
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.case import Options
 from benchmarks.cost import step_cost
 from benchmarks.programs import build
 from benchmarks.shapes import SHAPES
 from benchmarks.timing import memory
+from ft_jax.core.mesh import BATCH_AXES
 from ft_jax.training.parallel import Mesh
-from ft_jax.training.sharding import shardings
+
+ALONE = Mesh(data=1, fsdp=1, tensor=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A step for some chips.
+
+    Attributes:
+      size: of `benchmarks.shapes.SHAPES`.
+      topology: a TPU's, or ``h100:<count>`` on one host.
+      mesh: of the chips.
+      method: of `benchmarks.programs.METHODS`.
+      batch: examples for each part of the data and fsdp axes; None for the shape's own.
+      changes: of the model's configuration.
+      forward: of LoRA.
+    """
+
+    size: str
+    topology: str
+    mesh: Mesh = ALONE
+    method: str = "lora"
+    batch: int | None = 1
+    changes: tuple[tuple[str, Any], ...] = ()
+    forward: str = "auto"
+
+
+DEEP = (("remat", "full"), ("scan", True))
 
 RUNS = (
-    ("llama-1b", "v5p:2x2x1", Mesh(data=1, fsdp=4, tensor=1)),
-    ("llama-1b", "v5p:8x8x8", Mesh(data=16, fsdp=32, tensor=1)),
-    ("llama-8b", "v5p:2x2x2", Mesh(data=1, fsdp=8, tensor=1)),
-    ("llama-8b", "v5p:8x8x8", Mesh(data=8, fsdp=32, tensor=2)),
+    Run("llama-1b", "v5p:2x2x1", Mesh(data=1, fsdp=4, tensor=1), changes=DEEP),
+    Run("llama-1b", "v5p:8x8x8", Mesh(data=16, fsdp=32, tensor=1), changes=DEEP),
+    Run("llama-8b", "v5p:2x2x2", Mesh(data=1, fsdp=8, tensor=1), changes=DEEP),
+    Run("llama-8b", "v5p:8x8x8", Mesh(data=8, fsdp=32, tensor=2), changes=DEEP),
+    *(
+        Run("llama-1b", "h100:1", method=method, batch=None)
+        for method in ("lora", "full", "qlora", "dora", "distillation", "dpo", "composed")
+    ),
+    Run("llama-1b", "h100:1", batch=None, forward="merged"),
+    Run("llama-1b", "h100:1", batch=None, changes=(("remat", "full"),)),
+    Run("llama-1b", "h100:1", batch=None, changes=(("remat", "dots"),)),
+    Run("llama-8b", "h100:1", method="qlora", batch=1, changes=(("remat", "full"),)),
+    Run("llama-8b", "h100:8", Mesh(data=1, fsdp=8, tensor=1), changes=(("remat", "full"),)),
+    Run("llama-8b", "h100:8", Mesh(data=1, fsdp=8, tensor=1), method="full", changes=(("remat", "full"),)),
 )
-"""Shape, topology and mesh; the batch is one example a chip of the data and fsdp axes."""
 
 
 def rows(options: Options) -> Iterator[dict[str, Any]]:
-    """One row a run; ``--size`` takes only the runs of that shape."""
-    for name, topology, grid in RUNS:
-        if options.size in (None, name):
-            yield compiled_for(name, topology, grid, options)
+    """One row a run; ``--size`` and ``--methods`` take only the runs of that shape and those steps."""
+    for run in RUNS:
+        if options.size in (None, run.size) and (not options.methods or run.method in options.methods):
+            yield compiled_for(run, rank=options.rank)
 
 
-def compiled_for(name: str, topology: str, grid: Mesh, options: Options) -> dict[str, Any]:
-    """One row: the LoRA step of a shape on a grid of chips.
+def compiled_for(run: Run, rank: int = 16) -> dict[str, Any]:
+    """One row.
 
     Raises:
-      ValueError: where the TPU compiler is not installed.
+      ValueError: where the chip's compiler is not installed.
     """
-    mesh = grid.build(list(devices(topology)))
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    shape = dataclasses.replace(SHAPES[name], batch=shards * (options.batch or 1), time=options.time or 2048)
-    config = dataclasses.replace(shape.config, remat=options.remat or "full", scan=True)
-    step = build("lora", dataclasses.replace(shape, config=config), rank=options.rank, abstract=True)
-    state = jax.eval_shape(step.program.init, step.model.params, jax.random.key(1))
-    places = shardings(state, mesh)
-    state = jax.tree.map(_at, state, places)
-    rows_of = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    batch = {name: _at(array, rows_of) for name, array in step.batch.items()}
-
-    def apart(state, frozen, batch):
-        state, metrics = step.program.step(state.replace(frozen=frozen), batch)
-        return state.replace(frozen=None), metrics
-
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    learned = places.replace(frozen=None)
-    jitted = jax.jit(apart, donate_argnums=0, out_shardings=(learned, everywhere))
+    mesh = run.mesh.build(list(devices(run.topology)))
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    shape = SHAPES[run.size]
+    shape = dataclasses.replace(shape, batch=shape.batch if run.batch is None else run.batch * shards, time=2048)
+    plain = dataclasses.replace(shape.config, **{name: value for name, value in run.changes if name != "scan"})
+    config = dataclasses.replace(plain, **dict(run.changes))
+    step = build(
+        run.method, dataclasses.replace(shape, config=config), rank=rank, forward=run.forward, abstract=True
+    )  # fmt: skip
     begin = time.perf_counter()
-    lowered = jitted.lower(state.replace(frozen=None), state.frozen, batch)
+    lowered = step.lowered(mesh)
     traced = time.perf_counter()
     compiled = lowered.compile()
     done = time.perf_counter()
-    cost = step_cost(shape, "lora", rank=options.rank, forward="auto")
+    cost = step_cost(
+        dataclasses.replace(shape, config=plain), run.method, rank=rank, forward=run.forward,
+        causal=run.topology.startswith("h100"),
+    )  # fmt: skip
+    kernels = re.findall(r'custom_call_target="(__cudnn[^"]*)"', compiled.as_text())
     return {
-        "size": name,
-        "topology": topology,
+        "size": run.size,
+        "method": run.method,
+        "topology": run.topology,
         "chips": mesh.size,
         "chip": mesh.devices.flat[0].device_kind,
         "mesh": dict(mesh.shape),
         "batch": [shape.batch, shape.time],
+        "forward": run.forward,
         "remat": config.remat,
+        "scan": config.scan,
         "trace_seconds": traced - begin,
         "compile_seconds": done - traced,
         "flops": cost.flops,
         "flops_per_chip": cost.flops / mesh.size,
+        "kernels": collections.Counter(kernels),
         **memory(compiled),
     }
 
 
 def devices(topology: str):
     """The chips of a topology that is described, not there."""
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-
     from jax.experimental import topologies
 
+    name, _, count = topology.partition(":")
     try:
+        if name == "h100":
+            jax.devices()  # finds the plugins
+            described = {"target_config": Path(__file__).with_name("h100.txtpb").read_text(encoding="utf-8")}
+            return topologies.get_topology_desc("", "cuda", topology=f"1x1x{count}", **described).devices
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         return topologies.get_topology_desc(topology, "tpu").devices
     except Exception as error:
+        install = 'pip install "jax[cuda12]"' if name == "h100" else "pip install libtpu"
         raise ValueError(
-            f"{topology} can't be compiled for ({str(error)[:200]}); pip install libtpu, and run one process with it "
-            "at a time"
+            f"{topology} can't be compiled for ({str(error)[:200]}); {install}, and run one process with it at a time"
         ) from None
-
-
-def _at(leaf, sharding):
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -1,5 +1,6 @@
 """The steps that benchmarks run, by name: a composition over a shape, ready to compile or to train."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -7,12 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.shapes import Shape
 from ft_jax import adaptive, distillation, incremental, rl, transfer
 from ft_jax.core import Program, compose, jit_step, make_step, optimizer, supervised
 from ft_jax.core.members import map_members
+from ft_jax.core.mesh import BATCH_AXES, traced_for
 from ft_jax.models import Model
+from ft_jax.training.sharding import shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +42,27 @@ class Step:
         state = jax.jit(self.program.init)(self.model.params, jax.random.key(1))
         return jit_step(self.program.step), state, jax.device_put(self.batch)
 
-    def lowered(self) -> jax.stages.Lowered:
-        """The step lowered on shapes alone, the state donated except for the frozen weights."""
-        state = jax.eval_shape(self.program.init, self.model.params, jax.random.key(1))
+    def lowered(self, mesh: jax.sharding.Mesh | None = None) -> jax.stages.Lowered:
+        """The step lowered on shapes alone, the state donated except for the frozen weights.
+
+        Args:
+          mesh: of devices that need not be here; without one, jax's default device.
+        """
+        state, batch = jax.eval_shape(self.program.init, self.model.params, jax.random.key(1)), self.batch
+        options: dict[str, Any] = {}
+        if mesh is not None:
+            places = shardings(state, mesh)
+            rows, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((BATCH_AXES,), ()))
+            state = jax.tree.map(_at, state, places)
+            batch = jax.tree.map(lambda array: _at(array, rows), batch)
+            options = {"out_shardings": (places.replace(frozen=None), everywhere)}
 
         def apart(state, frozen, batch):
-            state, metrics = self.program.step(state.replace(frozen=frozen), batch)
+            with contextlib.nullcontext() if mesh is None else traced_for(mesh):
+                state, metrics = self.program.step(state.replace(frozen=frozen), batch)
             return state.replace(frozen=None), metrics
 
-        return jax.jit(apart, donate_argnums=0).lower(state.replace(frozen=None), state.frozen, self.batch)
+        return jax.jit(apart, donate_argnums=0, **options).lower(state.replace(frozen=None), state.frozen, batch)
 
     @property
     def tokens(self) -> int:
@@ -113,3 +129,7 @@ def build(
             side: {**fields, "weights": np.ones(fields["labels"].shape, np.float32)} for side, fields in sides.items()
         }
     return Step(name, shape, model, map_members(program, members) if members else program, batch)
+
+
+def _at(leaf, sharding):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

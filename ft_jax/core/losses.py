@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ft_jax.core.mesh import batch_shards
 from ft_jax.core.method import Loss
 from ft_jax.core.outputs import Outputs, logits_of
 from ft_jax.core.weights import shape
 
 LOGITS_PER_CHUNK = 2**26
-"""How many logits a chunk may hold: 256 MiB in float32."""
+"""How many logits a chunk may hold on a device: 256 MiB in float32."""
 
 
 def chunked_mean(
@@ -24,9 +25,9 @@ def chunked_mean(
     constants: Any,
     weights: Float[Array, "batch time"],
     total: Float[Array, ""],
-    chunk: int,
+    chunks: tuple[int, int],
 ) -> Float[Array, ""]:
-    """``Σ weights · row_loss(...) / total``, made `chunk` time steps at a time with the gradient formed on the way.
+    """``Σ weights · row_loss(...) / total``, made some time steps at a time with the gradient formed on the way.
 
     One pass over the chunks gives the value and, where a gradient is wanted, the gradients of `rows` and
     `shared`, so neither a chunk's logits nor anything to recompute them is kept.
@@ -39,24 +40,24 @@ def chunked_mean(
       constants: not differentiated and the same for every chunk, such as a temperature.
       weights: how much each position counts; not differentiated.
       total: what the weighted sum is divided by.
-      chunk: time steps per chunk.
+      chunks: time steps per chunk, and where `shared` learns, see `chunk_sizes`.
     """
     constants, weights, aligned = jax.lax.stop_gradient((constants, weights, aligned))
-    if weights.ndim < 2 or weights.shape[1] <= chunk:
+    if weights.ndim < 2 or weights.shape[1] <= chunks[0]:
         return jnp.sum(weights * row_loss(rows, shared, aligned, constants)) / total
-    return _chunked_sum(row_loss, chunk, rows, shared, aligned, constants, weights) / total
+    return _chunked_sum(row_loss, chunks, rows, shared, aligned, constants, weights) / total
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _chunked_sum(row_loss, chunk, rows, shared, aligned, constants, weights):
+def _chunked_sum(row_loss, chunks, rows, shared, aligned, constants, weights):
     def body(total, piece):
         rows, aligned, weights = piece
         return total + jnp.sum(weights * row_loss(rows, shared, aligned, constants)), None
 
-    return jax.lax.scan(body, jnp.float32(0), _pieces((rows, aligned, weights), chunk))[0]
+    return jax.lax.scan(body, jnp.float32(0), _pieces((rows, aligned, weights), chunks[0]))[0]
 
 
-def _chunked_sum_forward(row_loss, chunk, rows, shared, aligned, constants, weights):
+def _chunked_sum_forward(row_loss, chunks, rows, shared, aligned, constants, weights):
     shared_learns = _learns(shared)
     rows, shared, aligned, constants, weights = _values((rows, shared, aligned, constants, weights))
     leaves, outline = jax.tree.flatten(shared)
@@ -76,7 +77,7 @@ def _chunked_sum_forward(row_loss, chunk, rows, shared, aligned, constants, weig
         return (total + loss, [a + b.astype(jnp.float32) for a, b in zip(sums, d_learned, strict=True)]), d_rows
 
     start = (jnp.float32(0), [jnp.zeros(leaf.shape, jnp.float32) for leaf in learned])
-    (total, sums), d_rows = jax.lax.scan(body, start, _pieces((rows, aligned, weights), chunk))
+    (total, sums), d_rows = jax.lax.scan(body, start, _pieces((rows, aligned, weights), chunks[bool(learned)]))
     time = weights.shape[1]
     d_rows = _whole(d_rows, time)
     sums = iter([s.astype(leaf.dtype) for s, leaf in zip(sums, learned, strict=True)])
@@ -84,7 +85,7 @@ def _chunked_sum_forward(row_loss, chunk, rows, shared, aligned, constants, weig
     return total, (d_rows, d_shared)
 
 
-def _chunked_sum_backward(row_loss, chunk, residuals, cotangent):
+def _chunked_sum_backward(row_loss, chunks, residuals, cotangent):
     d_rows, d_shared = jax.tree.map(lambda x: (x * cotangent).astype(x.dtype), residuals)
     return d_rows, d_shared, None, None, None
 
@@ -122,8 +123,27 @@ def _whole(tree, time: int):
 
 
 def default_chunk(outputs: Outputs) -> int:
-    """Time steps per chunk so that a chunk has at most `LOGITS_PER_CHUNK` logits."""
-    return max(1, LOGITS_PER_CHUNK // (outputs.hidden.shape[0] * shape(outputs.unembedding)[1]))
+    """Time steps per chunk so that a chunk has at most `LOGITS_PER_CHUNK` logits on a device.
+
+    A power of 2, which divides the usual lengths and fills the tiles of a matrix unit.
+    """
+    rows = max(1, outputs.hidden.shape[0] // batch_shards())
+    most = LOGITS_PER_CHUNK // (rows * shape(outputs.unembedding)[1])
+    return 1 << max(0, most.bit_length() - 1)
+
+
+def chunk_sizes(outputs: Outputs, chunk: int | None = None) -> tuple[int, int]:
+    """Time steps per chunk, and where the head learns: `chunk` for both, by default what suits the device.
+
+    Every chunk of a head that learns adds to a gradient of the head's size, so these have at least as many rows as the
+    head has inputs: as much work on logits as on the gradient, in no more memory than the gradient takes.
+    """
+    if chunk is not None:
+        return chunk, chunk
+    rows, chunk = max(1, outputs.hidden.shape[0] // batch_shards()), default_chunk(outputs)
+    while chunk * rows < shape(outputs.unembedding)[0] and chunk < outputs.hidden.shape[1]:
+        chunk *= 2
+    return default_chunk(outputs), chunk
 
 
 def cross_entropy(
@@ -152,13 +172,14 @@ def cross_entropy(
     weights = counted if weights is None else counted * weights
     total = divisor(weights) if total is None else total
     row_loss = functools.partial(_cross_entropy_rows, softcap=outputs.softcap)
-    chunk = chunk or default_chunk(outputs)
-    return chunked_mean(row_loss, outputs.hidden, outputs.head, labels, (), weights, total, chunk)
+    chunks = chunk_sizes(outputs, chunk)
+    return chunked_mean(row_loss, outputs.hidden, outputs.head, labels, (), weights, total, chunks)
 
 
 def _cross_entropy_rows(hidden, head, labels, constants, softcap):
     logits = logits_of(hidden, head, softcap)
-    chosen = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
+    # A masked sum, not a gather: its gradient is part of the pass that makes the softmax's, not a scatter.
+    chosen = jnp.sum(jnp.where(jnp.arange(logits.shape[-1]) == labels[..., None], logits, 0.0), axis=-1)
     return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
@@ -184,8 +205,8 @@ def kl_divergence(
     total = divisor(weights) if total is None else total
     row_loss = functools.partial(_kl_rows, softcaps=(student.softcap, teacher.softcap))
     constants = (teacher.head, jnp.asarray(temperature, jnp.float32))
-    chunk = chunk or default_chunk(student)
-    return chunked_mean(row_loss, student.hidden, student.head, teacher.hidden, constants, weights, total, chunk)
+    chunks = chunk_sizes(student, chunk)
+    return chunked_mean(row_loss, student.hidden, student.head, teacher.hidden, constants, weights, total, chunks)
 
 
 def _kl_rows(hidden, head, teacher_hidden, constants, softcaps):

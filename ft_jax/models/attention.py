@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ft_jax.core.mesh import traced_device
 from ft_jax.models.cache import extend
 from ft_jax.models.layers import Projection, RMSNorm, dropout, grafts_of
 from ft_jax.models.masks import Mask, mask_of, positions_of
@@ -71,10 +72,11 @@ def attention(
 
 
 def _cudnn_takes(queries, keys) -> bool:
-    if jax.default_backend() != "gpu" or queries.dtype not in (jnp.bfloat16, jnp.float16):
+    device = traced_device()
+    if device.platform != "gpu" or queries.dtype not in (jnp.bfloat16, jnp.float16):
         return False
     time, source, head_width = queries.shape[1], keys.shape[1], queries.shape[-1]
-    capability = getattr(jax.devices()[0], "compute_capability", None)
+    capability = getattr(device, "compute_capability", None)
     if capability is None or float(capability) < 8.0:
         return False
     return head_width % 8 == 0 and head_width <= 128 and time % 2 == 0 and source % 2 == 0

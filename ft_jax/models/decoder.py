@@ -6,6 +6,7 @@ import functools
 import jax.numpy as jnp
 from flax import nnx
 
+from ft_jax.core.mesh import split_by_example
 from ft_jax.core.weights import embed
 from ft_jax.models import cache
 from ft_jax.models.attention import SelfAttention
@@ -71,7 +72,7 @@ class Decoder(nnx.Module):
             masks = {kind: one.grown(count, ids.shape[1], queries=True) for kind, one in masks.items()}
         hidden, states, _ = self._run(hidden, positions, masks, key)
         states = {name: x if name.startswith("attention/") else x[:, count:] for name, x in states.items()}
-        return self.norm(hidden[:, count:]), states
+        return self.norm(split_by_example(hidden[:, count:])), states
 
     def empty_caches(self, batch: int, slots: int, ahead: int = 0) -> dict[str, cache.Cache]:
         """Caches for `step`: every leaf is ``[batch, held, key_value_heads, head_width]``.
@@ -154,7 +155,7 @@ class Decoder(nnx.Module):
                 cache=cache,
                 index=index,
             )
-            return rematerialise(call, config.remat)(hidden)
+            return rematerialise(call, config.remat)(split_by_example(hidden))
 
         if config.scan and caches is None:
             return *scan_layers(self.layers[STACKED], lambda *layer: run(*layer)[:2], hidden, config.period), {}

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from ft_jax.core.grafts import Holder
+from ft_jax.core.mesh import split_by_example
 from ft_jax.models.layers import grafts_of, rematerialise, subkey
 from ft_jax.models.stacking import STACKED
 
@@ -52,7 +53,7 @@ def run_layers(layers: nnx.Dict, hidden, config, key, arguments, skip: int = 0, 
         def whole(hidden):
             return layer(hidden, key=subkey(key, number), **arguments(offset))
 
-        hidden, found = rematerialise(whole, config.remat)(hidden)
+        hidden, found = rematerialise(whole, config.remat)(split_by_example(hidden))
         found = {what: state for what, state in found.items() if state is not None}
         if "hidden" in config.collect:
             found["layers"] = hidden[:, skip:]

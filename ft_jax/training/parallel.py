@@ -1,6 +1,7 @@
 """One program on one device, on many by pmap, or on a mesh by jit and NamedSharding."""
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ft_jax.core import Program, TrainState, jit_step
+from ft_jax.core.mesh import BATCH_AXES, traced_for
 from ft_jax.training.sharding import RULES, Rule, shardings
 
 
@@ -265,12 +267,20 @@ def _pmap(program: Program, measure) -> Distributed:
 def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
     mesh = parallelism.build(jax.devices())
     rules = (*parallelism.rules, *RULES)
-    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     everywhere = NamedSharding(mesh, PartitionSpec())
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     places: dict[str, Any] = {}
     compiled: dict[str, Callable] = {}
     traces = []
+
+    def compiled_for(function, **options):
+        @functools.wraps(function)
+        def on_mesh(*arguments):
+            with traced_for(mesh):
+                return function(*arguments)
+
+        return jax.jit(on_mesh, **options)
 
     def place(state):
         return jax.tree.map(_place, state, places["state"].replace(frozen=None))
@@ -285,10 +295,10 @@ def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
         params = jax.tree.map(_place, params, shardings({"model": params}, mesh, rules)["model"])
         places["state"] = shardings(jax.eval_shape(program.init, params, key), mesh, rules)
         learned = places["state"].replace(frozen=None)
-        compiled["step"] = jax.jit(step, donate_argnums=0, out_shardings=(learned, everywhere))
-        compiled["after_task"] = jax.jit(_apart(program.after_task), out_shardings=learned)
-        compiled["after_eval"] = jax.jit(_apart(program.after_eval), out_shardings=learned)
-        return jax.jit(program.init, out_shardings=places["state"])(params, _place(key, everywhere))
+        compiled["step"] = compiled_for(step, donate_argnums=0, out_shardings=(learned, everywhere))
+        compiled["after_task"] = compiled_for(_apart(program.after_task), out_shardings=learned)
+        compiled["after_eval"] = compiled_for(_apart(program.after_eval), out_shardings=learned)
+        return compiled_for(program.init, out_shardings=places["state"])(params, _place(key, everywhere))
 
     def call(state, batch):
         frozen = state.frozen
@@ -307,7 +317,7 @@ def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
         program=program,
         init=init,
         step=call,
-        measure=jax.jit(measure(program, None), out_shardings=everywhere),
+        measure=compiled_for(measure(program, None), out_shardings=everywhere),
         after_task=lambda state, batches: _whole(compiled["after_task"])(state, batches),
         after_eval=lambda state, metrics: _whole(compiled["after_eval"])(state, metrics),
         put_batch=put,

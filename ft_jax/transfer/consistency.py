@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ft_jax.core.losses import chunked_mean, default_chunk, divisor
+from ft_jax.core.losses import chunked_mean, chunk_sizes, divisor
 from ft_jax.core.outputs import Outputs, logits_of
 from ft_jax.core.params import digest
 from ft_jax.core.state import Batch, Context
@@ -70,7 +70,7 @@ def _mean(rows: Rows, student: Outputs, teacher: Outputs, numbers, weights, tota
     total = divisor(weights) if total is None else total
     constants = (teacher.head, numbers)
     return chunked_mean(
-        losses, student.hidden, student.head, teacher.hidden, constants, weights, total, default_chunk(student)
+        losses, student.hidden, student.head, teacher.hidden, constants, weights, total, chunk_sizes(student)
     )
 
 

@@ -12,6 +12,7 @@ from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
 from ft_jax.core.weights import Weight, fold_bias, materialize, matmul, shape
 from ft_jax.core.weights.operator import operator
+from ft_jax.core.weights.product import product
 from ft_jax.transfer.adapter import adapter
 from ft_jax.transfer.dropout import check_rate, with_dropout
 from ft_jax.transfer.lora import kaiming
@@ -49,11 +50,12 @@ class Directional(Weight):
 
     def gain(self) -> Float[Array, " outputs"]:
         """``magnitude / ‖base + scale · a @ b‖``, the norm out of the gradient's sight (section 4.3)."""
-        direction = materialize(self.base).astype(jnp.float32) + self.scale * (self.a @ self.b)
-        return self.magnitude / jax.lax.stop_gradient(jnp.linalg.norm(direction, axis=0))
+        base, scale, a, b = jax.lax.stop_gradient((self.base, self.scale, self.a, self.b))
+        direction = materialize(base).astype(jnp.float32) + scale * (a @ b)
+        return self.magnitude / jnp.linalg.norm(direction, axis=0)
 
     def _low_rank(self, x):
-        return self.scale.astype(x.dtype) * ((x @ self.a.astype(x.dtype)) @ self.b.astype(x.dtype))
+        return product(self.scale.astype(x.dtype) * (x @ self.a.astype(x.dtype)), self.b.astype(x.dtype))
 
     @property
     def shape(self):

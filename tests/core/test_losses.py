@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ft_jax.core import LowRank, Outputs, cross_entropy, kl_divergence, quantize, token_log_probabilities
-from ft_jax.core.losses import batch_weights
+from ft_jax.core.losses import batch_weights, chunk_sizes, default_chunk
 
 CHUNKS = (1, 5, 7, 12, 100)
 
@@ -162,3 +162,31 @@ def test_a_batch_that_counts_nothing_gives_zero_not_nan():
 def test_the_softcap_bounds_the_logits():
     outputs = Outputs(100 * jnp.ones((1, 3)), jnp.ones((3, 2)), softcap=30.0)
     np.testing.assert_allclose(outputs.logits, 30 * np.tanh(300 / 30), rtol=1e-6)
+
+
+def test_the_gradient_of_tokens_scatters_nothing():
+    hidden, head, labels = jnp.ones((2, 3, 4)), jnp.ones((4, 7)), jnp.array([[0, 6, -100], [3, 3, 1]])
+
+    def loss(hidden, head):
+        return cross_entropy(Outputs(hidden=hidden, unembedding=head), labels, chunk=2)
+
+    program = str(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(hidden, head))
+    assert "dot_general" in program and "scatter" not in program and "gather" not in program
+
+
+def test_a_head_that_learns_takes_chunks_with_as_many_rows_as_it_has_inputs(monkeypatch):
+    monkeypatch.setattr("ft_jax.core.losses.LOGITS_PER_CHUNK", 4 * 100)
+    outputs = Outputs(hidden=jnp.ones((2, 64, 24)), unembedding=jnp.ones((24, 100)))
+    assert default_chunk(outputs) == 2
+    assert chunk_sizes(outputs) == (2, 16) and chunk_sizes(outputs, 5) == (5, 5)
+    labels = jnp.zeros((2, 64), jnp.int32)
+
+    def loss(hidden, head):
+        return cross_entropy(Outputs(hidden=hidden, unembedding=head), labels)
+
+    for argnums, length in ((0, 32), ((0, 1), 4)):
+        program = str(jax.make_jaxpr(jax.grad(loss, argnums=argnums))(outputs.hidden, outputs.unembedding))
+        assert f"length={length}\n" in program
+    chunked = jax.value_and_grad(loss, argnums=(0, 1))(outputs.hidden, outputs.unembedding)
+    monkeypatch.undo()
+    chex.assert_trees_all_close(chunked, jax.value_and_grad(loss, argnums=(0, 1))(outputs.hidden, outputs.unembedding))

@@ -37,9 +37,20 @@ def test_the_weights_gradient_turns_over_the_narrower_side():
 
 
 @pytest.mark.parametrize(("policy", "products"), [(saves_products, 2), (None, 3)])
-def test_rematerialising_with_the_policy_computes_no_product_again(policy, products):
+def test_rematerialising_with_the_policy_computes_no_product_again(policy, products, monkeypatch):
+    monkeypatch.setattr("ft_jax.core.weights.product.CHEAP_INPUTS", 1)
+
     def loss(x):
         return jax.checkpoint(lambda x: product(jnp.sin(product(x, W)), W.T).sum(), policy=policy)(jnp.sin(x))
 
     forward_and_backward = str(jax.make_jaxpr(jax.grad(loss))(X))
     assert forward_and_backward.count("= product") == products
+
+
+@pytest.mark.parametrize("multiply", [product, jnp.matmul])
+@pytest.mark.parametrize(("inputs", "kept"), [(512, 1), (16, 0)])
+def test_the_policy_keeps_products_over_many_inputs_alone(multiply, inputs, kept):
+    x, w = jnp.ones((8, inputs)), jnp.ones((inputs, 512))
+    _, back = jax.vjp(jax.checkpoint(lambda x: jnp.sin(multiply(jnp.sin(x), w)), policy=saves_products), x)
+    residuals = [leaf for leaf in jax.tree.leaves(back) if leaf is not w and leaf.shape == (8, 512)]
+    assert len(residuals) == kept + (inputs == 512)  # the argument itself is as large

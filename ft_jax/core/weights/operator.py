@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ft_jax.core.mesh import rows_whole
 from ft_jax.core.weights.product import product
 
 
@@ -117,7 +118,7 @@ def shape(weight) -> tuple[int, ...]:
 
 def embed(weight, ids: Int[Array, "..."]) -> Float[Array, "... width"]:
     """Rows of a table ``[vocabulary, width]``; operators are materialised first."""
-    return jnp.take(materialize(weight), ids, axis=0)
+    return jnp.take(rows_whole(materialize(weight)), ids, axis=0)
 
 
 def cast(tree, dtype):

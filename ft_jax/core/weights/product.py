@@ -1,5 +1,7 @@
 """The matrix product of activations and a weight, whose weight's gradient is formed the way round that is fast."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
@@ -21,10 +23,24 @@ def product(x: Float[Array, "... inputs"], weight: Float[Array, "inputs outputs"
     return _product.bind(x, weight)
 
 
+CHEAP_INPUTS = 256
+"""A product over so few inputs is made again in less time than its result takes to be written and read."""
+
+
 def saves_products(primitive, *arguments, **parameters) -> bool:
-    """A policy for `jax.checkpoint`: keeps the results of products with weights and recomputes the rest."""
-    kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return primitive is _product or kept(primitive, *arguments, **parameters)
+    """A policy for `jax.checkpoint`: keeps the results of products with weights and recomputes the rest.
+
+    Products over few inputs (`CHEAP_INPUTS`) belong to the rest. The second of a low-rank update is one: each number of
+    its result is a sum over the rank, and would stand in memory beside the base's.
+    """
+    if primitive is _product:
+        inputs = arguments[1].shape[0]
+    elif jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *arguments, **parameters):
+        (contracted, _), _ = parameters["dimension_numbers"]
+        inputs = math.prod(arguments[0].shape[axis] for axis in contracted)
+    else:
+        return False
+    return inputs > CHEAP_INPUTS
 
 
 def _plain(x, weight):
