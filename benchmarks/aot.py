@@ -6,11 +6,10 @@ long it compiles, not how fast it runs. XLA times no kernels for a GPU that isn'
 one, and chooses its products' tiles by rule.
 """
 
-import collections
 import dataclasses
 import math
 import os
-import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +19,15 @@ import jax
 
 from benchmarks.case import Options
 from benchmarks.cost import step_cost
+from benchmarks.kernels import kernels
 from benchmarks.programs import build
 from benchmarks.shapes import SHAPES
 from benchmarks.timing import memory
 from ft_jax.core.mesh import BATCH_AXES
 from ft_jax.training.parallel import Mesh
+
+H100_FLOPS, H100_BANDWIDTH = 989e12, 3.35e12
+"""Published: bfloat16 operations a second of dense products, bytes a second of memory."""
 
 ALONE = Mesh(data=1, fsdp=1, tensor=1)
 
@@ -51,6 +54,11 @@ class Run:
     changes: tuple[tuple[str, Any], ...] = ()
     forward: str = "auto"
 
+    @property
+    def kind(self) -> str:
+        """Of chip."""
+        return self.topology.partition(":")[0]
+
 
 DEEP = (("remat", "full"), ("scan", True))
 
@@ -61,7 +69,7 @@ RUNS = (
     Run("llama-8b", "v5p:8x8x8", Mesh(data=8, fsdp=32, tensor=2), changes=DEEP),
     *(
         Run("llama-1b", "h100:1", method=method, batch=None)
-        for method in ("lora", "full", "qlora", "dora", "distillation", "dpo", "composed")
+        for method in ("lora", "full", "qlora", "dora", "distillation", "soft", "dpo", "composed")
     ),
     Run("llama-1b", "h100:1", batch=None, forward="merged"),
     Run("llama-1b", "h100:1", batch=None, changes=(("remat", "full"),)),
@@ -73,9 +81,29 @@ RUNS = (
 
 
 def rows(options: Options) -> Iterator[dict[str, Any]]:
-    """One row a run; ``--size`` and ``--methods`` take only the runs of that shape and those steps."""
-    for run in RUNS:
-        if options.size in (None, run.size) and (not options.methods or run.method in options.methods):
+    """One row a run; ``--size`` and ``--methods`` take only the runs of that shape and those steps.
+
+    Runs whose compiler is not installed are left out with a warning.
+
+    Raises:
+      ValueError: where no run's compiler is installed.
+    """
+    chosen = [
+        run
+        for run in RUNS
+        if options.size in (None, run.size) and (not options.methods or run.method in options.methods)
+    ]
+    missing: dict[str, ValueError] = {}
+    for kind in {run.kind: run for run in chosen}.values():
+        try:
+            devices(kind.topology)
+        except ValueError as error:
+            missing[kind.kind] = error
+            print(f"warning: {error}", file=sys.stderr)
+    if len(missing) == len({run.kind for run in chosen}):
+        raise next(iter(missing.values()), ValueError("no run of aot has that size and those methods"))
+    for run in chosen:
+        if run.kind not in missing:
             yield compiled_for(run, rank=options.rank)
 
 
@@ -101,9 +129,8 @@ def compiled_for(run: Run, rank: int = 16) -> dict[str, Any]:
     done = time.perf_counter()
     cost = step_cost(
         dataclasses.replace(shape, config=plain), run.method, rank=rank, forward=run.forward,
-        causal=run.topology.startswith("h100"),
+        causal=run.kind == "h100",
     )  # fmt: skip
-    kernels = re.findall(r'custom_call_target="(__cudnn[^"]*)"', compiled.as_text())
     return {
         "size": run.size,
         "method": run.method,
@@ -119,8 +146,20 @@ def compiled_for(run: Run, rank: int = 16) -> dict[str, Any]:
         "compile_seconds": done - traced,
         "flops": cost.flops,
         "flops_per_chip": cost.flops / mesh.size,
-        "kernels": collections.Counter(kernels),
         **memory(compiled),
+        **(program(compiled.as_text()) if run.kind == "h100" else {}),
+    }
+
+
+def program(text: str) -> dict[str, Any]:
+    """What an H100's kernels compute and move, and the least seconds of one after another at its published rates."""
+    found = kernels(text)
+    return {
+        "kernels": sum(kernel.runs for kernel in found),
+        "attention_kernels": sum(kernel.runs for kernel in found if "fmha" in kernel.kind),
+        "kernel_flops": sum(kernel.runs * kernel.flops for kernel in found),
+        "kernel_bytes": sum(kernel.runs * kernel.bytes for kernel in found),
+        "kernel_floor_seconds": sum(kernel.floor(H100_FLOPS, H100_BANDWIDTH) for kernel in found),
     }
 
 

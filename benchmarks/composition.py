@@ -18,12 +18,13 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
     """One row a step: how many times what its parts take it takes.
 
     A preference step is held against two plain ones, for its two sides, and the reference's two forward passes; one of
-    distillation against the plain one; the composed one against the plain one and what each method adds to it.
+    distillation, beside the task's loss and without it, against the plain one; the composed one against the plain one
+    and what each method adds to it.
     """
     name, shape = options.shape("small" if jax.default_backend() == "cpu" else "llama-1b")
     steps = {
         method: build(method, shape, rank=options.rank, forward=options.forward)
-        for method in ("lora", *ADDED, "composed", "dpo")
+        for method in ("lora", *ADDED, "soft", "composed", "dpo")
     }
     runners = {method: Runner(*step.start()) for method, step in steps.items()}
     forward = loss_alone(steps["lora"])
@@ -37,6 +38,7 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
     plain = taken["lora"]
     parts = {
         "distillation": (plain, "the plain step"),
+        "soft": (plain, "the plain step"),
         "dpo": (2 * (plain + taken["forward"]), "two plain steps and two forward passes"),
         "composed": (plain + sum(taken[method] - plain for method in ADDED), "its parts added up"),
     }

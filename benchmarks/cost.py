@@ -54,16 +54,17 @@ def step_cost(shape: Shape, method: str, *, rank: int = 16, forward: str = "two_
     Args:
       shape: of model and batch.
       method: of `benchmarks.programs.METHODS`.
-      rank, forward: of LoRA; ``"auto"`` is taken as ``"two_pass"`` in half precision and merged in float32.
+      rank, forward: of LoRA; ``"auto"`` is taken as ``"merged_backward"`` in half precision and merged in float32.
       causal: whether attention is counted as a kernel that skips what the mask hides would do it, half of it; XLA's
         own products over the whole square are counted otherwise.
     """
-    forward = {"auto": "merged" if shape.dtype == "float32" else "two_pass"}.get(forward, forward)
+    forward = {"auto": "merged" if shape.dtype == "float32" else "merged_backward"}.get(forward, forward)
     plain = _pass(shape, method, rank, forward, causal, backward=False)
     trained = _pass(shape, method, rank, forward, causal, backward=True)
-    if method in ("distillation", "composed"):
-        # The teacher's forward pass; the divergence makes the student's logits and their gradient once more.
-        return trained + _pass(shape, "head", rank, forward, causal, backward=False) + _unembedding(shape) * 2
+    if method in ("distillation", "soft", "composed"):
+        # The teacher's forward pass; beside the task, the divergence makes the student's logits and gradient once more.
+        again = 0 if method == "soft" else 2
+        return trained + _pass(shape, "head", rank, forward, causal, backward=False) + _unembedding(shape) * again
     if method == "dpo":
         # Both sides of each pair and the reference's pass; a loss of log-probabilities costs what the task's does.
         return (trained + plain) * 2
@@ -118,7 +119,8 @@ def _adapter_flops(rows, inputs, outputs, rank, forward, backward, reached, rema
     if not backward:
         return once
     # The gradient of b, of the narrow activations and of a; two passes carry the input's gradient through a too.
-    back = 2 * wide + narrow + (narrow if forward == "merged" or reached else 0.0)
+    back = 2 * wide + narrow + (narrow if forward == "merged" or (forward == "two_pass" and reached) else 0.0)
+    back += merge if forward == "merged_backward" and reached else 0.0
     return once * (2 if remat == "full" else 1) + back
 
 

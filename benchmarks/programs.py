@@ -87,6 +87,9 @@ METHODS: dict[str, Callable] = {
     "distillation": lambda model, rank, forward: compose(
         distillation.logits(model.apply, model.params), _lora(model, rank, forward)
     ),
+    "soft": lambda model, rank, forward: compose(
+        distillation.logits(model.apply, model.params, hard_weight=None), _lora(model, rank, forward)
+    ),
     "dpo": lambda model, rank, forward: compose(rl.dpo(), _lora(model, rank, forward)),
     "ewc": lambda model, rank, forward: compose(incremental.ewc(), _lora(model, rank, forward)),
     "uncertainty": lambda model, rank, forward: compose(adaptive.uncertainty(("task",)), _lora(model, rank, forward)),
@@ -97,7 +100,7 @@ METHODS: dict[str, Callable] = {
         _lora(model, rank, forward),
     ),
 }
-"""``(model, rank, forward of LoRA) -> method`` by name."""
+"""``(model, rank, forward of LoRA) -> method`` by name; ``"soft"`` is distillation without the task's own loss."""
 
 
 def build(

@@ -25,7 +25,9 @@ SHAPE = Shape(
     batch=8, time=32, dtype="float32",
 )  # fmt: skip
 
-RUNS = (("float32", "two_pass"), ("bfloat16", "two_pass"), ("bfloat16", "merged"))
+RUNS = (
+    ("float32", "two_pass"), ("bfloat16", "two_pass"), ("bfloat16", "merged_backward"), ("bfloat16", "merged"),
+)  # fmt: skip
 
 RATES = (1e-5, 3e-5, 1e-4)
 

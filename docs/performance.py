@@ -29,6 +29,7 @@ TARGETS = (
     ("16 LoRA trials in one program", "≥ 7.5× the peer one after another", "populations", {"members": 16}),
     ("DPO step", "≤ 1.1× its passes", "composition", {"method": "dpo"}),
     ("distillation step", "≤ 1.45× the plain step", "composition", {"method": "distillation"}),
+    ("distillation alone", "≤ 1.45× the plain step", "composition", {"method": "soft"}),
     ("composed step", "≤ 1.05× its parts added up", "composition", {"method": "composed"}),
     ("generation, batch 64", "≥ 3× the peer", "generation", {}),
     ("compilation", "≤ 40 s cold, ≤ 3 s cached", "compilation", {}),
@@ -118,7 +119,8 @@ def ahead() -> str:
             " × ".join(map(str, row["batch"])), gigabytes(row["argument_bytes"]), gigabytes(row["temporary_bytes"]),
             f"{row['flops_per_chip'] / 1e12:.1f}", f"{row['trace_seconds']:.0f} + {row['compile_seconds']:.0f}",
         )
-        for row in latest(lines("aot"), "size", "topology")
+        for row in latest(lines("aot"), "size", "topology", "method")
+        if "kernels" not in row
     ]  # fmt: skip
     head = (
         "shape",
@@ -133,13 +135,42 @@ def ahead() -> str:
     return table(head, told) if told else "Nothing is recorded."
 
 
+def hopper() -> str:
+    """Steps compiled for an H100."""
+    told = [
+        (
+            f"{row['size']}, {row['chips']} × H100", row["method"] + ("" if row["forward"] == "auto" else ", merged"),
+            row["remat"], " × ".join(map(str, row["batch"])), gigabytes(row["argument_bytes"]),
+            gigabytes(row["temporary_bytes"]), f"{row['flops_per_chip'] / 1e12:.0f}",
+            f"{row['kernel_bytes'] / 1e9:.0f}", f"{row['kernel_floor_seconds'] * 1e3:.0f}", row["attention_kernels"],
+            f"{row['compile_seconds']:.0f}",
+        )
+        for row in latest(lines("aot"), "size", "topology", "method", "forward", "remat")
+        if "kernels" in row
+    ]  # fmt: skip
+    head = (
+        "shape",
+        "step",
+        "remat",
+        "batch",
+        "state",
+        "temporaries",
+        "TFLOP a chip",
+        "GB moved",
+        "least ms",
+        "fused attentions",
+        "compile, s",
+    )
+    return table(head, told) if told else "Nothing is recorded."
+
+
 def rounding() -> str:
     """Final losses of the runs with a rounded merged weight."""
     rows = latest(lines("rounding"), "dtype", "forward", "learning_rate")
     by_rate: dict[float, dict[str, float]] = {}
     for row in rows:
         by_rate.setdefault(row["learning_rate"], {})[f"{row['dtype']} {row['forward']}"] = row["final"]
-    names = ("float32 two_pass", "bfloat16 two_pass", "bfloat16 merged")
+    names = ("float32 two_pass", "bfloat16 two_pass", "bfloat16 merged_backward", "bfloat16 merged")
     told = [(f"{rate:g}", *(f"{finals[name]:.4f}" for name in names)) for rate, finals in sorted(by_rate.items())]
     return table(("learning rate", *(name.replace("_", " ") for name in names)), told)
 
@@ -166,6 +197,7 @@ def draw_rounding() -> None:
     styles = {
         ("float32", "two_pass"): "#2f2f2f",
         ("bfloat16", "two_pass"): COLOURS["ours"],
+        ("bfloat16", "merged_backward"): COLOURS["floor"],
         ("bfloat16", "merged"): COLOURS["peer"],
     }
     for column, rate in enumerate(rates):
@@ -291,6 +323,7 @@ def main() -> None:
             ),
         ),
         "aot": ahead(),
+        "hopper": hopper(),
         "rounding": rounding(),
         "compilation": plain(
             "compilation",

@@ -10,6 +10,7 @@ from typing import Any
 
 from ft_jax.cli.entry import Parser
 from ft_jax.cli.text import columns
+from ft_jax.core.weights import FORWARDS
 from ft_jax.training.process import set_up_process
 
 PACKAGE = "benchmarks"
@@ -41,7 +42,7 @@ def command(words: Sequence[str]) -> int:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the arithmetic")
     parser.add_argument("--remat", choices=("none", "dots", "full"), help="what the backward pass computes again")
     parser.add_argument("--rank", type=int, default=16, help="of LoRA")
-    parser.add_argument("--forward", choices=("auto", "two_pass", "merged"), default="auto", help="of LoRA")
+    parser.add_argument("--forward", choices=FORWARDS, default="auto", help="of LoRA")
     parser.add_argument("--members", type=int, help="trials of a population")
     parser.add_argument("--repeats", type=int, default=8, help="timed repetitions")
     parser.add_argument(

@@ -24,7 +24,7 @@ def logits(
     params: Params,
     weight: float = 1.0,
     temperature: float = 2.0,
-    hard_weight: float = 1.0,
+    hard_weight: float | None = 1.0,
     *,
     name: str = "distillation.logits",
 ) -> Method:
@@ -41,7 +41,8 @@ def logits(
       params: the teacher's parameters.
       weight: of the term under the method's name; data in ``hyper``, as are all numbers here.
       temperature: softens both distributions; the square keeps the gradient's size when it changes.
-      hard_weight: of the task's term, named ``"task"``.
+      hard_weight: of the task's term, named ``"task"``. None takes the term out, and nothing of it is computed: the
+        student's logits are made once, for the divergence.
       name: the method's name, under which the teacher's parameters stand.
 
     Raises:
@@ -75,7 +76,9 @@ def logits(
             positions = student.hidden.shape[:-1]
             weights, total = batch_weights(batch, batch.get("labels", jnp.zeros(positions, jnp.int32)))
             divergence = kl_divergence(student, teacher, hyper["temperature"], weights, total)
-            if "task" in terms:
+            if hard_weight is None:
+                terms.pop("task", None)
+            elif "task" in terms:
                 terms["task"] = hyper["hard_weight"] * terms["task"]
             return {**terms, name: hyper["weight"] * divergence}, student
 
@@ -83,7 +86,8 @@ def logits(
 
     return Method(
         name=name,
-        hyper={"weight": weight, "temperature": temperature, "hard_weight": hard_weight},
+        hyper={"weight": weight, "temperature": temperature}
+        | ({} if hard_weight is None else {"hard_weight": hard_weight}),
         surgery=surgery,
         trainable=never(f"{name}/*"),
         loss=loss,

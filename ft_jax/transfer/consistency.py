@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ft_jax.core.losses import chunked_mean, chunk_sizes, divisor
+from ft_jax.core.losses import chunk_sizes, chunked_mean, divisor
 from ft_jax.core.outputs import Outputs, logits_of
 from ft_jax.core.params import digest
 from ft_jax.core.state import Batch, Context

@@ -57,7 +57,7 @@ def lora(
       dropout: the rate at which what the update reads is zeroed in training, data in ``hyper``; None for none.
       start: ``"kaiming"`` as above; ``"gaussian"``, ``a`` from N(0, 1/rank²); ``"orthogonal"``, both factors from
         the two halves of one random orthogonal matrix, so that neither is zero and ``a @ b`` is (even ranks).
-      forward: ``"two_pass"``, ``"merged"`` or ``"auto"``, see `ft_jax.core.weights.LowRank`.
+      forward: ``"auto"``, ``"two_pass"``, ``"merged_backward"`` or ``"merged"``, see `ft_jax.core.weights.LowRank`.
       name: the method's name.
 
     Raises:

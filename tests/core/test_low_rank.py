@@ -50,7 +50,7 @@ DERIVATIVES = {
 }
 
 
-@pytest.mark.parametrize("forward", ["two_pass", "merged", "auto"])
+@pytest.mark.parametrize("forward", ["two_pass", "merged_backward", "merged", "auto"])
 @pytest.mark.parametrize("derivative", DERIVATIVES)
 def test_every_forward_is_the_same_function(forward, derivative):
     found = jax.jit(DERIVATIVES[derivative](through(forward)))(*PARTS)
@@ -64,7 +64,7 @@ def dense_gradients(function, *arguments):
     return sum("f32[40,30] = dot_general" in line or "f32[30,40] = dot_general" in line for line in text.splitlines())
 
 
-@pytest.mark.parametrize(("forward", "merges"), [("two_pass", 0), ("merged", 1)])
+@pytest.mark.parametrize(("forward", "merges"), [("two_pass", 0), ("merged_backward", 0), ("merged", 1)])
 def test_the_gradient_of_a_frozen_base_is_never_formed(forward, merges):
     x, w = jnp.ones((4, 40)), jnp.ones((40, 30))
     factors = {"a": jnp.ones((40, 2)), "b": jnp.ones((2, 30))}
@@ -88,7 +88,7 @@ def test_the_gradient_of_the_second_factor_turns_over_the_narrow_side():
     assert "f32[2,30] = dot_general" in str(jax.make_jaxpr(jax.grad(loss))(weight.b))
 
 
-@pytest.mark.parametrize("forward", ["merged", "auto"])
+@pytest.mark.parametrize("forward", ["merged_backward", "merged", "auto"])
 @pytest.mark.parametrize(
     "base",
     [
@@ -112,17 +112,29 @@ def test_over_other_operators_a_merged_forward_equals_two_passes(forward, base):
     np.testing.assert_allclose(gradients[0].b, gradients[1].b, rtol=1e-3, atol=1e-4)
 
 
-def test_auto_merges_many_rows_in_float32_and_nothing_else():
+def test_auto_merges_many_rows_and_forward_in_float32_alone():
     weight = LowRank(jnp.ones((64, 64)), jnp.ones((64, 2)), jnp.ones((2, 64)), jnp.float32(1), forward="auto")
 
     def merges(weight, rows, dtype=jnp.float32):
-        return "custom_jvp" in str(jax.make_jaxpr(lambda x: matmul(weight, x))(jnp.ones((rows, 64), dtype)))
+        """Whether a weight is merged in the forward and in the backward pass."""
+        program = str(jax.make_jaxpr(jax.grad(lambda x: jnp.sum(matmul(weight, x))))(jnp.ones((rows, 64), dtype)))
+        forward = str(jax.make_jaxpr(lambda x: matmul(weight, x))(jnp.ones((rows, 64), dtype)))
+        return tuple("f32[64,64] = dot_general" in program for program in (forward, program))
 
-    assert merges(weight, 32) and not merges(weight, 31)
-    assert not merges(weight, 64, jnp.bfloat16)
-    assert not merges(dataclasses.replace(weight, base=quantize(weight.base)), 64)
-    assert merges(dataclasses.replace(weight, forward="merged"), 1, jnp.bfloat16)
-    assert not merges(dataclasses.replace(weight, forward="two_pass"), 64)
+    assert merges(weight, 32) == (True, True) and merges(weight, 31) == (False, False)
+    assert merges(weight, 48, jnp.bfloat16) == (False, True)
+    assert merges(dataclasses.replace(weight, base=quantize(weight.base)), 48) == (False, False)
+    assert merges(dataclasses.replace(weight, forward="merged"), 1, jnp.bfloat16) == (True, True)
+    assert merges(dataclasses.replace(weight, forward="two_pass"), 48) == (False, False)
+
+
+def test_merged_backward_loses_no_update_and_keeps_no_merged_weight():
+    weight = cast(LowRank(BASE, A, 1e-4 * B, jnp.float32(0.5), forward="merged_backward"), jnp.bfloat16)
+    x = X.astype(jnp.bfloat16)
+    two_pass = dataclasses.replace(weight, forward="two_pass")
+    np.testing.assert_array_equal(matmul(weight, x), matmul(two_pass, x))
+    _, back = jax.vjp(lambda x, a: matmul(dataclasses.replace(weight, a=a), x), x, weight.a)
+    assert sum(leaf.shape == weight.shape for leaf in jax.tree.leaves(back)) == 1  # the base's own
 
 
 def test_merging_rounds_once_to_the_compute_type():
@@ -148,7 +160,9 @@ def trained(forward, steps=3, members=0, adapter=None):
 
 
 def test_training_gives_the_same_curve_whichever_the_forward():
-    losses = [float(trained(forward, steps=5)[1]["loss"]) for forward in ("two_pass", "merged", "auto")]
+    losses = [
+        float(trained(forward, steps=5)[1]["loss"]) for forward in ("two_pass", "merged_backward", "merged", "auto")
+    ]
     np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
 
 

@@ -100,6 +100,19 @@ def test_hard_weight_scales_the_task_term_alone():
     np.testing.assert_allclose(terms[1][NAME], terms[0][NAME], rtol=1e-6)
 
 
+def test_without_a_hard_weight_nothing_of_the_task_is_computed():
+    (zero, zeros), (none, alone) = (
+        start(distillation.logits(TEACHER.apply, TEACHER.params, hard_weight=hard)) for hard in (0.0, None)
+    )
+    lowered = [jax.jit(program.step).lower(state, BATCH) for program, state in ((zero, zeros), (none, alone))]
+    flops = [step.compile().cost_analysis()["flops"] for step in lowered]
+    assert flops[1] < 0.99 * flops[0]
+    (state, _), (same, metrics) = zero.step(zeros, BATCH), none.step(alone, BATCH)
+    assert "task" not in metrics and "hard_weight" not in alone.hyper[NAME]
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(same.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
 def test_numbers_are_data_and_compile_nothing():
     program, state = start(distillation.logits(TEACHER.apply, TEACHER.params))
     step, values = jit_step(program.step), []

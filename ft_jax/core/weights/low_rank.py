@@ -1,5 +1,6 @@
 """The low-rank update of LoRA, in two passes over the activations or in one over a merged weight."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from ft_jax.core.weights.operator import Weight, fold_bias, materialize, matmul,
 from ft_jax.core.weights.product import product
 from ft_jax.core.weights.quantized import Quantized
 
-FORWARDS = ("auto", "two_pass", "merged")
+FORWARDS = ("auto", "two_pass", "merged_backward", "merged")
 """How a `LowRank` multiplies, see there."""
 
 
@@ -29,9 +30,11 @@ class LowRank(Weight):
       are low-rank products all the same, and the base's is formed only where the base learns. The merged weight
       stands in memory until the backward pass, once for every member, and is rounded to the compute type: in
       bfloat16 an update below 1/256 of a weight is lost in the forward pass (see docs/performance.md).
-    - ``"auto"``: merged over an array where that rounds nothing (float32) and costs no more arithmetic, which is from
-      ``inputs · outputs / (inputs + outputs)`` rows of ``x`` on; else in two passes, as over quantised codes and in
-      generating a token at a time.
+    - ``"merged_backward"``: two passes forward, so no update is lost, and ``x``'s gradient is ``cotangent @ mergedᵀ``,
+      one product in place of two and their sum. The merged weight is made for that product alone.
+    - ``"auto"``: over an array, where that costs no more arithmetic (from ``inputs · outputs / (inputs + outputs)``
+      rows of ``x`` on), merged in float32, which rounds nothing, and ``"merged_backward"`` in half precision; else in
+      two passes, as over quantised codes and in generating a token at a time.
     """
 
     base: Any
@@ -42,11 +45,12 @@ class LowRank(Weight):
     forward: str = "two_pass"
 
     def matmul(self, x, bias=None):
-        if self._merges(x):
-            base, factors = _chain(self)
-            y = _merged_matmul(x, materialize(base), factors)
-            return y if bias is None else y + fold_bias(base, bias).astype(y.dtype)
-        return matmul(self.base, x, bias) + self.update(x)
+        forward = self._forward(x)
+        if forward == "two_pass":
+            return matmul(self.base, x, bias) + self.update(x)
+        base, factors = _chain(self)
+        y = _joined(forward == "merged", x, materialize(base), factors)
+        return y if bias is None else y + fold_bias(base, bias).astype(y.dtype)
 
     def update(self, x):
         """What is added to the base's output for `x`, in two passes."""
@@ -61,15 +65,17 @@ class LowRank(Weight):
     def shape(self):
         return shape(self.base)
 
-    def _merges(self, x) -> bool:
-        """Whether `x` is multiplied by a merged weight; operators other than codes keep their own way."""
-        if self.forward == "two_pass" or not _plain(_chain(self)[0]):
-            return False
-        if self.forward == "merged":
-            return True
+    def _forward(self, x) -> str:
+        """What to do for `x`; over operators other than codes, two passes, for those keep their own way."""
+        base = _chain(self)[0]
+        if isinstance(base, Weight) and not (isinstance(base, Quantized) and self.forward != "auto"):
+            return "two_pass"
+        if self.forward != "auto":
+            return self.forward
         inputs, outputs = self.shape
-        dense = not isinstance(_chain(self)[0], Weight)
-        return dense and x.dtype == jnp.float32 and (x.size // inputs) * (inputs + outputs) >= inputs * outputs
+        if (x.size // inputs) * (inputs + outputs) < inputs * outputs:
+            return "two_pass"
+        return "merged" if x.dtype == jnp.float32 else "merged_backward"
 
 
 def _chain(weight) -> tuple[Any, tuple]:
@@ -81,13 +87,14 @@ def _chain(weight) -> tuple[Any, tuple]:
     return weight, factors
 
 
-def _plain(weight) -> bool:
-    return not isinstance(weight, Weight) or isinstance(weight, Quantized)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _joined(merges, x, base, factors):
+    """``x @ (base + Σ scale · a @ b)``, by a merged weight or in passes over `x`."""
+    return x @ _merge(base, factors, x.dtype) if merges else _in_passes(x, base, factors)
 
 
-@jax.custom_jvp
-def _merged_matmul(x, base, factors):
-    return x @ _merge(base, factors, x.dtype)
+def _in_passes(x, base, factors):
+    return sum((product(scale * (x @ a), b) for a, b, scale in _cast(factors, x)), start=matmul(base, x))
 
 
 def _merge(base, factors, dtype):
@@ -99,22 +106,25 @@ def _merge(base, factors, dtype):
     return total.astype(dtype)
 
 
-def _merged_matmul_jvp(primals, tangents):
+def _joined_jvp(merges, primals, tangents):
     """The derivative in the factors by way of ``x @ a``; transposed, it gives their gradients without the base's.
 
     A rule for tangents and not for cotangents, so that derivatives of any order and direction go through it.
     """
     x, base, factors = primals
     dx, dbase, dfactors = tangents
-    merged = _merge(base, factors, x.dtype)
-    y = x @ merged
     parts = []
+    if merges:
+        merged = _merge(base, factors, x.dtype)
+        y, through = x @ merged, lambda dx, base, factors: dx @ merged
+    else:
+        # Made where it is needed, and not kept until then.
+        y, through = _in_passes(x, base, factors), jax.checkpoint(_through_merged, prevent_cse=False)
     if not _zero(dx):
-        parts.append(dx @ merged)
+        parts.append(through(dx, base, factors))
     if not _zero(dbase):
         parts.append(product(x, dbase.astype(x.dtype)))
-    for (a, b, scale), (da, db, dscale) in zip(factors, dfactors, strict=True):
-        a, b, scale = a.astype(x.dtype), b.astype(x.dtype), scale.astype(x.dtype)
+    for (a, b, scale), (da, db, dscale) in zip(_cast(factors, x), dfactors, strict=True):
         inner = x @ a
         narrow = [scale * (x @ da.astype(x.dtype))] if not _zero(da) else []
         narrow += [dscale.astype(x.dtype) * inner] if not _zero(dscale) else []
@@ -126,8 +136,16 @@ def _merged_matmul_jvp(primals, tangents):
     return y, dy
 
 
+def _through_merged(dx, base, factors):
+    return dx @ _merge(base, factors, dx.dtype)
+
+
+def _cast(factors, x):
+    return [tuple(part.astype(x.dtype) for part in one) for one in factors]
+
+
 def _zero(tangent) -> bool:
     return isinstance(tangent, jax.custom_derivatives.SymbolicZero) or tangent.dtype == jax.dtypes.float0
 
 
-_merged_matmul.defjvp(_merged_matmul_jvp, symbolic_zeros=True)
+_joined.defjvp(_joined_jvp, symbolic_zeros=True)
