@@ -1,8 +1,9 @@
 """How memory and operations of a LoRA step grow: with sequence length, rank, members, batch and model size.
 
 Nothing is run: the memory is that of the compiled program (`jax.stages.Compiled.memory_analysis`), so a shape that this
-machine could not hold is measured all the same. Without a fused attention kernel, as on a CPU, scores over the whole
-square are part of the temporaries.
+machine could not hold is measured all the same. Compiled for an H100 where its compiler is installed (see
+`benchmarks.aot`), with what its kernels compute and move; else for the device that is here. Without a fused attention
+kernel, as on a CPU, scores over the whole square are part of the temporaries.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 
+from benchmarks.aot import ALONE, devices, program
 from benchmarks.case import Options
 from benchmarks.cost import step_cost, weights
 from benchmarks.programs import build
@@ -23,7 +25,7 @@ AXES = {
     "rank": (4, 16, 64, 128),
     "members": (1, 4, 16),
 }
-"""What is varied, from the shape ``small``."""
+"""What is varied, from the shape ``small`` on a CPU and from one sequence of ``llama-1b`` elsewhere."""
 
 MODELS = ("smollm2-135m", "llama-1b", "llama-3b", "llama-8b")
 """Model sizes, at batch 1 by 2,048 tokens in bfloat16, layers in a scan and rematerialised."""
@@ -31,35 +33,52 @@ MODELS = ("smollm2-135m", "llama-1b", "llama-3b", "llama-8b")
 
 def rows(options: Options) -> Iterator[dict[str, Any]]:
     """One row a point; ``--methods time batch`` measures those axes alone, by default all and ``model``."""
-    chosen = options.methods or (*AXES, "model")
-    _, small = Options(size=options.size or "small", remat=options.remat).shape("small")
-    small = _roomy(small)
-    for axis in chosen:
+    mesh = h100()
+    large = mesh is not None or jax.default_backend() != "cpu"
+    name, found = Options(size=options.size, remat=options.remat).shape("llama-1b" if large else "small")
+    found = _roomy(dataclasses.replace(found, batch=1) if large else found)
+    for axis in options.methods or (*AXES, "model"):
         if axis == "model":
-            yield from models(options)
+            yield from models(mesh)
             continue
         for value in AXES[axis]:
-            shape = dataclasses.replace(small, **{axis: value}) if axis in ("time", "batch") else small
+            shape = dataclasses.replace(found, **{axis: value}) if axis in ("time", "batch") else found
+            if large and axis == "members":
+                shape = dataclasses.replace(shape, time=512)
             changes = {axis: value} if axis in ("rank", "members") else {}
-            yield point(axis, value, shape, options.size or "small", **changes)
+            yield point(axis, value, shape, name, mesh, **changes)
 
 
-def models(options: Options) -> Iterator[dict[str, Any]]:
+def h100() -> jax.sharding.Mesh | None:
+    """A mesh of one H100 that is not here; None where there is a device, or no compiler for that one."""
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        return ALONE.build(list(devices("h100:1")))
+    except ValueError:
+        return None
+
+
+def models(mesh: jax.sharding.Mesh | None) -> Iterator[dict[str, Any]]:
     """The points over model sizes."""
     for name in MODELS:
         shape = dataclasses.replace(SHAPES[name], batch=1, time=2048, dtype="bfloat16")
         shape = dataclasses.replace(shape, config=dataclasses.replace(shape.config, remat="full", scan=True))
-        yield point("model", weights(SHAPES[name]), shape, name)
+        yield point("model", weights(SHAPES[name]), shape, name, mesh)
 
 
-def point(axis: str, value: int, shape: Shape, size: str, **changes) -> dict[str, Any]:
+def point(
+    axis: str, value: int, shape: Shape, size: str, mesh: jax.sharding.Mesh | None = None, **changes
+) -> dict[str, Any]:
     """One point: what the compiled step holds, and what it computes by the cost model and by XLA's count."""
     step = build("lora", shape, abstract=True, **changes)
-    lowered = step.lowered()
+    lowered = step.lowered(mesh)
+    compiled = lowered.compile()
     members = changes.get("members", 1)
-    flops = step_cost(dataclasses.replace(shape, config=dataclasses.replace(shape.config, **_plain(shape))), "lora",
-                      rank=changes.get("rank", 16), forward="auto").flops * members  # fmt: skip
-    counted = None if getattr(shape.config, "scan", False) else lowered.cost_analysis()["flops"]
+    plain = dataclasses.replace(shape, config=dataclasses.replace(shape.config, **_plain(shape)))
+    rank, causal = changes.get("rank", 16), mesh is not None
+    flops = members * step_cost(plain, "lora", rank=rank, forward="auto", causal=causal).flops
+    counted = None if getattr(shape.config, "scan", False) or mesh else lowered.cost_analysis()["flops"]
     return {
         "axis": axis,
         "value": value,
@@ -69,8 +88,10 @@ def point(axis: str, value: int, shape: Shape, size: str, **changes) -> dict[str
         "remat": shape.config.remat,
         "flops": flops,
         "xla_flops": counted,
-        **memory(lowered.compile()),
-        "compiled_for": jax.default_backend(),
+        "tokens": members * shape.batch * shape.time,
+        **memory(compiled),
+        **(program(compiled.as_text()) if mesh is not None else {}),
+        "compiled_for": jax.default_backend() if mesh is None else mesh.devices.flat[0].device_kind,
     }
 
 

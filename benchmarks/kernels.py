@@ -16,6 +16,9 @@ BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f64": 8, "s64": 8, "u64": 8, "s16": 2,
 
 NO_KERNEL = ("parameter", "tuple", "get-tuple-element", "constant", "bitcast", "after-all", "partition-id")
 
+TAKES = ("dynamic-slice", "gather", "slice")
+"""Instructions that read no more of an operand than they give."""
+
 LINE = re.compile(r"\s*(?:ROOT )?%(?P<name>[\w.\-]+) = (?P<type>\(.*?\)|\S+) (?P<kind>[\w\-]+)\((?P<rest>.*)")
 
 
@@ -83,11 +86,54 @@ def _walk(computations, name: str, runs: int) -> Iterator[Kernel]:
         elif line.kind not in NO_KERNEL:
             target = re.search(r'custom_call_target="([^"]*)"', line.rest)
             operation = re.search(r'op_name="([^"]*)"', line.rest)
-            moved = _size(line.type) + sum(_size(lines[one].type) for one in _operands(line) if one in lines)
             yield Kernel(
                 target[1] if target else line.kind, operation[1] if operation else "", _flops(computations, name, line),
-                moved, runs,
+                _moved(computations, lines, line), runs,
             )  # fmt: skip
+
+
+def _moved(computations, lines: dict[str, Line], line: Line) -> float:
+    """Bytes that an instruction reads and writes: of slices and of looked-up rows, not of what they are taken from."""
+    given = [lines[one] for one in _operands(line) if one in lines]
+    if line.kind in TAKES:
+        return 2.0 * _size(line.type)
+    if line.kind == "dynamic-update-slice":
+        return 2.0 * _size(given[1].type)
+    inside = computations.get(_called(line, "calls"))
+    if inside is None:
+        return float(_size(line.type) + sum(_size(one.type) for one in given))
+    places = {name: int(one.rest.partition(")")[0]) for name, one in inside.items() if one.kind == "parameter"}
+    moved = 0.0
+    for name, place in places.items():
+        users = _users(inside, name)
+        if users and all(one.kind in (*TAKES, "dynamic-update-slice") and first for one, first in users):
+            # A buffer that is written into stays where it is; what is written is counted as the result below.
+            moved += sum(_size(one.type) for one, _ in users if one.kind in TAKES)
+        elif place < len(given):
+            moved += _size(given[place].type)
+    return moved + sum(_written(inside, one) for one in _roots(inside))
+
+
+def _users(inside: dict[str, Line], name: str) -> list[tuple[Line, bool]]:
+    """What uses a value of a fused computation, bitcasts seen through, and whether as its first operand."""
+    found = []
+    for own, line in inside.items():
+        operands = _operands(line)
+        if name in operands:
+            found += _users(inside, own) if line.kind == "bitcast" else [(line, operands[0] == name)]
+    return found
+
+
+def _roots(inside: dict[str, Line]) -> list[Line]:
+    """What a fused computation gives: its last instruction, or the parts of the tuple that it is."""
+    last = list(inside.values())[-1]
+    return [inside[name] for name in _operands(last)] if last.kind == "tuple" else [last]
+
+
+def _written(inside: dict[str, Line], root: Line) -> float:
+    while root.kind == "bitcast":
+        root = inside[_operands(root)[0]]
+    return _size(inside[_operands(root)[1]].type if root.kind == "dynamic-update-slice" else root.type)
 
 
 def _called(line: Line, how: str) -> str:

@@ -14,6 +14,9 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parent / "benchmarks" / "results"
 PICTURES = HERE / "performance"
 TEXT = HERE / "performance_text.md"
+H100_GIB = 79.1
+"""What the driver gives of its memory."""
+
 COLOURS = {"ours": "#1f6f8b", "peer": "#d1495b", "floor": "#8d99ae"}
 
 TARGETS = (
@@ -217,11 +220,8 @@ def draw_rounding() -> None:
 
 
 def draw_growth() -> None:
-    """Memory and operations against what is varied."""
-    rows = latest(lines("growth"), "axis", "value")
-    axes_of = [
-        axis for axis in ("time", "batch", "rank", "members", "model") if any(row["axis"] == axis for row in rows)
-    ]
+    """Memory, operations and the most tokens a second against what is varied, as compiled for an H100."""
+    rows = [row for row in latest(lines("growth"), "axis", "value", "compiled_for") if "kernel_floor_seconds" in row]
     titles = {
         "time": "tokens a sequence",
         "model": "parameters",
@@ -229,28 +229,30 @@ def draw_growth() -> None:
         "rank": "rank",
         "members": "members",
     }
-    for axis in axes_of:
+    for axis, title in titles.items():
         points = sorted((row for row in rows if row["axis"] == axis), key=lambda row: row["value"])
+        if not points:
+            continue
         values = [row["value"] for row in points]
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
-        left.plot(
-            values,
-            [row["argument_bytes"] / 2**30 for row in points],
-            "o-",
-            color=COLOURS["floor"],
-            label="state and batch",
-        )
+        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3), layout="constrained")
+        state = [row["argument_bytes"] / 2**30 for row in points]
         total = [(row["argument_bytes"] + row["temporary_bytes"]) / 2**30 for row in points]
+        left.plot(values, state, "o-", color=COLOURS["floor"], label="state and batch")
         left.plot(values, total, "o-", color=COLOURS["ours"], label="with temporaries")
-        right.plot(values, [row["flops"] / 1e12 for row in points], "o-", color=COLOURS["ours"], label="cost model")
-        counted = [(row["value"], row["xla_flops"] / 1e12) for row in points if row["xla_flops"]]
-        if counted:
-            right.plot(*zip(*counted, strict=True), "x", color=COLOURS["peer"], label="XLA's count of the program")
-        for axes, label in ((left, "GiB"), (right, "TFLOP a step")):
-            axes.set(xscale="log", yscale="log", xlabel=titles[axis], ylabel=label)
+        left.axhline(H100_GIB, color=COLOURS["peer"], lw=1, ls="--", label="an H100's")
+        middle.plot(values, [row["flops"] / 1e12 for row in points], "o-", color=COLOURS["ours"], label="cost model")
+        kernels = [row["kernel_flops"] / 1e12 for row in points]
+        middle.plot(values, kernels, "x", color=COLOURS["peer"], label="products of the program")
+        most = [row["tokens"] / row["kernel_floor_seconds"] for row in points]
+        right.plot(values, most, "o-", color=COLOURS["ours"], label="if kernels ran at published rates")
+        right.set_ylim(0, 1.25 * max(most))
+        for axes, label in ((left, "GiB"), (middle, "TFLOP a step"), (right, "tokens a second at most")):
+            axes.set(xscale="log", xlabel=title, ylabel=label)
+            if axes is not right:
+                axes.set(yscale="log")
             axes.set_xticks(values, [_short(value) for value in values])
             axes.minorticks_off()
-            axes.legend(frameon=False)
+            axes.legend(frameon=False, fontsize=8)
             tidy(axes)
         _save(figure, f"growth_{axis}")
 

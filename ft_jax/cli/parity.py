@@ -92,6 +92,7 @@ def compare(path, tolerance: float, gradient_tolerance: float, tokens: int, seed
     """
     from ft_jax import assets, models
     from ft_jax.cli.parity_cases import cases
+    from ft_jax.models.generate import gives_tokens
 
     path = Path(assets.resolve(str(path)))
     model = models.load(path, tokenizer=False)
@@ -104,7 +105,7 @@ def compare(path, tolerance: float, gradient_tolerance: float, tokens: int, seed
         rows += _outputs(whole.configure(collect=("hidden",)), reference, case, tolerance)
     if gradient_tolerance:
         rows.append(_gradients(whole, reference, case, gradient_tolerance, seed))
-    if tokens and isinstance(model.config, models.DecoderConfig):
+    if tokens and gives_tokens(model.apply):
         rows.append(_greedy(model, reference, case, tokens))
     rows.append(_exported(model, reference, case))
     return rows
@@ -143,8 +144,11 @@ def _result(outputs):
 
 
 def _masked(array, mask):
+    """`array` where it counts; all of it where it has a vector an example and none a token."""
     array = np.asarray(array)
-    return array if mask is None else array * mask.reshape(*mask.shape, *(1,) * (array.ndim - mask.ndim))
+    if mask is None or array.shape[: mask.ndim] != mask.shape:
+        return array
+    return array * mask.reshape(*mask.shape, *(1,) * (array.ndim - mask.ndim))
 
 
 def _outputs(model, reference, case, tolerance: float) -> list[Row]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -120,14 +121,19 @@ def defaults(model: Model | Forward, stop_tokens, pad_token):
     return model.apply if whole else model, stop_tokens, pad_token
 
 
+def gives_tokens(forward: Callable) -> bool:
+    """Whether it is a decoder that gives token logits, and has no other head."""
+    decodes = isinstance(forward, Forward) and isinstance(forward.config, DecoderConfig)
+    return decodes and forward.pooling is None and forward.kind is None
+
+
 def prompts(forward: Forward, input_ids, attention_mask, new: int) -> tuple[Array, Array]:
     """Prompts and their masks, checked and padded on the left to nearby lengths' common one.
 
     Raises:
       ValueError: where the model is no decoder, a prompt is empty, or the sequence is too long.
     """
-    decodes = isinstance(forward, Forward) and isinstance(forward.config, DecoderConfig)
-    if not decodes or forward.pooling is not None or forward.kind is not None:
+    if not gives_tokens(forward):
         raise ValueError(
             "generate needs a decoder that gives token logits; this model is another kind, or has another head"
         )

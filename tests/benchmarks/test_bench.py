@@ -65,7 +65,7 @@ def test_steps_are_held_against_their_parts():
     found = {row["method"]: row for row in case.rows("composition", Options(size="tiny", repeats=2, rank=2))}
     assert list(found) == ["distillation", "soft", "dpo", "composed"]
     times = found["dpo"]["seconds"]
-    assert set(times) == {"lora", "distillation", "ewc", "uncertainty", "composed", "dpo", "forward"}
+    assert set(times) == {"lora", "distillation", "soft", "ewc", "uncertainty", "composed", "dpo", "forward"}
     assert all(row["ratio_range"][0] <= row["ratio"] <= row["ratio_range"][1] for row in found.values())
 
 

@@ -14,6 +14,7 @@ from ft_jax import models
 from ft_jax.cli import parity
 from ft_jax.cli.entry import main
 from ft_jax.cli.parity_cases import cases
+from ft_jax.models.generate import gives_tokens
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -40,6 +41,17 @@ def test_a_gap_is_relative_to_large_values_and_infinite_between_shapes():
     assert parity.gap(np.array([99.0]), np.array([100.0])) == 0.01
     assert parity.gap(np.array([0.02]), np.array([0.01]), least=0.1) == pytest.approx(0.1)
     assert parity.gap(np.zeros(3), np.zeros((3, 1))) == float("inf")
+
+
+def test_outputs_count_where_tokens_are_real_and_wholly_where_there_is_one_an_example():
+    mask, tokens, examples = np.array([[1, 0], [1, 1]]), np.ones((2, 2, 3)), np.ones((2, 3))
+    assert parity._masked(tokens, mask)[..., 0].tolist() == mask.tolist()
+    assert (parity._masked(examples, mask) == examples).all() and (parity._masked(tokens, None) == tokens).all()
+
+
+def test_tokens_are_generated_by_language_models_alone():
+    for name, gives in (("tiny_llama", True), ("tiny_llama_reward", False), ("tiny_bert", False)):
+        assert gives_tokens(models.load(GOLDEN / name, tokenizer=False).apply) is gives
 
 
 def test_sequences_are_padded_on_both_sides_and_end_at_window_edges():
