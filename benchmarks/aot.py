@@ -119,9 +119,8 @@ def compiled_for(run: Run, rank: int = 16) -> dict[str, Any]:
     shape = dataclasses.replace(shape, batch=shape.batch if run.batch is None else run.batch * shards, time=2048)
     plain = dataclasses.replace(shape.config, **{name: value for name, value in run.changes if name != "scan"})
     config = dataclasses.replace(plain, **dict(run.changes))
-    step = build(
-        run.method, dataclasses.replace(shape, config=config), rank=rank, forward=run.forward, abstract=True
-    )  # fmt: skip
+    deep = dataclasses.replace(shape, config=config)
+    step = build(run.method, deep, rank=rank, forward=run.forward, abstract=True)
     begin = time.perf_counter()
     lowered = step.lowered(mesh)
     traced = time.perf_counter()

@@ -157,7 +157,8 @@ def cross_entropy(
 
     Args:
       outputs: the model's, with an unembedding.
-      labels: ``[batch]`` for one class an example or ``[batch, time]`` for tokens; negative ones don't count.
+      labels: ``[batch]`` for one class an example or ``[batch, time]`` for tokens; negative ones don't count, and one
+        that is no class gives NaN.
       weights: how much each label counts; 1 by default.
       total: the divisor; the sum of the weights by default.
       chunk: time steps whose logits are held at once; any number gives the same result.
@@ -179,8 +180,9 @@ def cross_entropy(
 def _cross_entropy_rows(hidden, head, labels, constants, softcap):
     logits = logits_of(hidden, head, softcap)
     # A masked sum, not a gather: its gradient is part of the pass that makes the softmax's, not a scatter.
-    chosen = jnp.sum(jnp.where(jnp.arange(logits.shape[-1]) == labels[..., None], logits, 0.0), axis=-1)
-    return jax.nn.logsumexp(logits, axis=-1) - chosen
+    classes = jnp.arange(logits.shape[-1])
+    chosen = jnp.sum(jnp.where(classes == labels[..., None], logits, 0.0), axis=-1)
+    return jnp.where(labels < len(classes), jax.nn.logsumexp(logits, axis=-1) - chosen, jnp.nan)
 
 
 def kl_divergence(

@@ -154,6 +154,12 @@ def test_negative_labels_do_not_count():
     assert total is None
 
 
+def test_a_label_that_is_no_class_is_not_passed_over():
+    outputs = Outputs(hidden=jnp.ones((2, 3)), unembedding=jnp.ones((3, 4)))
+    assert jnp.isnan(cross_entropy(outputs, jnp.array([0, 4])))
+    assert jnp.isfinite(cross_entropy(outputs, jnp.array([0, 3])))
+
+
 def test_a_batch_that_counts_nothing_gives_zero_not_nan():
     outputs = Outputs(jnp.ones((2, 3)), jnp.ones((3, 4)))
     assert cross_entropy(outputs, jnp.array([-1, -1])) == 0.0
