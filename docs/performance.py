@@ -363,10 +363,14 @@ def main() -> None:
         ),
         "populations": plain(
             "populations",
-            ("shape", "members", "device", "one after another / together", "largest difference of losses"),
+            (
+                "shape", "members", "device", "one after another / together", "largest difference of losses",
+                "the peer's, one after another / together",
+            ),
             lambda row: (
                 row["size"], row["members"], row["device"], f"{row['ratio']:.2f}",
                 f"{row['largest_loss_difference']:.1e}",
+                f"{row['peer_ratio']:.2f} ({row['peer']})" if "peer" in row else "",
             ),
         ),
     }  # fmt: skip
