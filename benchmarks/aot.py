@@ -117,19 +117,15 @@ def compiled_for(run: Run, rank: int = 16) -> dict[str, Any]:
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     shape = SHAPES[run.size]
     shape = dataclasses.replace(shape, batch=shape.batch if run.batch is None else run.batch * shards, time=2048)
-    plain = dataclasses.replace(shape.config, **{name: value for name, value in run.changes if name != "scan"})
-    config = dataclasses.replace(plain, **dict(run.changes))
-    deep = dataclasses.replace(shape, config=config)
-    step = build(run.method, deep, rank=rank, forward=run.forward, abstract=True)
+    shape = dataclasses.replace(shape, config=dataclasses.replace(shape.config, **dict(run.changes)))
+    step = build(run.method, shape, rank=rank, forward=run.forward, abstract=True)
     begin = time.perf_counter()
     lowered = step.lowered(mesh)
     traced = time.perf_counter()
     compiled = lowered.compile()
     done = time.perf_counter()
-    cost = step_cost(
-        dataclasses.replace(shape, config=plain), run.method, rank=rank, forward=run.forward,
-        causal=run.kind == "h100",
-    )  # fmt: skip
+    causal = run.kind == "h100"
+    cost = step_cost(shape, run.method, rank=rank, forward=run.forward, causal=causal)
     return {
         "size": run.size,
         "method": run.method,
@@ -139,8 +135,8 @@ def compiled_for(run: Run, rank: int = 16) -> dict[str, Any]:
         "mesh": dict(mesh.shape),
         "batch": [shape.batch, shape.time],
         "forward": run.forward,
-        "remat": config.remat,
-        "scan": config.scan,
+        "remat": shape.config.remat,
+        "scan": shape.config.scan,
         "trace_seconds": traced - begin,
         "compile_seconds": done - traced,
         "flops": cost.flops,

@@ -58,6 +58,9 @@ def step_cost(shape: Shape, method: str, *, rank: int = 16, forward: str = "two_
       causal: whether attention is counted as a kernel that skips what the mask hides would do it, half of it; XLA's
         own products over the whole square are counted otherwise.
     """
+    if shape.config.scan:
+        # Stacked layers cost what they cost one by one, whose parameters are counted here.
+        shape = dataclasses.replace(shape, config=dataclasses.replace(shape.config, scan=False))
     forward = {"auto": "merged" if shape.dtype == "float32" else "merged_backward"}.get(forward, forward)
     plain = _pass(shape, method, rank, forward, causal, backward=False)
     trained = _pass(shape, method, rank, forward, causal, backward=True)

@@ -75,10 +75,9 @@ def point(
     lowered = step.lowered(mesh)
     compiled = lowered.compile()
     members = changes.get("members", 1)
-    plain = dataclasses.replace(shape, config=dataclasses.replace(shape.config, **_plain(shape)))
     rank, causal = changes.get("rank", 16), mesh is not None
-    flops = members * step_cost(plain, "lora", rank=rank, forward="auto", causal=causal).flops
-    counted = None if getattr(shape.config, "scan", False) or mesh else lowered.cost_analysis()["flops"]
+    flops = members * step_cost(shape, "lora", rank=rank, forward="auto", causal=causal).flops
+    counted = None if shape.config.scan or mesh else lowered.cost_analysis()["flops"]
     return {
         "axis": axis,
         "value": value,
@@ -93,11 +92,6 @@ def point(
         **(program(compiled.as_text()) if mesh is not None else {}),
         "compiled_for": jax.default_backend() if mesh is None else mesh.devices.flat[0].device_kind,
     }
-
-
-def _plain(shape: Shape) -> dict[str, Any]:
-    """The cost model reads unstacked layers."""
-    return {"scan": False} if getattr(shape.config, "scan", False) else {}
 
 
 def _roomy(shape: Shape) -> Shape:

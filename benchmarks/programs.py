@@ -1,6 +1,5 @@
 """The steps that benchmarks run, by name: a composition over a shape, ready to compile or to train."""
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +13,9 @@ from benchmarks.shapes import Shape
 from ft_jax import adaptive, distillation, incremental, rl, transfer
 from ft_jax.core import Program, compose, jit_step, make_step, optimizer, supervised
 from ft_jax.core.members import map_members
-from ft_jax.core.mesh import BATCH_AXES, traced_for
+from ft_jax.core.mesh import BATCH_AXES
 from ft_jax.models import Model
+from ft_jax.training.parallel import step_on_mesh
 from ft_jax.training.sharding import shardings
 
 
@@ -49,20 +49,18 @@ class Step:
           mesh: of devices that need not be here; without one, jax's default device.
         """
         state, batch = jax.eval_shape(self.program.init, self.model.params, jax.random.key(1)), self.batch
-        options: dict[str, Any] = {}
-        if mesh is not None:
-            places = shardings(state, mesh)
-            rows, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((BATCH_AXES,), ()))
+        if mesh is None:
+            step = jax.jit(self._apart, donate_argnums=0)
+        else:
+            places, rows = shardings(state, mesh), NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+            step = step_on_mesh(self.program.step, mesh, places)
             state = jax.tree.map(_at, state, places)
             batch = jax.tree.map(lambda array: _at(array, rows), batch)
-            options = {"out_shardings": (places.replace(frozen=None), everywhere)}
+        return step.lower(state.replace(frozen=None), state.frozen, batch)
 
-        def apart(state, frozen, batch):
-            with contextlib.nullcontext() if mesh is None else traced_for(mesh):
-                state, metrics = self.program.step(state.replace(frozen=frozen), batch)
-            return state.replace(frozen=None), metrics
-
-        return jax.jit(apart, donate_argnums=0, **options).lower(state.replace(frozen=None), state.frozen, batch)
+    def _apart(self, state, frozen, batch):
+        state, metrics = self.program.step(state.replace(frozen=frozen), batch)
+        return state.replace(frozen=None), metrics
 
     @property
     def tokens(self) -> int:

@@ -142,7 +142,8 @@ def hopper() -> str:
     """Steps compiled for an H100."""
     told = [
         (
-            f"{row['size']}, {row['chips']} × H100", row["method"] + ("" if row["forward"] == "auto" else ", merged"),
+            f"{row['size']}, {row['chips']} × H100",
+            row["method"] if row["forward"] == "auto" else f"{row['method']}, {row['forward']}",
             row["remat"], " × ".join(map(str, row["batch"])), gigabytes(row["argument_bytes"]),
             gigabytes(row["temporary_bytes"]), f"{row['flops_per_chip'] / 1e12:.0f}",
             f"{row['kernel_bytes'] / 1e9:.0f}", f"{row['kernel_floor_seconds'] * 1e3:.0f}", row["attention_kernels"],

@@ -127,8 +127,7 @@ def default_chunk(outputs: Outputs) -> int:
 
     A power of 2, which divides the usual lengths and fills the tiles of a matrix unit.
     """
-    rows = max(1, outputs.hidden.shape[0] // batch_shards())
-    most = LOGITS_PER_CHUNK // (rows * shape(outputs.unembedding)[1])
+    most = LOGITS_PER_CHUNK // (_examples(outputs) * shape(outputs.unembedding)[1])
     return 1 << max(0, most.bit_length() - 1)
 
 
@@ -140,10 +139,15 @@ def chunk_sizes(outputs: Outputs, chunk: int | None = None) -> tuple[int, int]:
     """
     if chunk is not None:
         return chunk, chunk
-    rows, chunk = max(1, outputs.hidden.shape[0] // batch_shards()), default_chunk(outputs)
-    while chunk * rows < shape(outputs.unembedding)[0] and chunk < outputs.hidden.shape[1]:
-        chunk *= 2
-    return default_chunk(outputs), chunk
+    chunk = learning = default_chunk(outputs)
+    while learning * _examples(outputs) < shape(outputs.unembedding)[0] and learning < outputs.hidden.shape[1]:
+        learning *= 2
+    return chunk, learning
+
+
+def _examples(outputs: Outputs) -> int:
+    """Examples on a device."""
+    return max(1, outputs.hidden.shape[0] // batch_shards())
 
 
 def cross_entropy(

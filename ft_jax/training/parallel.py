@@ -274,31 +274,22 @@ def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
     compiled: dict[str, Callable] = {}
     traces = []
 
-    def compiled_for(function, **options):
-        @functools.wraps(function)
-        def on_mesh(*arguments):
-            with traced_for(mesh):
-                return function(*arguments)
-
-        return jax.jit(on_mesh, **options)
-
     def place(state):
         return jax.tree.map(_place, state, places["state"].replace(frozen=None))
 
-    def step(state, frozen, batch):
+    def step(state, batch):
         traces.append(1)
-        state, metrics = program.step(state.replace(frozen=frozen), batch)
-        return state.replace(frozen=None), metrics
+        return program.step(state, batch)
 
     def init(params, key):
         # Under jit the learned leaves, the moments and the memories are born on their own devices.
         params = jax.tree.map(_place, params, shardings({"model": params}, mesh, rules)["model"])
         places["state"] = shardings(jax.eval_shape(program.init, params, key), mesh, rules)
         learned = places["state"].replace(frozen=None)
-        compiled["step"] = compiled_for(step, donate_argnums=0, out_shardings=(learned, everywhere))
-        compiled["after_task"] = compiled_for(_apart(program.after_task), out_shardings=learned)
-        compiled["after_eval"] = compiled_for(_apart(program.after_eval), out_shardings=learned)
-        return compiled_for(program.init, out_shardings=places["state"])(params, _place(key, everywhere))
+        compiled["step"] = step_on_mesh(step, mesh, places["state"])
+        compiled["after_task"] = _on_mesh(_apart(program.after_task), mesh, out_shardings=learned)
+        compiled["after_eval"] = _on_mesh(_apart(program.after_eval), mesh, out_shardings=learned)
+        return _on_mesh(program.init, mesh, out_shardings=places["state"])(params, _place(key, everywhere))
 
     def call(state, batch):
         frozen = state.frozen
@@ -317,7 +308,7 @@ def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
         program=program,
         init=init,
         step=call,
-        measure=compiled_for(measure(program, None), out_shardings=everywhere),
+        measure=_on_mesh(measure(program, None), mesh, out_shardings=everywhere),
         after_task=lambda state, batches: _whole(compiled["after_task"])(state, batches),
         after_eval=lambda state, metrics: _whole(compiled["after_eval"])(state, metrics),
         put_batch=put,
@@ -327,6 +318,37 @@ def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
         shards=shards,
         compilations=lambda: len(traces),
     )
+
+
+def step_on_mesh(step: Callable, mesh: jax.sharding.Mesh, places: TrainState) -> Callable:
+    """``program.step`` compiled for a mesh, the state donated and its frozen part left where it is.
+
+    Args:
+      step: ``(state, batch) -> (state, metrics)``.
+      mesh: of devices, which need not be here where the step is only lowered.
+      places: the sharding of every leaf of the state.
+
+    Returns:
+      ``(state without its frozen part, frozen part, batch) -> (state without its frozen part, metrics)``.
+    """
+
+    def apart(state, frozen, batch):
+        state, metrics = step(state.replace(frozen=frozen), batch)
+        return state.replace(frozen=None), metrics
+
+    out = (places.replace(frozen=None), NamedSharding(mesh, PartitionSpec()))
+    return _on_mesh(apart, mesh, donate_argnums=0, out_shardings=out)
+
+
+def _on_mesh(function: Callable, mesh: jax.sharding.Mesh, **options) -> Callable:
+    """`function` by jit, traced for the mesh."""
+
+    @functools.wraps(function)
+    def traced(*arguments):
+        with traced_for(mesh):
+            return function(*arguments)
+
+    return jax.jit(traced, **options)
 
 
 def _place(x, sharding: NamedSharding) -> jax.Array:

@@ -11,8 +11,8 @@ from ft_jax.core.adapters import Targets
 from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
 from ft_jax.core.weights import Weight, fold_bias, materialize, matmul, shape
+from ft_jax.core.weights.low_rank import two_pass
 from ft_jax.core.weights.operator import operator
-from ft_jax.core.weights.product import product
 from ft_jax.transfer.adapter import adapter
 from ft_jax.transfer.dropout import check_rate, with_dropout
 from ft_jax.transfer.lora import kaiming
@@ -55,7 +55,7 @@ class Directional(Weight):
         return self.magnitude / jnp.linalg.norm(direction, axis=0)
 
     def _low_rank(self, x):
-        return product(self.scale.astype(x.dtype) * (x @ self.a.astype(x.dtype)), self.b.astype(x.dtype))
+        return two_pass(x, self.a, self.b, self.scale)
 
     @property
     def shape(self):

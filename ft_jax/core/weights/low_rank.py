@@ -54,8 +54,7 @@ class LowRank(Weight):
 
     def update(self, x):
         """What is added to the base's output for `x`, in two passes."""
-        inner = self.scale.astype(x.dtype) * (x @ self.a.astype(x.dtype))
-        return product(inner, self.b.astype(x.dtype))
+        return two_pass(x, self.a, self.b, self.scale)
 
     def materialize(self):
         base = materialize(self.base)
@@ -68,7 +67,7 @@ class LowRank(Weight):
     def _forward(self, x) -> str:
         """What to do for `x`; over operators other than codes, two passes, for those keep their own way."""
         base = _chain(self)[0]
-        if isinstance(base, Weight) and not (isinstance(base, Quantized) and self.forward != "auto"):
+        if isinstance(base, Weight) and (self.forward == "auto" or not isinstance(base, Quantized)):
             return "two_pass"
         if self.forward != "auto":
             return self.forward
@@ -76,6 +75,12 @@ class LowRank(Weight):
         if (x.size // inputs) * (inputs + outputs) < inputs * outputs:
             return "two_pass"
         return "merged" if x.dtype == jnp.float32 else "merged_backward"
+
+
+def two_pass(x, a, b, scale):
+    """``scale · (x @ a) @ b`` in the type of `x`."""
+    a, b, scale = (part.astype(x.dtype) for part in (a, b, scale))
+    return product(scale * (x @ a), b)
 
 
 def _chain(weight) -> tuple[Any, tuple]:
@@ -94,7 +99,7 @@ def _joined(merges, x, base, factors):
 
 
 def _in_passes(x, base, factors):
-    return sum((product(scale * (x @ a), b) for a, b, scale in _cast(factors, x)), start=matmul(base, x))
+    return sum((two_pass(x, *factor) for factor in factors), start=matmul(base, x))
 
 
 def _merge(base, factors, dtype):
@@ -124,7 +129,8 @@ def _joined_jvp(merges, primals, tangents):
         parts.append(through(dx, base, factors))
     if not _zero(dbase):
         parts.append(product(x, dbase.astype(x.dtype)))
-    for (a, b, scale), (da, db, dscale) in zip(_cast(factors, x), dfactors, strict=True):
+    for factor, (da, db, dscale) in zip(factors, dfactors, strict=True):
+        a, b, scale = (part.astype(x.dtype) for part in factor)
         inner = x @ a
         narrow = [scale * (x @ da.astype(x.dtype))] if not _zero(da) else []
         narrow += [dscale.astype(x.dtype) * inner] if not _zero(dscale) else []
@@ -138,10 +144,6 @@ def _joined_jvp(merges, primals, tangents):
 
 def _through_merged(dx, base, factors):
     return dx @ _merge(base, factors, dx.dtype)
-
-
-def _cast(factors, x):
-    return [tuple(part.astype(x.dtype) for part in one) for one in factors]
 
 
 def _zero(tangent) -> bool:
