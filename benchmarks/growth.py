@@ -1,4 +1,4 @@
-"""How memory and operations of a LoRA step grow: with sequence length, rank, members, batch and model size.
+"""How a LoRA step grows: with sequence length, rank, members, batch, model size, depth, and chunks of logits.
 
 Nothing is run: the memory is that of the compiled program (`jax.stages.Compiled.memory_analysis`), so a shape that this
 machine could not hold is measured all the same. Compiled for an H100 where its compiler is installed (see
@@ -7,6 +7,7 @@ kernel, as on a CPU, scores over the whole square are part of the temporaries.
 """
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from benchmarks.case import Options
 from benchmarks.cost import step_cost, weights
 from benchmarks.programs import build
 from benchmarks.shapes import SHAPES, Shape
+from benchmarks.shapes import shape as named_shape
 from benchmarks.timing import memory
 
 AXES = {
@@ -30,16 +32,26 @@ AXES = {
 MODELS = ("smollm2-135m", "llama-1b", "llama-3b", "llama-8b")
 """Model sizes, at batch 1 by 2,048 tokens in bfloat16, layers in a scan and rematerialised."""
 
+DEPTHS = (8, 16, 32, 64)
+"""Numbers of layers of the shape ``llama-1b``, rematerialised, each unrolled and in a scan."""
+
+
+CHUNKS = (8, 16, 32, 64, 128, 256, 512)
+"""Time steps a chunk of the logits of ``llama-1b``, 8 examples of 2,048 tokens."""
+
+SPECIAL = ("model", "depth", "chunk")
+"""Axes with shapes of their own."""
+
 
 def rows(options: Options) -> Iterator[dict[str, Any]]:
-    """One row a point; ``--methods time batch`` measures those axes alone, by default all and ``model``."""
+    """One row a point; ``--methods time batch`` measures those axes alone, by default all and `SPECIAL`."""
     mesh = h100()
     large = mesh is not None or jax.default_backend() != "cpu"
     name, found = Options(size=options.size, remat=options.remat).shape("llama-1b" if large else "small")
     found = _roomy(dataclasses.replace(found, batch=1) if large else found)
-    for axis in options.methods or (*AXES, "model"):
-        if axis == "model":
-            yield from models(mesh)
+    for axis in options.methods or (*AXES, *SPECIAL):
+        if axis in SPECIAL:
+            yield from {"model": models, "depth": depths, "chunk": chunks}[axis](mesh)
             continue
         for value in AXES[axis]:
             shape = dataclasses.replace(found, **{axis: value}) if axis in ("time", "batch") else found
@@ -67,13 +79,30 @@ def models(mesh: jax.sharding.Mesh | None) -> Iterator[dict[str, Any]]:
         yield point("model", weights(SHAPES[name]), shape, name, mesh)
 
 
+def depths(mesh: jax.sharding.Mesh | None) -> Iterator[dict[str, Any]]:
+    """The points over numbers of layers, unrolled and in a scan."""
+    for layers in DEPTHS:
+        for scan in (False, True):
+            shape = named_shape("llama-1b", batch=1, layers=layers, remat="full", scan=scan)
+            yield point("depth", layers, shape, "llama-1b", mesh)
+
+
+def chunks(mesh: jax.sharding.Mesh | None) -> Iterator[dict[str, Any]]:
+    """The points over time steps a chunk of logits."""
+    for chunk in CHUNKS:
+        yield point("chunk", chunk, SHAPES["llama-1b"], "llama-1b", mesh, chunk=chunk)
+
+
 def point(
     axis: str, value: int, shape: Shape, size: str, mesh: jax.sharding.Mesh | None = None, **changes
 ) -> dict[str, Any]:
     """One point: what the compiled step holds, and what it computes by the cost model and by XLA's count."""
     step = build("lora", shape, abstract=True, **changes)
+    begin = time.perf_counter()
     lowered = step.lowered(mesh)
+    traced = time.perf_counter()
     compiled = lowered.compile()
+    done = time.perf_counter()
     members = changes.get("members", 1)
     rank, causal = changes.get("rank", 16), mesh is not None
     flops = members * step_cost(shape, "lora", rank=rank, forward="auto", causal=causal).flops
@@ -85,6 +114,9 @@ def point(
         "batch": [shape.batch, shape.time],
         "dtype": shape.dtype,
         "remat": shape.config.remat,
+        "scan": shape.config.scan,
+        "trace_seconds": traced - begin,
+        "compile_seconds": done - traced,
         "flops": flops,
         "xla_flops": counted,
         "tokens": members * shape.batch * shape.time,

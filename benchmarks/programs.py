@@ -102,7 +102,14 @@ METHODS: dict[str, Callable] = {
 
 
 def build(
-    name: str, shape: Shape, *, rank: int = 16, forward: str = "auto", members: int = 0, abstract: bool = False
+    name: str,
+    shape: Shape,
+    *,
+    rank: int = 16,
+    forward: str = "auto",
+    members: int = 0,
+    chunk: int | None = None,
+    abstract: bool = False,
 ) -> Step:
     """A composition over a shape.
 
@@ -111,6 +118,7 @@ def build(
       shape: of model and batch.
       rank, forward: of LoRA.
       members: so many in one program; 0 for a plain step.
+      chunk: time steps whose logits are held at once; None for what suits the device.
       abstract: parameters as shapes alone, to compile and not to run.
 
     Raises:
@@ -121,7 +129,7 @@ def build(
     model = shape.model(None if abstract else jax.random.key(0))
     method = METHODS[name](model, rank, forward)
     tuned = optimizer(optax.adamw, learning_rate=1e-4, weight_decay=0.0)
-    program = make_step(supervised(model.apply), tuned, method)
+    program = make_step(supervised(model.apply, chunk=chunk), tuned, method)
     batch: dict[str, Any] = shape.examples()
     if name == "dpo":
         other = shape.examples(seed=1)

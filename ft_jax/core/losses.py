@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ft_jax.core.mesh import batch_shards
+from ft_jax.core.mesh import batch_shards, traced_copies, traced_memory
 from ft_jax.core.method import Loss
 from ft_jax.core.outputs import Outputs, logits_of
 from ft_jax.core.weights import shape
 
-LOGITS_PER_CHUNK = 2**26
-"""How many logits a chunk may hold on a device: 256 MiB in float32."""
+MEMORY_SHARE = 64
+"""A chunk's logits take at most one part of so many of a device's memory, in float32."""
+
+MOST_LOGITS = 2**27
+"""More than so many in a chunk move hardly fewer bytes (docs/performance.md, "Chunks of logits")."""
 
 
 def chunked_mean(
@@ -123,12 +126,14 @@ def _whole(tree, time: int):
 
 
 def default_chunk(outputs: Outputs) -> int:
-    """Time steps per chunk so that a chunk has at most `LOGITS_PER_CHUNK` logits on a device.
+    """Time steps per chunk, from the memory of the device: see `MEMORY_SHARE` and `MOST_LOGITS`.
 
-    A power of 2, which divides the usual lengths and fills the tiles of a matrix unit.
+    All copies of a mapped program (`ft_jax.core.mesh.copied`) share that. A power of 2, which divides the usual
+    lengths and fills the tiles of a matrix unit.
     """
-    most = LOGITS_PER_CHUNK // (_examples(outputs) * shape(outputs.unembedding)[1])
-    return 1 << max(0, most.bit_length() - 1)
+    most = min(MOST_LOGITS, traced_memory() // (4 * MEMORY_SHARE)) // traced_copies()
+    steps = most // (_examples(outputs) * shape(outputs.unembedding)[1])
+    return 1 << max(0, steps.bit_length() - 1)
 
 
 def chunk_sizes(outputs: Outputs, chunk: int | None = None) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The mesh of devices that a program is traced for, as far as pure functions need to know it."""
+"""What a program is traced for, as far as pure functions need to know it: a mesh, a device, how many copies."""
 
 import contextlib
 import contextvars
@@ -12,7 +12,11 @@ from jaxtyping import Array
 BATCH_AXES = ("data", "fsdp")
 """The axes of a mesh over which the examples of a batch are split."""
 
+MEMORY = 2**34
+"""Bytes that a device is taken to have where it can't be asked, see `traced_memory`."""
+
 _DEVICE: contextvars.ContextVar[jax.Device | None] = contextvars.ContextVar("device", default=None)
+_COPIES: contextvars.ContextVar[int] = contextvars.ContextVar("copies", default=1)
 
 
 @contextlib.contextmanager
@@ -35,6 +39,46 @@ def traced_device() -> jax.Device:
     """
     chosen = _DEVICE.get() or jax.config.jax_default_device
     return chosen if isinstance(chosen, jax.Device) else jax.devices(chosen)[0]
+
+
+def traced_memory() -> int:
+    """Bytes of memory of the device that is traced for.
+
+    `MEMORY` where it doesn't say (a CPU), is not here, or where there are several processes: these have to trace the
+    same program, whatever their devices say.
+
+    Example:
+      >>> traced_memory()
+      17179869184
+    """
+    if jax.process_count() > 1:
+        return MEMORY
+    try:
+        told = traced_device().memory_stats()
+    except jax.errors.JaxRuntimeError:
+        return MEMORY
+    return (told or {}).get("bytes_limit", MEMORY)
+
+
+@contextlib.contextmanager
+def copied(count: int) -> Iterator[None]:
+    """What is mapped over here runs in `count` copies at once: members of a population, tasks of a meta-learner."""
+    before = _COPIES.set(count * _COPIES.get())
+    try:
+        yield
+    finally:
+        _COPIES.reset(before)
+
+
+def traced_copies() -> int:
+    """In how many copies the device will run what is traced.
+
+    Example:
+      >>> with copied(4), copied(2):
+      ...     traced_copies()
+      8
+    """
+    return _COPIES.get()
 
 
 def batch_shards() -> int:

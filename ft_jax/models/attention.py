@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from ft_jax.core.mesh import traced_device
 from ft_jax.models.cache import extend
-from ft_jax.models.layers import Projection, RMSNorm, dropout, grafts_of
+from ft_jax.models.layers import Projection, RMSNorm, dropout, grafts_of, project
 from ft_jax.models.masks import Mask, mask_of, positions_of
 from ft_jax.models.rope import rotary_angles, rotate
 
@@ -159,7 +159,7 @@ class SelfAttention(nnx.Module):
         Returns:
           The output, the maps or None, the cache with the new keys and values or None.
         """
-        queries, keys, values = (self._split(projection(x)) for projection in (self.query, self.key, self.value))
+        queries, keys, values = map(self._split, project(x, self.query, self.key, self.value))
         if self.query_norm is not None:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         if angles is not None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ft_jax.models.attention import Mask, attention
-from ft_jax.models.layers import Projection, grafts_of
+from ft_jax.models.layers import Projection, grafts_of, project
 
 
 class CrossAttention(nnx.Module):
@@ -56,7 +56,7 @@ class CrossAttention(nnx.Module):
 
     def sources(self, source):
         """Keys and values ``[batch, source, heads, head_width]``, which decoding keeps."""
-        keys, values = self._split(self.key(source)), self._split(self.value(source))
+        keys, values = map(self._split, project(source, self.key, self.value))
         for graft in grafts_of(self):
             values = graft.source_values(self, values, source)
         return keys, values

@@ -20,6 +20,7 @@ from ft_jax.models.layers import (
     activation,
     dropout,
     grafts_of,
+    project,
     rematerialise,
     subkey,
     table,
@@ -268,4 +269,5 @@ class MLP(nnx.Module):
     def __call__(self, x):
         if self.gate is None:
             return self.down(self.activation(self.up(x)))
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+        gates, hidden = project(x, self.gate, self.up)
+        return self.down(self.activation(gates) * hidden)

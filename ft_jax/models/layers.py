@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ft_jax.core.grafts import Graft, Holder
-from ft_jax.core.weights import matmul
+from ft_jax.core.weights import matmul, matmuls
 from ft_jax.core.weights.product import saves_products
 
 ACTIVATIONS = {
@@ -49,6 +49,12 @@ class Projection(nnx.Module):
 
     def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
         return matmul(value(self.kernel), x, value(self.bias))
+
+
+def project(x: Float[Array, "... inputs"], *projections: Projection) -> list[Array]:
+    """What several projections make of one input, in their order; what they do to it alike is done once."""
+    kernels, biases = ([value(getattr(one, part)) for one in projections] for part in ("kernel", "bias"))
+    return matmuls(kernels, x, biases)
 
 
 class LayerNorm(nnx.Module):

@@ -16,6 +16,8 @@ from ft_jax.models.gguf_file import read_gguf
 from ft_jax.models.model import Forward, Model, initial_parameters, shapes
 from ft_jax.models.placement import Sharding, kept, place, place_blocks, quantized, whole
 from ft_jax.models.safetensors_file import read_folder
+from ft_jax.models.scanned import deep
+from ft_jax.models.stacking import stack_each
 from ft_jax.models.stored import Stored
 from ft_jax.models.tokenizers import tokenizer_of_folder, tokenizer_of_gguf
 
@@ -36,11 +38,13 @@ def load(
     tokenizer: bool = True,
     abstract: bool = False,
     key: jax.Array | None = None,
+    scan: bool | None = None,
 ) -> Model:
     """A model with its weights and tokenizer.
 
     Files are mapped, and tensors go one after another from them into their type, quantisation and sharding. So
-    beside the parameters no more than one tensor is in memory, neither on the host nor on a device.
+    beside the parameters no more than one tensor is in memory, neither on the host nor on a device; with `scan`, on a
+    device no more than one parameter of all layers.
 
     Args:
       address: a folder with config.json and safetensors, or a GGUF file: a path, ``hf://org/model`` or
@@ -56,10 +60,13 @@ def load(
       tokenizer: whether to read the tokenizer.
       abstract: shapes in place of arrays, no tensor is read.
       key: draws missing parameters where `strict` is off.
+      scan: whether the layers run in one scan, their parameters stacked as they are read (see `Model.configure`); by
+        default where there are more than `UNROLLED`, for unrolled layers are faster and take longer to compile.
 
     Raises:
       FileNotFoundError: where the file, config.json or a shard is not there.
-      ValueError: on an unknown architecture or quantisation, missing, left-over or misshapen tensors, a corrupt file.
+      ValueError: on an unknown architecture or quantisation, missing, left-over or misshapen tensors, a corrupt file,
+        layers that can't be stacked.
 
     Example:
       >>> import tempfile, jax
@@ -86,8 +93,10 @@ def load(
         model = model.configure(dtype=dtype)
     if strict:
         _check_vocabulary(path, model)
+    scan = deep(model.config) if scan is None else scan
+    scanned = model.configure(scan=True) if scan else model
     if abstract:
-        return model
+        return scanned
     named = _named(table, tensors, prefix)
     outline = flat(model.params)
     drawn = _drawn(model, outline, named, unread, tensors, path, strict, key)
@@ -95,15 +104,16 @@ def load(
     def destination(where, shape):
         return sharding(f"model/{where}", shape)
 
-    filled = {}
-    for where, (tensor, names) in named.items():
+    def parameter(where):
+        tensor, names = named[where]
         if where in drawn:
             array = drawn[where].astype(storage or "float32")
-            filled[where] = jax.device_put(array, destination(where, array.shape))
-            continue
+            return jax.device_put(array, destination(where, array.shape))
         stored, shape = [tensors[name] for name in names], outline[where].shape
-        filled[where] = _read(where, tensor, stored, shape, storage, destination, quantize)
-    return dataclasses.replace(model, params=nested(filled))
+        return _read(where, tensor, stored, shape, storage, destination, quantize)
+
+    filled = stack_each(named, parameter, destination) if scan else {where: parameter(where) for where in named}
+    return dataclasses.replace(scanned, params=nested(filled))
 
 
 def _read(where, tensor, stored, shape, storage, destination, quantize):

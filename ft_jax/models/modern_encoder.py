@@ -15,6 +15,7 @@ from ft_jax.models.layers import (
     activation,
     dropout,
     grafts_of,
+    project,
     subkey,
     table,
     value,
@@ -171,4 +172,5 @@ class GatedMLP(nnx.Module):
         self.activation = activation(name)
 
     def __call__(self, x, rate: float = 0.0, key=None):
-        return self.down(dropout(self.activation(self.gate(x)) * self.up(x), rate, key))
+        gates, hidden = project(x, self.gate, self.up)
+        return self.down(dropout(self.activation(gates) * hidden, rate, key))

@@ -14,6 +14,19 @@ from ft_jax.models.stacking import STACKED
 
 Run = Callable[..., tuple[Array, dict[str, Array]]]
 
+UNROLLED = 64
+"""The most layers that `ft_jax.models.load` leaves unrolled.
+
+A scan compiles in the time of one layer and unrolled layers in a time that grows with them, once for each machine; the
+scan then moves more bytes in every step, and holds more (docs/performance.md, "Depth"). Parameters are stacked or not,
+so the choice depends on the model alone and not on the device, or a checkpoint would fit one device and not another.
+"""
+
+
+def deep(config) -> bool:
+    """Whether a network has more layers than `UNROLLED` and can run them in one scan."""
+    return hasattr(config, "scan") and config.layers > UNROLLED
+
 
 def held(layers: Sequence[nnx.Module], *, scan: bool) -> nnx.Dict:
     """`layers` under their numbers, or under ``scan`` as one module whose leaves have a leading axis of layers."""

@@ -1,14 +1,18 @@
 """Parameters of layers that run in one scan, and of layers that don't, each made from the other."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ft_jax.core.params import paths
+from ft_jax.core.params import map_with_path, paths
 
 STACKED = "stacked"
+
+LAYER = re.compile(r"(^|/)layers/(\d+)/")
+"""Where a path says which layer it is in."""
 
 
 def stack_layers(params: Mapping[str, Any]) -> dict:
@@ -35,6 +39,52 @@ def stack_layers(params: Mapping[str, Any]) -> dict:
 def unstack_layers(params: Mapping[str, Any]) -> dict:
     """The inverse of `stack_layers`; parameters that are not stacked, or have no layers, come back as they are."""
     return _map_layers(params, _unstacked)
+
+
+def stack_each(
+    names: Iterable[str],
+    parameter: Callable[[str], Any],
+    sharding: Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None],
+) -> dict[str, Any]:
+    """Parameters by path, those of layers stacked one after another, so that only one of them is there twice.
+
+    Args:
+      names: the paths of a network whose layers are apart, such as ``"layers/0/mlp/up/kernel"``.
+      parameter: makes the one at a path, an array or an operator.
+      sharding: of the stacked arrays, by path and shape; None for the default device.
+
+    Raises:
+      ValueError: where a parameter has another form in some layers (quantised in some of them).
+
+    Example:
+      >>> read = stack_each(["layers/0/a", "layers/1/a"], lambda path: jnp.ones(3), lambda path, shape: None)
+      >>> read["layers/stacked/a"].shape
+      (2, 3)
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(LAYER.sub(rf"\1layers/{STACKED}/", name), []).append(name)
+    return {path: _stack_one(path, members, parameter, sharding) for path, members in groups.items()}
+
+
+def _stack_one(path, members, parameter, sharding):
+    if f"layers/{STACKED}/" not in path:
+        return parameter(members[0])
+    members = sorted(members, key=lambda name: int(LAYER.search(name)[2]))
+    pieces = [parameter(name) for name in members]
+    for name, piece in zip(members, pieces, strict=True):
+        if _outline(piece) != _outline(pieces[0]):
+            raise ValueError(
+                f"{name} has another form than {members[0]} ({_difference(pieces[0], piece)}), so one scan can't run "
+                "both; pass scan=False"
+            )
+
+    def place(inner, leaf):
+        return sharding(f"{path}/{inner}" if inner else path, (len(pieces), *leaf.shape))
+
+    targets = map_with_path(place, pieces[0])
+    # Transfers and copies run on their own; waiting keeps what is stacked from piling up.
+    return jax.block_until_ready(jax.jit(lambda *pieces: jax.tree.map(_stack, *pieces), out_shardings=targets)(*pieces))
 
 
 def _map_layers(params, change):

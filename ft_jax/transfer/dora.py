@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 from ft_jax.core.adapters import Targets
 from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
-from ft_jax.core.weights import Weight, fold_bias, materialize, matmul, shape
-from ft_jax.core.weights.low_rank import two_pass
+from ft_jax.core.weights import Weight, fold_bias, materialize, matmul, matmuls, shape
+from ft_jax.core.weights.low_rank import two_passes
 from ft_jax.core.weights.operator import operator
 from ft_jax.transfer.adapter import adapter
 from ft_jax.transfer.dropout import check_rate, with_dropout
@@ -35,14 +35,22 @@ class Directional(Weight):
     owner: str = ""
 
     def matmul(self, x, bias=None):
-        y = matmul(self.base, x) + self._low_rank(x)
-        y = self.gain().astype(x.dtype) * y
-        return y if bias is None else y + fold_bias(self.base, bias).astype(y.dtype)
+        return self.matmuls([self], x, [bias])[0]
+
+    @classmethod
+    def matmuls(cls, weights, x, biases):
+        bases = matmuls([weight.base for weight in weights], x, [None] * len(weights))
+        updates = two_passes(x, [weight._factors() for weight in weights])
+        products = []
+        for weight, base, update, bias in zip(weights, bases, updates, biases, strict=True):
+            y = weight.gain().astype(x.dtype) * (base + update)
+            products.append(y if bias is None else y + fold_bias(weight.base, bias).astype(y.dtype))
+        return products
 
     def update(self, x):
         """What is added to the base's output for `x` alone, as dropout needs it."""
         gain = self.gain().astype(x.dtype)
-        return (gain - 1.0) * matmul(self.base, x) + gain * self._low_rank(x)
+        return (gain - 1.0) * matmul(self.base, x) + gain * two_passes(x, [self._factors()])[0]
 
     def materialize(self):
         base = materialize(self.base)
@@ -54,8 +62,8 @@ class Directional(Weight):
         direction = materialize(base).astype(jnp.float32) + scale * (a @ b)
         return self.magnitude / jnp.linalg.norm(direction, axis=0)
 
-    def _low_rank(self, x):
-        return two_pass(x, self.a, self.b, self.scale)
+    def _factors(self):
+        return self.a, self.b, self.scale
 
     @property
     def shape(self):

@@ -181,7 +181,7 @@ def test_the_gradient_of_tokens_scatters_nothing():
 
 
 def test_a_head_that_learns_takes_chunks_with_as_many_rows_as_it_has_inputs(monkeypatch):
-    monkeypatch.setattr("ft_jax.core.losses.LOGITS_PER_CHUNK", 4 * 100)
+    monkeypatch.setattr("ft_jax.core.losses.MOST_LOGITS", 4 * 100)
     outputs = Outputs(hidden=jnp.ones((2, 64, 24)), unembedding=jnp.ones((24, 100)))
     assert default_chunk(outputs) == 2
     assert chunk_sizes(outputs) == (2, 16) and chunk_sizes(outputs, 5) == (5, 5)

@@ -9,7 +9,7 @@ import pytest
 from ft_jax import transfer
 from ft_jax.core import compose, jit_step, make_step, optimizer, parameters, supervised
 from ft_jax.core.members import map_members, member
-from ft_jax.core.weights import LowRank, Scaled, cast, matmul, quantize
+from ft_jax.core.weights import LowRank, Scaled, cast, matmul, matmuls, quantize
 from ft_jax.models import tiny_decoder
 
 KEYS = jax.random.split(jax.random.key(0), 8)
@@ -56,6 +56,76 @@ def test_every_forward_is_the_same_function(forward, derivative):
     found = jax.jit(DERIVATIVES[derivative](through(forward)))(*PARTS)
     wanted = jax.jit(DERIVATIVES[derivative](plain))(*PARTS)
     jax.tree.map(lambda f, w: np.testing.assert_allclose(f, w, rtol=2e-4, atol=2e-4), found, wanted)
+
+
+WIDTHS = (6, 4, 9)
+TOGETHER = [
+    (jax.random.normal(key, (8, width)), jax.random.normal(key, (8, rank)), jax.random.normal(key, (rank, width)))
+    for key, width, rank in zip(KEYS[5:], WIDTHS, (2, 3, 2), strict=True)
+]
+
+
+def wave(products):
+    return sum(jnp.sum(jnp.sin(y + i)) for i, y in enumerate(products))
+
+
+@pytest.mark.parametrize("forward", ["two_pass", "merged_backward", "merged", "mixed"])
+@pytest.mark.parametrize("derivative", ["value_and_grad", "jvp", "of gradients", "members"])
+def test_projections_of_one_input_equal_each_by_itself(forward, derivative):
+    forwards = ("two_pass", "merged", "merged") if forward == "mixed" else (forward,) * 3
+    biases = [None, jnp.arange(4.0), None]
+
+    def weights(parts):
+        return [LowRank(*part, jnp.float32(0.5), forward=way) for part, way in zip(parts, forwards, strict=True)]
+
+    def together(x, parts):
+        return wave(matmuls(weights(parts), x, biases))
+
+    def plain(x, parts):
+        dense = [w + 0.5 * a @ b for w, a, b in parts]
+        return wave(x @ w if bias is None else x @ w + bias for w, bias in zip(dense, biases, strict=True))
+
+    def derived(f):
+        if derivative == "value_and_grad":
+            return jax.value_and_grad(f, argnums=(0, 1))(X, TOGETHER)
+        if derivative == "jvp":
+            return jax.jvp(f, (X, TOGETHER), (X, TOGETHER))
+        if derivative == "of gradients":
+            inner = jax.grad(f, argnums=1)
+            return jax.grad(lambda x: sum(jnp.sum(g**2) for g in jax.tree.leaves(inner(x, TOGETHER))))(X)
+        members = [(w, jnp.stack([a, -a]), jnp.stack([b, 2 * b])) for w, a, b in TOGETHER]
+        return jax.vmap(jax.grad(f, argnums=1), (None, [(None, 0, 0)] * 3))(X, members)
+
+    jax.tree.map(lambda f, w: np.testing.assert_allclose(f, w, rtol=2e-4, atol=2e-4), derived(together), derived(plain))
+
+
+def test_projections_of_mixed_kinds_come_back_in_their_order():
+    low_rank = [LowRank(*part, jnp.float32(0.5), forward="merged") for part in TOGETHER]
+    directional = transfer.dora(rank=2).surgery({"model": {"kernel": BASE}}, KEYS[7])["model"]["kernel"]
+    weights = [low_rank[0], TOGETHER[1][0], directional, Scaled(BASE, 1 + jnp.arange(6.0)), low_rank[2], directional]
+    biases = [BIAS, None, BIAS, BIAS, None, None]
+    for found, weight, bias in zip(matmuls(weights, X, biases), weights, biases, strict=True):
+        np.testing.assert_allclose(found, matmul(weight, X, bias), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("forward", ["two_pass", "merged_backward", "merged"])
+def test_low_rank_passes_over_one_input_are_one_product(forward):
+    def loss(parts):
+        return wave(matmuls([LowRank(*part, jnp.float32(0.5), forward=forward) for part in parts], X, [None] * 3))
+
+    def of_factors(factors):
+        return loss([(w, *own) for (w, _, _), own in zip(TOGETHER, factors, strict=True)])
+
+    program = str(jax.make_jaxpr(jax.grad(of_factors))([part[1:] for part in TOGETHER]))
+
+    def products(shape):
+        return program.count(f"f32[{shape}] = dot_general")
+
+    passes = {rank: products(f"3,5,{rank}") for rank in (2, 3, 7)}
+    gradients = {rank: products(f"{rank},8") + products(f"8,{rank}") for rank in (2, 3, 7)}
+    assert gradients == {2: 0, 3: 0, 7: 1}
+    # Of rank 7 what a reads; of 2, 3 and 2 the cotangents through each b.
+    assert passes[7] >= 1 and (passes[2], passes[3]) == (2, 1)
 
 
 def dense_gradients(function, *arguments):

@@ -82,8 +82,8 @@ def test_chunks_do_not_change_the_step(monkeypatch):
 
     method = distillation.logits(TEACHER.apply, TEACHER.params)
     results = []
-    for size in (losses.LOGITS_PER_CHUNK, 8 * 32 * 2):
-        monkeypatch.setattr(losses, "LOGITS_PER_CHUNK", size)
+    for size in (losses.MOST_LOGITS, 8 * 32 * 2):
+        monkeypatch.setattr(losses, "MOST_LOGITS", size)
         program, state = start(method)
         results.append(jax.jit(program.step)(state, BATCH))
     for a, b in zip(*map(jax.tree.leaves, results), strict=True):

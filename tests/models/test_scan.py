@@ -9,7 +9,9 @@ from safetensors.numpy import load_file
 
 from ft_jax import models
 from ft_jax.core.grafts import graft
-from ft_jax.models import stack_layers, unstack_layers
+from ft_jax.core.weights import quantize
+from ft_jax.models import scanned, stack_layers, unstack_layers
+from ft_jax.models.stacking import STACKED, stack_each
 
 NAMES = ("tiny_roberta", "tiny_vit", "tiny_dinov2", "tiny_clip", "tiny_siglip", "tiny_t5", "tiny_whisper", "tiny_llava")
 KEY = jax.random.key(0)
@@ -78,6 +80,51 @@ def test_additions_scan_with_their_layers():
     got, _ = outputs(scanned, stack_layers(params), case.batch())
     close(got.hidden, expected.hidden)
     jax.tree.map(np.testing.assert_array_equal, unstack_layers(stack_layers(params)), params)
+
+
+def test_layers_are_stacked_as_they_are_read(case):
+    read, wanted = models.load(case.folder, tokenizer=False, scan=True), case.model.configure(scan=True)
+    assert read.config == wanted.config and read.apply == wanted.apply
+    jax.tree.map(np.testing.assert_array_equal, read.params, wanted.params)
+
+
+def test_quantised_layers_are_stacked_and_placed_as_they_are_read():
+    folder = recorded("tiny_llama").folder
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("fsdp",))
+    apart = models.load(folder, tokenizer=False, quantize="nf4")
+    asked = {}
+
+    def sharding(path, shape):
+        asked[path] = shape
+        split = shape[-1] % 2 == 0 and len(shape) > 1
+        spec = (None,) * (len(shape) - 1) + ("fsdp",) if split else ()
+        return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+
+    read = models.load(folder, tokenizer=False, quantize="nf4", scan=True, sharding=sharding)
+    wanted = stack_layers(apart.params)
+    assert jax.tree.structure(read.params) == jax.tree.structure(wanted)
+    jax.tree.map(np.testing.assert_array_equal, read.params, wanted)
+    kernel = read.params["layers"][STACKED]["attention"]["query"]["kernel"]
+    path = f"model/layers/{STACKED}/attention/query/kernel/codes"
+    assert asked[path] == kernel.codes.shape and kernel.codes.sharding == sharding(path, kernel.codes.shape)
+
+
+def test_deep_models_are_scanned_and_others_are_not(monkeypatch):
+    folder = recorded("tiny_llama").folder
+    assert not models.load(folder, tokenizer=False).config.scan
+    monkeypatch.setattr(scanned, "UNROLLED", 1)
+    assert models.load(folder, tokenizer=False).config.scan
+    assert list(models.load(folder, tokenizer=False, abstract=True).params["layers"]) == [STACKED]
+    assert not models.load(folder, tokenizer=False, scan=False).config.scan
+    assert not hasattr(recorded("tiny_modernbert").model.config, "scan")
+
+
+def test_a_parameter_of_another_form_in_some_layers_is_named():
+    def parameter(path):
+        return jnp.ones((64, 64)) if "/0/" in path else quantize(jnp.ones((64, 64)), "int8")
+
+    with pytest.raises(ValueError, match=r"layers/1/up has another form than layers/0/up .*; pass scan=False"):
+        stack_each(["layers/0/up", "layers/1/up"], parameter, lambda path, shape: None)
 
 
 def test_a_network_whose_layers_differ_has_no_scan():

@@ -39,6 +39,12 @@ def test_processes_share_one_order_of_the_data():
     np.testing.assert_array_equal(np.stack(shares, axis=1).reshape(whole.shape), whole)
 
 
+def test_a_pretrained_model_takes_its_layers_in_a_scan_and_rematerialised():
+    changed = Pretrained(assets.MINILM, classes=2, scan=True, remat="full", dropout=0.0).build(None)
+    assert list(changed.params["layers"]) == ["stacked"] and changed.config.scan
+    assert (changed.config.remat, changed.config.dropout) == ("full", 0.0)
+
+
 @pytest.fixture(scope="module")
 def encoder():
     return Pretrained(assets.MINILM, classes=2).build(None)

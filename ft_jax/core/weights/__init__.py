@@ -14,6 +14,7 @@ from ft_jax.core.weights.operator import (
     is_weight,
     materialize,
     matmul,
+    matmuls,
     merge,
     shape,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "is_weight",
     "materialize",
     "matmul",
+    "matmuls",
     "merge",
     "quantize",
     "shape",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ft_jax.core.weights.operator import Weight, fold_bias, materialize, matmul, operator, shape
+from ft_jax.core.weights.operator import Weight, fold_bias, materialize, matmul, matmuls, operator, shape
 from ft_jax.core.weights.product import product
 from ft_jax.core.weights.quantized import Quantized
 
@@ -45,16 +45,27 @@ class LowRank(Weight):
     forward: str = "two_pass"
 
     def matmul(self, x, bias=None):
-        forward = self._forward(x)
-        if forward == "two_pass":
-            return matmul(self.base, x, bias) + self.update(x)
-        base, factors = _chain(self)
-        y = _joined(forward == "merged", x, materialize(base), factors)
-        return y if bias is None else y + fold_bias(base, bias).astype(y.dtype)
+        return self.matmuls([self], x, [bias])[0]
+
+    @classmethod
+    def matmuls(cls, weights, x, biases):
+        forwards = [weight._forward(x) for weight in weights]
+        if len(set(forwards)) > 1:
+            return [cls.matmuls([weight], x, [bias])[0] for weight, bias in zip(weights, biases, strict=True)]
+        if forwards[0] == "two_pass":
+            bases = matmuls([weight.base for weight in weights], x, biases)
+            updates = two_passes(x, [(weight.a, weight.b, weight.scale) for weight in weights])
+            return [y + update for y, update in zip(bases, updates, strict=True)]
+        bases, chains = zip(*map(_chain, weights), strict=True)
+        products = _joined(forwards[0] == "merged", x, [materialize(base) for base in bases], chains)
+        return [
+            y if bias is None else y + fold_bias(base, bias).astype(y.dtype)
+            for y, base, bias in zip(products, bases, biases, strict=True)
+        ]
 
     def update(self, x):
         """What is added to the base's output for `x`, in two passes."""
-        return two_pass(x, self.a, self.b, self.scale)
+        return two_passes(x, [(self.a, self.b, self.scale)])[0]
 
     def materialize(self):
         base = materialize(self.base)
@@ -77,10 +88,19 @@ class LowRank(Weight):
         return "merged" if x.dtype == jnp.float32 else "merged_backward"
 
 
-def two_pass(x, a, b, scale):
-    """``scale · (x @ a) @ b`` in the type of `x`."""
-    a, b, scale = (part.astype(x.dtype) for part in (a, b, scale))
-    return product(scale * (x @ a), b)
+def two_passes(x, factors) -> list[Array]:
+    """``scale · (x @ a) @ b`` for each of the factors ``(a, b, scale)``, in the type of `x`, which is read once."""
+    inners = _over(x, [a for a, _, _ in factors])
+    return [
+        product(scale.astype(x.dtype) * inner, b.astype(x.dtype))
+        for inner, (_, b, scale) in zip(inners, factors, strict=True)
+    ]
+
+
+def _over(x, matrices) -> list[Array]:
+    """``x @ matrix`` of each, as one product over all their columns."""
+    columns = jnp.concatenate([matrix.astype(x.dtype) for matrix in matrices], axis=1)
+    return jax.lax.split(x @ columns, [matrix.shape[1] for matrix in matrices], axis=x.ndim - 1)
 
 
 def _chain(weight) -> tuple[Any, tuple]:
@@ -93,13 +113,26 @@ def _chain(weight) -> tuple[Any, tuple]:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _joined(merges, x, base, factors):
-    """``x @ (base + Σ scale · a @ b)``, by a merged weight or in passes over `x`."""
-    return x @ _merge(base, factors, x.dtype) if merges else _in_passes(x, base, factors)
+def _joined(merges, x, bases, chains):
+    """``x @ (base + Σ scale · a @ b)`` for each base and its chain of factors, by merged weights or in passes."""
+    if merges:
+        return [x @ _merge(base, chain, x.dtype) for base, chain in zip(bases, chains, strict=True)]
+    return _in_passes(x, bases, chains)
 
 
-def _in_passes(x, base, factors):
-    return sum((two_pass(x, *factor) for factor in factors), start=matmul(base, x))
+def _in_passes(x, bases, chains):
+    updates = _grouped(chains, two_passes(x, _flat(chains)))
+    return [sum(own, start=matmul(base, x)) for base, own in zip(bases, updates, strict=True)]
+
+
+def _flat(chains) -> list:
+    return [factor for chain in chains for factor in chain]
+
+
+def _grouped(chains, values) -> list[list]:
+    """`values`, one for each factor, by chain."""
+    values = iter(values)
+    return [[next(values) for _ in chain] for chain in chains]
 
 
 def _merge(base, factors, dtype):
@@ -116,34 +149,38 @@ def _joined_jvp(merges, primals, tangents):
 
     A rule for tangents and not for cotangents, so that derivatives of any order and direction go through it.
     """
-    x, base, factors = primals
-    dx, dbase, dfactors = tangents
-    parts = []
+    x, bases, chains = primals
+    dx, dbases, dchains = tangents
+    parts: list[list] = [[] for _ in bases]
     if merges:
-        merged = _merge(base, factors, x.dtype)
-        y, through = x @ merged, lambda dx, base, factors: dx @ merged
+        merged = [_merge(base, chain, x.dtype) for base, chain in zip(bases, chains, strict=True)]
+        ys, through = [x @ matrix for matrix in merged], lambda dx, bases, chains: [dx @ matrix for matrix in merged]
     else:
         # Made where it is needed, and not kept until then.
-        y, through = _in_passes(x, base, factors), jax.checkpoint(_through_merged, prevent_cse=False)
+        ys, through = _in_passes(x, bases, chains), jax.checkpoint(_through_merged, prevent_cse=False)
     if not _zero(dx):
-        parts.append(through(dx, base, factors))
-    if not _zero(dbase):
-        parts.append(product(x, dbase.astype(x.dtype)))
-    for factor, (da, db, dscale) in zip(factors, dfactors, strict=True):
-        a, b, scale = (part.astype(x.dtype) for part in factor)
-        inner = x @ a
-        narrow = [scale * (x @ da.astype(x.dtype))] if not _zero(da) else []
-        narrow += [dscale.astype(x.dtype) * inner] if not _zero(dscale) else []
-        if narrow:
-            parts.append(product(sum(narrow[1:], start=narrow[0]), b))
-        if not _zero(db):
-            parts.append(product(scale * inner, db.astype(x.dtype)))
-    dy = sum(parts[1:], start=parts[0]) if parts else jnp.zeros_like(y)
-    return y, dy
+        for own, part in zip(parts, through(dx, bases, chains), strict=True):
+            own.append(part)
+    for own, dbase in zip(parts, dbases, strict=True):
+        if not _zero(dbase):
+            own.append(product(x, dbase.astype(x.dtype)))
+    learned = [da for da, _, _ in _flat(dchains) if not _zero(da)]
+    learned = iter(_over(x, learned) if learned else [])
+    inners = iter(_over(x, [a for a, _, _ in _flat(chains)]))
+    for own, chain, dchain in zip(parts, chains, dchains, strict=True):
+        for (_, b, scale), (da, db, dscale) in zip(chain, dchain, strict=True):
+            inner, scale = next(inners), scale.astype(x.dtype)
+            narrow = [scale * next(learned)] if not _zero(da) else []
+            narrow += [dscale.astype(x.dtype) * inner] if not _zero(dscale) else []
+            if narrow:
+                own.append(product(sum(narrow[1:], start=narrow[0]), b.astype(x.dtype)))
+            if not _zero(db):
+                own.append(product(scale * inner, db.astype(x.dtype)))
+    return ys, [sum(own[1:], start=own[0]) if own else jnp.zeros_like(y) for own, y in zip(parts, ys, strict=True)]
 
 
-def _through_merged(dx, base, factors):
-    return dx @ _merge(base, factors, dx.dtype)
+def _through_merged(dx, bases, chains):
+    return [dx @ _merge(base, chain, dx.dtype) for base, chain in zip(bases, chains, strict=True)]
 
 
 def _zero(tangent) -> bool:

@@ -1,6 +1,7 @@
 """What a weight can do, and the functions models call on it."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,6 +27,11 @@ class Weight:
     def matmul(self, x: Array, bias: Array | None = None) -> Array:
         """``x [..., inputs]`` to ``[..., outputs]``; the bias is added where the unadapted layer adds it."""
         raise NotImplementedError
+
+    @classmethod
+    def matmuls(cls, weights: Sequence["Weight"], x: Array, biases: Sequence[Array | None]) -> Sequence[Array]:
+        """`matmul` of several weights of this class over one `x`, where they can share a pass over it."""
+        return [weight.matmul(x, bias) for weight, bias in zip(weights, biases, strict=True)]
 
     def materialize(self) -> Array:
         """The dense array ``[inputs, outputs]`` with the same effect."""
@@ -99,6 +105,32 @@ def matmul(
         return weight.matmul(x, bias)
     y = product(x, weight.astype(x.dtype))
     return y if bias is None else y + bias.astype(y.dtype)
+
+
+def matmuls(weights: Sequence, x: Float[Array, "... inputs"], biases: Sequence[Array | None]) -> list[Array]:
+    """`matmul` of each weight over one input, as query, key and value are: what they do to `x` alike is done once.
+
+    Args:
+      weights: arrays and `Weight` instances ``[inputs, outputs]``, in any mixture.
+      x: activations ``[..., inputs]``.
+      biases: ``[outputs]`` or None, one for each weight.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> [y.shape for y in matmuls([jnp.eye(2), jnp.ones((2, 5))], jnp.ones((3, 2)), [None, None])]
+      [(3, 2), (3, 5)]
+    """
+    results: list[Any] = [None] * len(weights)
+    for kind in {type(weight): None for weight in weights}:
+        alike = [index for index, weight in enumerate(weights) if type(weight) is kind]
+        own, theirs = [weights[index] for index in alike], [biases[index] for index in alike]
+        if issubclass(kind, Weight):
+            products = kind.matmuls(own, x, theirs)
+        else:
+            products = [matmul(weight, x, bias) for weight, bias in zip(own, theirs, strict=True)]
+        for index, y in zip(alike, products, strict=True):
+            results[index] = y
+    return results
 
 
 def materialize(weight) -> Array:
