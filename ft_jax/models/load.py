@@ -61,7 +61,8 @@ def load(
       abstract: shapes in place of arrays, no tensor is read.
       key: draws missing parameters where `strict` is off.
       scan: whether the layers run in one scan, their parameters stacked as they are read (see `Model.configure`); by
-        default where there are more than `UNROLLED`, for unrolled layers are faster and take longer to compile.
+        default where there are more than `ft_jax.models.scanned.UNROLLED` (and no blocks are kept), for unrolled layers
+        are faster and take longer to compile.
 
     Raises:
       FileNotFoundError: where the file, config.json or a shard is not there.
@@ -93,7 +94,8 @@ def load(
         model = model.configure(dtype=dtype)
     if strict:
         _check_vocabulary(path, model)
-    scan = deep(model.config) if scan is None else scan
+    # Blocks of a file may differ from layer to layer.
+    scan = deep(model.config) and quantize != "keep" if scan is None else scan
     scanned = model.configure(scan=True) if scan else model
     if abstract:
         return scanned
