@@ -69,7 +69,7 @@ RUNS = (
     Run("llama-8b", "v5p:8x8x8", Mesh(data=8, fsdp=32, tensor=2), changes=DEEP),
     *(
         Run("llama-1b", "h100:1", method=method, batch=None)
-        for method in ("lora", "full", "qlora", "dora", "distillation", "soft", "dpo", "composed")
+        for method in ("lora", "full", "qlora", "dora", "distillation", "soft", "full+distillation", "dpo", "composed")
     ),
     Run("llama-1b", "h100:1", batch=None, forward="merged"),
     Run("llama-1b", "h100:1", batch=None, changes=(("remat", "full"),)),

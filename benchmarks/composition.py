@@ -17,14 +17,14 @@ ADDED = ("distillation", "ewc", "uncertainty")
 def rows(options: Options) -> Iterator[dict[str, Any]]:
     """One row a step: how many times what its parts take it takes.
 
-    A preference step is held against two plain ones, for its two sides, and the reference's two forward passes; one of
-    distillation, beside the task's loss and without it, against the plain one; the composed one against the plain one
-    and what each method adds to it.
+    A preference step is held against two plain ones, for its two sides, and the reference's two forward passes;
+    distillation, beside the task's loss, without it, and in full fine-tuning, against the step without; the composed one
+    against the plain one and what each method adds to it.
     """
     name, shape = options.shape("small" if jax.default_backend() == "cpu" else "llama-1b")
     steps = {
         method: build(method, shape, rank=options.rank, forward=options.forward)
-        for method in ("lora", *ADDED, "soft", "composed", "dpo")
+        for method in ("lora", "full", *ADDED, "soft", "full+distillation", "composed", "dpo")
     }
     runners = {method: Runner(*step.start()) for method, step in steps.items()}
     forward = loss_alone(steps["lora"])
@@ -39,6 +39,7 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
     parts = {
         "distillation": (plain, "the plain step"),
         "soft": (plain, "the plain step"),
+        "full+distillation": (taken["full"], "the full step"),
         "dpo": (2 * (plain + taken["forward"]), "two plain steps and two forward passes"),
         "composed": (plain + sum(taken[method] - plain for method in ADDED), "its parts added up"),
     }

@@ -64,9 +64,9 @@ def step_cost(shape: Shape, method: str, *, rank: int = 16, forward: str = "two_
     forward = {"auto": "merged" if shape.dtype == "float32" else "merged_backward"}.get(forward, forward)
     plain = _pass(shape, method, rank, forward, causal, backward=False)
     trained = _pass(shape, method, rank, forward, causal, backward=True)
-    if method in ("distillation", "soft", "composed"):
-        # The teacher's forward pass; beside the task, the divergence makes the student's logits and gradient once more.
-        again = 0 if method == "soft" else 2
+    if method in ("distillation", "full+distillation", "soft", "composed"):
+        # The teacher's forward pass; beside the task, the student's logits and their gradients are made once more.
+        again = {"soft": 0, "full+distillation": 3}.get(method, 2)
         return trained + _pass(shape, "head", rank, forward, causal, backward=False) + _unembedding(shape) * again
     if method == "dpo":
         # Both sides of each pair and the reference's pass; a loss of log-probabilities costs what the task's does.
@@ -78,7 +78,8 @@ def _pass(shape: Shape, method: str, rank: int, forward: str, causal: bool, back
     """One forward pass, or a forward and a backward pass with the update."""
     config, size = shape.config, jnp.dtype(shape.dtype).itemsize
     rows, remat = shape.batch * shape.time, getattr(config, "remat", "none")
-    full, adapted = method == "full", method not in ("full", "head")
+    full = method in ("full", "full+distillation")
+    adapted = not full and method != "head"
     first = "layers/0/"
     total, learning = Cost(), 0
     for path, (inputs, outputs) in projections(shape).items():

@@ -85,6 +85,9 @@ METHODS: dict[str, Callable] = {
     "distillation": lambda model, rank, forward: compose(
         distillation.logits(model.apply, model.params), _lora(model, rank, forward)
     ),
+    "full+distillation": lambda model, rank, forward: compose(
+        distillation.logits(model.apply, model.params), transfer.full()
+    ),
     "soft": lambda model, rank, forward: compose(
         distillation.logits(model.apply, model.params, hard_weight=None), _lora(model, rank, forward)
     ),

@@ -23,6 +23,7 @@ TARGETS = (
     ("DPO step", "≤ 1.1× its passes", "composition", {"method": "dpo"}),
     ("distillation step", "≤ 1.45× the plain step", "composition", {"method": "distillation"}),
     ("distillation alone", "≤ 1.45× the plain step", "composition", {"method": "soft"}),
+    ("distillation, full", "≤ 1.45× the full step", "composition", {"method": "full+distillation"}),
     ("composed step", "≤ 1.05× its parts added up", "composition", {"method": "composed"}),
     ("generation, batch 64", "≥ 3× the peer", "generation", {}),
     ("compilation", "≤ 40 s cold, ≤ 3 s cached", "compilation", {}),

@@ -63,9 +63,9 @@ def test_the_allocator_is_measured_with_memory_kept_and_without():
 
 def test_steps_are_held_against_their_parts():
     found = {row["method"]: row for row in case.rows("composition", Options(size="tiny", repeats=2, rank=2))}
-    assert list(found) == ["distillation", "soft", "dpo", "composed"]
+    assert list(found) == ["distillation", "soft", "full+distillation", "dpo", "composed"]
     times = found["dpo"]["seconds"]
-    assert set(times) == {"lora", "distillation", "soft", "ewc", "uncertainty", "composed", "dpo", "forward"}
+    assert {"lora", "full", "ewc", "uncertainty", "forward", *found} == set(times)
     assert all(row["ratio_range"][0] <= row["ratio"] <= row["ratio_range"][1] for row in found.values())
 
 

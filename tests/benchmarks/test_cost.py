@@ -18,6 +18,7 @@ MARGIN = 0.04
         ("small", "lora", "merged_backward", "none"),
         ("small", "lora", "merged", "none"),
         ("small", "distillation", "auto", "none"),
+        ("small", "full+distillation", "auto", "none"),
         ("small", "soft", "auto", "none"),
         ("small", "dpo", "auto", "none"),
         ("minilm", "full", "auto", "full"),
