@@ -18,8 +18,8 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
     """One row a step: how many times what its parts take it takes.
 
     A preference step is held against two plain ones, for its two sides, and the reference's two forward passes;
-    distillation, beside the task's loss, without it, and in full fine-tuning, against the step without; the composed one
-    against the plain one and what each method adds to it.
+    distillation, beside the task's loss, without it, and in full fine-tuning, against the step without it; the composed
+    one against the plain one and what each method adds to it.
     """
     name, shape = options.shape("small" if jax.default_backend() == "cpu" else "llama-1b")
     steps = {
