@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from benchmarks.shapes import Shape
 from ft_jax.core.params import matches, paths
+from ft_jax.core.weights.low_rank import automatic
 from ft_jax.models import EncoderConfig
 
 OPTIMIZER_TRAFFIC = 7
@@ -54,14 +55,13 @@ def step_cost(shape: Shape, method: str, *, rank: int = 16, forward: str = "two_
     Args:
       shape: of model and batch.
       method: of `benchmarks.programs.METHODS`.
-      rank, forward: of LoRA; ``"auto"`` is taken as ``"merged_backward"`` in half precision and merged in float32.
+      rank, forward: of LoRA.
       causal: whether attention is counted as a kernel that skips what the mask hides would do it, half of it; XLA's
         own products over the whole square are counted otherwise.
     """
     if shape.config.scan:
         # Stacked layers cost what they cost one by one, whose parameters are counted here.
         shape = dataclasses.replace(shape, config=dataclasses.replace(shape.config, scan=False))
-    forward = {"auto": "merged" if shape.dtype == "float32" else "merged_backward"}.get(forward, forward)
     plain = _pass(shape, method, rank, forward, causal, backward=False)
     trained = _pass(shape, method, rank, forward, causal, backward=True)
     if method in ("distillation", "full+distillation", "soft", "composed"):
@@ -96,7 +96,9 @@ def _pass(shape: Shape, method: str, rank: int, forward: str, causal: bool, back
             passes += remat == "full" and not last
         total += product * passes
         if adapted:
-            total += Cost(_adapter_flops(rows, inputs, outputs, rank, forward, backward, reached, remat))
+            exact = shape.dtype == "float32" and method != "qlora"
+            chosen = automatic(rows, inputs, outputs, exact) if forward == "auto" else forward
+            total += Cost(_adapter_flops(rows, inputs, outputs, rank, chosen, backward, reached, remat))
             learning += rank * (inputs + outputs)
         elif full:
             learning += inputs * outputs

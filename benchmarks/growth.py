@@ -39,7 +39,10 @@ DEPTHS = (8, 16, 32, 64)
 CHUNKS = (8, 16, 32, 64, 128, 256, 512)
 """Time steps a chunk of the logits of ``llama-1b``, 8 examples of 2,048 tokens."""
 
-SPECIAL = ("model", "depth", "chunk")
+BATCHES = (1, 2, 4, 8, 16)
+"""Examples of 2,048 tokens that four layers of the shape ``llama-1b`` are given with each of LoRA's forwards."""
+
+SPECIAL = ("model", "depth", "chunk", "forward")
 """Axes with shapes of their own."""
 
 
@@ -51,7 +54,7 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
     found = _roomy(dataclasses.replace(found, batch=1) if large else found)
     for axis in options.methods or (*AXES, *SPECIAL):
         if axis in SPECIAL:
-            yield from {"model": models, "depth": depths, "chunk": chunks}[axis](mesh)
+            yield from {"model": models, "depth": depths, "chunk": chunks, "forward": forwards}[axis](mesh)
             continue
         for value in AXES[axis]:
             shape = dataclasses.replace(found, **{axis: value}) if axis in ("time", "batch") else found
@@ -93,6 +96,14 @@ def chunks(mesh: jax.sharding.Mesh | None) -> Iterator[dict[str, Any]]:
         yield point("chunk", chunk, SHAPES["llama-1b"], "llama-1b", mesh, chunk=chunk)
 
 
+def forwards(mesh: jax.sharding.Mesh | None) -> Iterator[dict[str, Any]]:
+    """The points over LoRA's forwards and examples."""
+    for batch in BATCHES:
+        for forward in ("two_pass", "merged_backward", "merged", "auto"):
+            shape = named_shape("llama-1b", batch=batch, layers=4)
+            yield point("forward", batch, shape, "llama-1b", mesh, forward=forward)
+
+
 def point(
     axis: str, value: int, shape: Shape, size: str, mesh: jax.sharding.Mesh | None = None, **changes
 ) -> dict[str, Any]:
@@ -105,7 +116,8 @@ def point(
     done = time.perf_counter()
     members = changes.get("members", 1)
     rank, causal = changes.get("rank", 16), mesh is not None
-    flops = members * step_cost(shape, "lora", rank=rank, forward="auto", causal=causal).flops
+    forward = changes.get("forward", "auto")
+    flops = members * step_cost(shape, "lora", rank=rank, forward=forward, causal=causal).flops
     counted = None if shape.config.scan or mesh else lowered.cost_analysis()["flops"]
     return {
         "axis": axis,
@@ -115,6 +127,7 @@ def point(
         "dtype": shape.dtype,
         "remat": shape.config.remat,
         "scan": shape.config.scan,
+        "forward": forward,
         "trace_seconds": traced - begin,
         "compile_seconds": done - traced,
         "flops": flops,

@@ -97,35 +97,40 @@ def draw_growth() -> None:
 
 
 def draw_choices() -> None:
-    """Layers unrolled and in a scan against their number, and a step against the size of its chunks of logits."""
-    rows = latest(lines("growth"), "axis", "value", "scan", "compiled_for")
+    """Layers unrolled and in a scan by their number, a step by its chunks of logits, LoRA's forwards by examples."""
+    rows = latest(lines("growth"), "axis", "value", "scan", "forward", "compiled_for")
     rows = [row for row in rows if "kernel_floor_seconds" in row]
     seconds = ("seconds to trace and compile", lambda row: row["trace_seconds"] + row["compile_seconds"])
     memory = ("GiB of temporaries", lambda row: row["temporary_bytes"] / 2**30)
     moved = ("GB moved a step", lambda row: row["kernel_bytes"] / 1e9)
     least = ("least ms a step", lambda row: row["kernel_floor_seconds"] * 1e3)
-    names = {False: "unrolled", True: "in a scan"}
-    _choices("depth", "layers", rows, (seconds, memory, least), names)
-    _choices("chunk", "time steps a chunk, 8 examples", rows, (moved, memory, least), {False: "LoRA"})
+    an_example = ("least ms an example", lambda row: row["kernel_floor_seconds"] * 1e3 / row["value"])
+    moved_an_example = ("GB moved an example", lambda row: row["kernel_bytes"] / 1e9 / row["value"])
+    _choices("depth", "layers", rows, (seconds, memory, least), "scan", {False: "unrolled", True: "in a scan"})
+    _choices("chunk", "time steps a chunk, 8 examples", rows, (moved, memory, least), "forward", {"auto": "LoRA"})
+    names = {"two_pass": "two passes", "merged": "merged", "merged_backward": "merged backward", "auto": "auto"}
+    _choices("forward", "examples", rows, (moved_an_example, memory, an_example), "forward", names)
 
 
-def _choices(axis: str, title: str, rows, panels, names: dict[bool, str]) -> None:
-    """A panel for each of some quantities, a line for each kind of layers."""
+def _choices(axis: str, title: str, rows, panels, field: str, names: dict[Any, str]) -> None:
+    """A panel for each of some quantities, a line for each value of a field."""
     points = sorted((row for row in rows if row["axis"] == axis), key=lambda row: row["value"])
     if not points:
         return
     figure, grid = plt.subplots(1, len(panels), figsize=(11, 3), layout="constrained")
     for axes, (label, of) in zip(grid, panels, strict=True):
-        for scan, colour in zip(names, COLOURS.values(), strict=False):
-            own = [row for row in points if row["scan"] == scan]
-            axes.plot([row["value"] for row in own], [of(row) for row in own], "o-", color=colour, label=names[scan])
+        for value, colour in zip(names, (*COLOURS.values(), "#2f2f2f"), strict=False):
+            own = [row for row in points if row[field] == value]
+            style = "k--" if value == "auto" and len(names) > 1 else "o-"
+            axes.plot([row["value"] for row in own], [of(row) for row in own], style, color=colour, label=names[value])
         values = sorted({row["value"] for row in points})
         axes.set(xscale="log", xlabel=title, ylabel=label)
         axes.set_ylim(bottom=0)
         axes.set_xticks(values, [_short(value) for value in values])
         axes.minorticks_off()
         tidy(axes)
-    grid[0].legend(frameon=False, fontsize=8)
+    if len(names) > 1:
+        grid[0].legend(frameon=False, fontsize=8)
     _save(figure, f"growth_{axis}")
 
 

@@ -9,8 +9,10 @@ import pytest
 from ft_jax import transfer
 from ft_jax.core import compose, jit_step, make_step, optimizer, parameters, supervised
 from ft_jax.core.members import map_members, member
+from ft_jax.core.mesh import traced_for
 from ft_jax.core.weights import LowRank, Scaled, cast, matmul, matmuls, quantize
 from ft_jax.models import tiny_decoder
+from ft_jax.training import Mesh as TrainingMesh
 
 KEYS = jax.random.split(jax.random.key(0), 8)
 X = jax.random.normal(KEYS[0], (3, 5, 8))
@@ -192,10 +194,43 @@ def test_auto_merges_many_rows_and_forward_in_float32_alone():
         return tuple("f32[64,64] = dot_general" in program for program in (forward, program))
 
     assert merges(weight, 32) == (True, True) and merges(weight, 31) == (False, False)
-    assert merges(weight, 48, jnp.bfloat16) == (False, True)
-    assert merges(dataclasses.replace(weight, base=quantize(weight.base)), 48) == (False, False)
+    assert merges(weight, 256, jnp.bfloat16) == (False, True) and merges(weight, 255, jnp.bfloat16) == (False, False)
+    with traced_for(TrainingMesh(data=2).build(jax.devices()[:2])):
+        assert merges(weight, 64) == (True, True) and merges(weight, 63) == (False, False), "rows of a device"
+    codes = dataclasses.replace(weight, base=quantize(weight.base))
+    assert merges(codes, 256) == (False, True) and merges(codes, 255) == (False, False)
     assert merges(dataclasses.replace(weight, forward="merged"), 1, jnp.bfloat16) == (True, True)
     assert merges(dataclasses.replace(weight, forward="two_pass"), 48) == (False, False)
+
+
+def test_projections_of_one_input_go_one_way_together():
+    def low_rank(outputs):
+        a, b = jnp.ones((64, 2)), jnp.ones((2, outputs))
+        return LowRank(jnp.ones((64, outputs)), a, b, jnp.float32(1), forward="auto")
+
+    def merges(x, *weights):
+        program = str(jax.make_jaxpr(lambda x: matmuls(weights, x, [None] * len(weights)))(x))
+        return "f32[64,16] = dot_general" in program
+
+    x = jnp.ones((16, 64))
+    assert merges(x, low_rank(16)) and not merges(x, low_rank(16), low_rank(64))
+    assert merges(jnp.ones((32, 64)), low_rank(16), low_rank(64))
+
+
+def test_codes_are_never_kept_as_a_dense_weight():
+    codes = quantize(jax.random.normal(KEYS[5], (32, 16)), "int8")
+    a, b = jnp.ones((32, 2)), jnp.ones((2, 16))
+    weight = LowRank(codes, a, b, jnp.float32(0.5), forward="merged_backward")
+    _, back = jax.vjp(lambda x, a, b: matmul(dataclasses.replace(weight, a=a, b=b), x), jnp.ones((9, 32)), a, b)
+    assert not any(leaf.shape == codes.shape for leaf in jax.tree.leaves(back))
+
+    def loss(scales, forward):
+        base = dataclasses.replace(codes, scales=scales)
+        return jnp.sum(jnp.sin(matmul(dataclasses.replace(weight, base=base, forward=forward), jnp.ones((9, 32)))))
+
+    of_scales = jax.grad(loss)(codes.scales, "two_pass")
+    for forward in ("merged", "merged_backward"):
+        np.testing.assert_allclose(jax.grad(loss)(codes.scales, forward), of_scales, rtol=1e-4, atol=1e-4)
 
 
 def test_merged_backward_loses_no_update_and_keeps_no_merged_weight():

@@ -5,14 +5,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from ft_jax.core.mesh import batch_shards
 from ft_jax.core.weights.operator import Weight, fold_bias, materialize, matmul, matmuls, operator, shape
 from ft_jax.core.weights.product import product
 from ft_jax.core.weights.quantized import Quantized
 
 FORWARDS = ("auto", "two_pass", "merged_backward", "merged")
 """How a `LowRank` multiplies, see there."""
+
+ROWS = {"merged": 1, "merged_backward": 8}
+"""From how many rows on a weight is merged, in parts of ``inputs · outputs / (inputs + outputs)``, where merging takes
+as much arithmetic as two passes. For the backward pass alone it writes a weight where two passes write activations: by
+the bytes that an H100's kernels move it pays from several times as many rows on (docs/performance.md)."""
 
 
 @operator("owner", "forward")
@@ -32,9 +39,9 @@ class LowRank(Weight):
       bfloat16 an update below 1/256 of a weight is lost in the forward pass (see docs/performance.md).
     - ``"merged_backward"``: two passes forward, so no update is lost, and ``x``'s gradient is ``cotangent @ mergedᵀ``,
       one product in place of two and their sum. The merged weight is made for that product alone.
-    - ``"auto"``: over an array, where that costs no more arithmetic (from ``inputs · outputs / (inputs + outputs)``
-      rows of ``x`` on), merged in float32, which rounds nothing, and ``"merged_backward"`` in half precision; else in
-      two passes, as over quantised codes and in generating a token at a time.
+    - ``"auto"``: with enough rows of ``x`` (`ROWS`) merged over an array in float32, which rounds nothing, and
+      ``"merged_backward"`` over codes and in half precision; with fewer, as in generating a token at a time, in two
+      passes. Projections of one input (`matmuls`) go one way together.
     """
 
     base: Any
@@ -50,6 +57,8 @@ class LowRank(Weight):
     @classmethod
     def matmuls(cls, weights, x, biases):
         forwards = [weight._forward(x) for weight in weights]
+        if len(set(forwards)) > 1 and all(weight.forward == "auto" for weight in weights):
+            forwards = ["two_pass"] * len(weights)
         if len(set(forwards)) > 1:
             return [cls.matmuls([weight], x, [bias])[0] for weight, bias in zip(weights, biases, strict=True)]
         if forwards[0] == "two_pass":
@@ -57,7 +66,7 @@ class LowRank(Weight):
             updates = two_passes(x, [(weight.a, weight.b, weight.scale) for weight in weights])
             return [y + update for y, update in zip(bases, updates, strict=True)]
         bases, chains = zip(*map(_chain, weights), strict=True)
-        products = _joined(forwards[0] == "merged", x, [materialize(base) for base in bases], chains)
+        products = _joined(forwards[0] == "merged", x, bases, chains)
         return [
             y if bias is None else y + fold_bias(base, bias).astype(y.dtype)
             for y, base, bias in zip(products, bases, biases, strict=True)
@@ -78,14 +87,24 @@ class LowRank(Weight):
     def _forward(self, x) -> str:
         """What to do for `x`; over operators other than codes, two passes, for those keep their own way."""
         base = _chain(self)[0]
-        if isinstance(base, Weight) and (self.forward == "auto" or not isinstance(base, Quantized)):
+        coded = isinstance(base, Quantized)
+        if isinstance(base, Weight) and not coded:
             return "two_pass"
         if self.forward != "auto":
             return self.forward
-        inputs, outputs = self.shape
-        if (x.size // inputs) * (inputs + outputs) < inputs * outputs:
-            return "two_pass"
-        return "merged" if x.dtype == jnp.float32 else "merged_backward"
+        rows = x.size // x.shape[-1] // batch_shards()
+        return automatic(rows, *self.shape, exact=x.dtype == jnp.float32 and not coded)
+
+
+def automatic(rows: int, inputs: int, outputs: int, exact: bool) -> str:
+    """What ``"auto"`` stands for with so many rows on a device; `exact` where merging neither rounds nor copies codes.
+
+    Example:
+      >>> automatic(32, 64, 64, exact=True), automatic(32, 64, 64, exact=False)
+      ('merged', 'two_pass')
+    """
+    merges = "merged" if exact else "merged_backward"
+    return merges if rows >= ROWS[merges] * inputs * outputs / (inputs + outputs) else "two_pass"
 
 
 def two_passes(x, factors) -> list[Array]:
@@ -137,7 +156,7 @@ def _grouped(chains, values) -> list[list]:
 
 def _merge(base, factors, dtype):
     """``base + Σ scale · a @ b`` summed in float32 and rounded once."""
-    total = base.astype(jnp.float32)
+    total = materialize(base).astype(jnp.float32)
     for a, b, scale in factors:
         update = jnp.matmul(a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
         total = total + scale.astype(jnp.float32) * update
@@ -156,14 +175,15 @@ def _joined_jvp(merges, primals, tangents):
         merged = [_merge(base, chain, x.dtype) for base, chain in zip(bases, chains, strict=True)]
         ys, through = [x @ matrix for matrix in merged], lambda dx, bases, chains: [dx @ matrix for matrix in merged]
     else:
-        # Made where it is needed, and not kept until then.
-        ys, through = _in_passes(x, bases, chains), jax.checkpoint(_through_merged, prevent_cse=False)
+        # Made where it is needed, and not kept until then; nor are values of codes that the forward pass made.
+        coded = any(isinstance(base, Weight) for base in bases)
+        ys, through = _in_passes(x, bases, chains), jax.checkpoint(_through_merged, prevent_cse=coded)
     if not _zero(dx):
         for own, part in zip(parts, through(dx, bases, chains), strict=True):
             own.append(part)
-    for own, dbase in zip(parts, dbases, strict=True):
-        if not _zero(dbase):
-            own.append(product(x, dbase.astype(x.dtype)))
+    for own, base, dbase in zip(parts, bases, dbases, strict=True):
+        if not all(map(_zero, jax.tree.leaves(dbase))):
+            own.append(product(x, _dense_tangent(base, dbase).astype(x.dtype)))
     learned = [da for da, _, _ in _flat(dchains) if not _zero(da)]
     learned = iter(_over(x, learned) if learned else [])
     inners = iter(_over(x, [a for a, _, _ in _flat(chains)]))
@@ -181,6 +201,18 @@ def _joined_jvp(merges, primals, tangents):
 
 def _through_merged(dx, bases, chains):
     return [dx @ _merge(base, chain, dx.dtype) for base, chain in zip(bases, chains, strict=True)]
+
+
+def _dense_tangent(base, dbase):
+    """Of the matrix that a base stands for; codes have no tangent, their scales may."""
+
+    def whole(leaf, tangent):
+        if not _zero(tangent):
+            return tangent
+        inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        return jnp.zeros_like(leaf) if inexact else np.zeros(leaf.shape, jax.dtypes.float0)
+
+    return jax.jvp(materialize, (base,), (jax.tree.map(whole, base, dbase),))[1]
 
 
 def _zero(tangent) -> bool:
