@@ -3,6 +3,7 @@
 import dataclasses
 
 COLLECTABLE = ("hidden", "attention")
+REMAT = ("none", "dots", "full")
 
 
 def check(config, *, divides: tuple[tuple[str, str], ...]) -> None:
@@ -25,6 +26,8 @@ def check(config, *, divides: tuple[tuple[str, str], ...]) -> None:
             raise ValueError(
                 f"{name}.{part} is {getattr(config, part)} and must divide {whole}, which is {getattr(config, whole)}"
             )
+    if getattr(config, "remat", "none") not in REMAT:
+        raise ValueError(f"{name}.remat is {config.remat!r}; use one of {', '.join(map(repr, REMAT))}")
     for what in getattr(config, "collect", ()):
         if what not in COLLECTABLE:
             raise ValueError(f"{name}.collect has {what!r}; it may hold {' and '.join(map(repr, COLLECTABLE))}")

@@ -21,7 +21,7 @@ class Pretrained:
       dtype: compute type; None for float32.
       dropout: rate on hidden states; None keeps the configuration's.
       scan: whether layers run in one scan; None for where they are many, see `ft_jax.models.load`.
-      remat: what the backward pass computes again, ``"none"``, ``"dots"`` or ``"full"``.
+      remat: what the backward pass computes again, ``"none"``, ``"dots"`` or ``"full"``; None for nothing.
     """
 
     address: str
@@ -30,12 +30,12 @@ class Pretrained:
     dtype: str | None = None
     dropout: float | None = None
     scan: bool | None = None
-    remat: str = "none"
+    remat: str | None = None
 
     def build(self, key: jax.Array | None):
         """The model; without a key its shapes alone."""
         model = models.load(self.address, dtype=self.dtype, abstract=key is None, scan=self.scan)
-        changes = {"dropout": self.dropout, "remat": None if self.remat == "none" else self.remat}
+        changes = {"dropout": self.dropout, "remat": self.remat}
         model = model.configure(**{name: value for name, value in changes.items() if value is not None})
         return model if self.classes is None else models.with_classifier(model, self.classes, key, self.pooling)
 

@@ -242,6 +242,7 @@ def test_images_of_another_size_are_refused():
         ({"epsilon": "small"}, "epsilon is 'small'; it must be a number"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"collect": ("maps",)}, "collect has 'maps'"),
+        ({"remat": "ful"}, "remat is 'ful'; use one of 'none', 'dots', 'full'"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused(changes, message):
