@@ -121,11 +121,11 @@ def _choices(axis: str, title: str, rows, panels, field: str, names: dict[Any, s
     for axes, (label, of) in zip(grid, panels, strict=True):
         for value, colour in zip(names, (*COLOURS.values(), "#2f2f2f"), strict=False):
             own = [row for row in points if row[field] == value]
-            style = "k--" if value == "auto" and len(names) > 1 else "o-"
+            style = "--" if value == "auto" and len(names) > 1 else "o-"
             axes.plot([row["value"] for row in own], [of(row) for row in own], style, color=colour, label=names[value])
         values = sorted({row["value"] for row in points})
         axes.set(xscale="log", xlabel=title, ylabel=label)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * max(map(of, points)))
         axes.set_xticks(values, [_short(value) for value in values])
         axes.minorticks_off()
         tidy(axes)
