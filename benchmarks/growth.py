@@ -7,7 +7,6 @@ kernel, as on a CPU, scores over the whole square are part of the temporaries.
 """
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,15 +34,11 @@ MODELS = ("smollm2-135m", "llama-1b", "llama-3b", "llama-8b")
 DEPTHS = (8, 16, 32, 64)
 """Numbers of layers of the shape ``llama-1b``, rematerialised, each unrolled and in a scan."""
 
-
 CHUNKS = (8, 16, 32, 64, 128, 256, 512)
 """Time steps a chunk of the logits of ``llama-1b``, 8 examples of 2,048 tokens."""
 
 BATCHES = (1, 2, 4, 8, 16)
 """Examples of 2,048 tokens that four layers of the shape ``llama-1b`` are given with each of LoRA's forwards."""
-
-SPECIAL = ("model", "depth", "chunk", "forward")
-"""Axes with shapes of their own."""
 
 
 def rows(options: Options) -> Iterator[dict[str, Any]]:
@@ -54,7 +49,7 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
     found = _roomy(dataclasses.replace(found, batch=1) if large else found)
     for axis in options.methods or (*AXES, *SPECIAL):
         if axis in SPECIAL:
-            yield from {"model": models, "depth": depths, "chunk": chunks, "forward": forwards}[axis](mesh)
+            yield from SPECIAL[axis](mesh)
             continue
         for value in AXES[axis]:
             shape = dataclasses.replace(found, **{axis: value}) if axis in ("time", "batch") else found
@@ -104,16 +99,16 @@ def forwards(mesh: jax.sharding.Mesh | None) -> Iterator[dict[str, Any]]:
             yield point("forward", batch, shape, "llama-1b", mesh, forward=forward)
 
 
+SPECIAL = {"model": models, "depth": depths, "chunk": chunks, "forward": forwards}
+"""Axes with shapes of their own."""
+
+
 def point(
     axis: str, value: int, shape: Shape, size: str, mesh: jax.sharding.Mesh | None = None, **changes
 ) -> dict[str, Any]:
     """One point: what the compiled step holds, and what it computes by the cost model and by XLA's count."""
     step = build("lora", shape, abstract=True, **changes)
-    begin = time.perf_counter()
-    lowered = step.lowered(mesh)
-    traced = time.perf_counter()
-    compiled = lowered.compile()
-    done = time.perf_counter()
+    compiled, lowered, taken = step.compiled(mesh)
     members = changes.get("members", 1)
     rank, causal = changes.get("rank", 16), mesh is not None
     forward = changes.get("forward", "auto")
@@ -128,8 +123,7 @@ def point(
         "remat": shape.config.remat,
         "scan": shape.config.scan,
         "forward": forward,
-        "trace_seconds": traced - begin,
-        "compile_seconds": done - traced,
+        **taken,
         "flops": flops,
         "xla_flops": counted,
         "tokens": members * shape.batch * shape.time,

@@ -128,7 +128,7 @@ def _whole(tree, time: int):
 def default_chunk(outputs: Outputs) -> int:
     """Time steps per chunk, from the memory of the device: see `MEMORY_SHARE` and `MOST_LOGITS`.
 
-    All copies of a mapped program (`ft_jax.core.mesh.copied`) share that. A power of 2, which divides the usual
+    All copies of a mapped program (`ft_jax.core.mesh.mapped`) share that. A power of 2, which divides the usual
     lengths and fills the tiles of a matrix unit.
     """
     most = min(MOST_LOGITS, traced_memory() // (4 * MEMORY_SHARE)) // traced_copies()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ft_jax.core.mesh import copied
+from ft_jax.core.mesh import mapped
 from ft_jax.core.method import Program
 from ft_jax.core.state import TrainState
 
@@ -35,17 +35,10 @@ def map_members(program: Program, count: int, keys: Callable[[jax.Array], jax.Ar
         members = jax.vmap(lambda key: program.init(params, key).replace(frozen=None))(member_keys)
         return members.replace(frozen=program.init(params, member_keys[0]).frozen)
 
-    def mapped(function, **axes):
-        def run(*arguments):
-            with copied(count):
-                return jax.vmap(function, **axes)(*arguments)
-
-        return run
-
     return Program(
         init=init,
-        step=mapped(program.step, in_axes=(MEMBER_AXES, None), out_axes=(MEMBER_AXES, 0)),
-        evaluate=mapped(program.evaluate, in_axes=(MEMBER_AXES, None)),
+        step=mapped(program.step, count, in_axes=(MEMBER_AXES, None), out_axes=(MEMBER_AXES, 0)),
+        evaluate=mapped(program.evaluate, count, in_axes=(MEMBER_AXES, None)),
         after_task=jax.vmap(program.after_task, in_axes=(MEMBER_AXES, None), out_axes=MEMBER_AXES),
         after_eval=jax.vmap(program.after_eval, in_axes=(MEMBER_AXES, 0), out_axes=MEMBER_AXES),
         trials=(count, *program.trials),

@@ -3,7 +3,8 @@
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, PartitionSpec
@@ -60,23 +61,28 @@ def traced_memory() -> int:
     return (told or {}).get("bytes_limit", MEMORY)
 
 
-@contextlib.contextmanager
-def copied(count: int) -> Iterator[None]:
-    """What is mapped over here runs in `count` copies at once: members of a population, tasks of a meta-learner."""
-    before = _COPIES.set(count * _COPIES.get())
-    try:
-        yield
-    finally:
-        _COPIES.reset(before)
+def mapped(function: Callable, count: int, in_axes: Any = 0, out_axes: Any = 0) -> Callable:
+    """`jax.vmap` of what runs in `count` copies at once, which share the device's memory (see `traced_copies`).
+
+    Members of a population, tasks of a meta-learner, single examples' gradients.
+    """
+
+    def run(*arguments):
+        before = _COPIES.set(count * _COPIES.get())
+        try:
+            return jax.vmap(function, in_axes, out_axes)(*arguments)
+        finally:
+            _COPIES.reset(before)
+
+    return run
 
 
 def traced_copies() -> int:
     """In how many copies the device will run what is traced.
 
     Example:
-      >>> with copied(4), copied(2):
-      ...     traced_copies()
-      8
+      >>> int(mapped(lambda x: x + traced_copies(), 4)(jax.numpy.zeros(4, int))[0])
+      4
     """
     return _COPIES.get()
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ft_jax.core.catalogue import Neutral, register
+from ft_jax.core.mesh import mapped
 from ft_jax.core.method import Method
 from ft_jax.core.state import Batch, Context
 from ft_jax.incremental.examples import examples
@@ -126,7 +127,7 @@ def fisher_information(loss, params, batches: Batch, context: Context, key: jax.
 
     def body(sums, piece):
         example, index = piece
-        gradients = jax.vmap(gradient)(example, index)
+        gradients = mapped(gradient, together)(example, index)
         add = lambda total, g: total + jnp.sum(jnp.square(g.astype(jnp.float32)), axis=0)  # noqa: E731
         return jax.tree.map(add, sums, gradients), None
 

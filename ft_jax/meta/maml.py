@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ft_jax.core.catalogue import Neutral, register
-from ft_jax.core.mesh import copied
+from ft_jax.core.mesh import mapped
 from ft_jax.core.method import Method
 from ft_jax.core.outputs import Outputs
 from ft_jax.core.state import Batch
@@ -120,8 +120,7 @@ def maml(
 
             support, query = _without_total(batch["support"]), _without_total(batch["query"])
             tasks = jax.tree.leaves(query)[0].shape[0]
-            with copied(tasks):
-                terms, outputs = jax.vmap(task)(jnp.arange(tasks), support, query)
+            terms, outputs = mapped(task, tasks)(jnp.arange(tasks), support, query)
             return jax.tree.map(jnp.mean, terms), _merged(outputs)
 
         return adapted

@@ -7,7 +7,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ft_jax import meta, models, transfer
+from ft_jax import incremental, meta, models, transfer
 from ft_jax.core import compose, make_step, optimizer, supervised
 from ft_jax.core.losses import MEMORY_SHARE, MOST_LOGITS, chunk_sizes, default_chunk
 from ft_jax.core.members import map_members
@@ -112,7 +112,7 @@ def test_memory_is_what_the_device_says_where_processes_can_agree(monkeypatch):
 
 
 def test_copies_of_a_mapped_program_share_the_memory_of_a_chunk():
-    """Members and the tasks of a meta-learner: every loop over chunks is as much longer as there are copies."""
+    """Members, a meta-learner's tasks, a Fisher's examples: a loop over chunks is as many times longer as they are."""
     model = models.decoder(
         models.DecoderConfig(
             vocabulary=2**20, width=8, layers=1, heads=1, key_value_heads=1, head_width=8, mlp_width=8, tied=False
@@ -128,6 +128,13 @@ def test_copies_of_a_mapped_program_share_the_memory_of_a_chunk():
         state = jax.eval_shape(program.init, model.params, jax.random.key(0))
         return set(map(int, re.findall(r"length=(\d+)", str(jax.make_jaxpr(program.step)(state, batch)))))
 
+    def of_the_fisher(count):
+        program = make_step(supervised(model.apply), optimizer(optax.sgd, learning_rate=0.1), incremental.ewc())
+        state = jax.eval_shape(program.init, model.params, jax.random.key(0))
+        seen = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, count, *leaf.shape[1:]), leaf.dtype), batch)
+        return set(map(int, re.findall(r"length=(\d+)", str(jax.make_jaxpr(program.after_task)(state, seen)))))
+
+    assert of_the_fisher(1) == {1} and of_the_fisher(4) == {1, 4}
     frozen = transfer.lora(rank=1)
     assert lengths(frozen, batch) == {2} and lengths(frozen, batch, copies=4) == {8}
     tasks = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((4, *leaf.shape), leaf.dtype), batch)
