@@ -40,6 +40,7 @@ setup(
         "pyarrow>=18",
         "scikit-learn>=1.5",
         "optuna>=4.5",
+        "cmaes>=0.11",
         "matplotlib>=3.9",
         "rich>=13.9",
         "tyro>=0.9.35",

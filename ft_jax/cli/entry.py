@@ -20,6 +20,7 @@ COMMANDS = {
     "methods": ("ft_jax.cli.methods", "list the methods, or show one method's documentation"),
     "report": ("ft_jax.cli.reports", "write the report of one or more runs"),
     "bench": ("ft_jax.cli.bench", "run benchmarks, the peers beside them; a JSON line each"),
+    "reproduce": ("ft_jax.cli.reproduce", "measure published numbers again, ours beside the paper's"),
     "fetch": ("ft_jax.cli.fetch", "fetch an asset to this computer and print its path"),
     "parity": ("ft_jax.cli.parity", "compare a checkpoint with transformers and torch"),
 }

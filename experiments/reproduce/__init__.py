@@ -1,0 +1,1 @@
+"""Published numbers measured again: one file a row, each defining ``reproduction``; see ``ft-jax reproduce``."""
