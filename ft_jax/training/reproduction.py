@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jinja2
 import markupsafe
+import numpy as np
 
 from ft_jax.training.report_page import STYLE
 
@@ -62,7 +63,7 @@ def at_most(what: str, bound: float, ours: float | Sequence[float], paper: str =
 
 
 def _values(ours) -> tuple[float, ...]:
-    return tuple(map(float, ours)) if isinstance(ours, Sequence) else (float(ours),)
+    return tuple(float(value) for value in np.ravel(ours))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,8 +173,8 @@ PAGE = """<!DOCTYPE html>
 <tbody>
 {% for one in row.findings %}
 <tr><th scope="row">{{ one.what }}</th><td class="n">{{ one.paper }}</td><td class="n">{{ one.shown }}</td>
-<td class="n">{{ one.asked }}</td><td class="{{ 'better' if one.met else 'worse' }}">{{ 'met' if one.met else 'missed' }}
-</td></tr>
+<td class="n">{{ one.asked }}</td>
+<td class="{{ 'better' if one.met else 'worse' }}">{{ 'met' if one.met else 'missed' }}</td></tr>
 {% endfor %}
 </tbody>
 </table>

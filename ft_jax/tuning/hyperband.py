@@ -49,8 +49,7 @@ def brackets(resource: int, eta: int = 3, table: bool = False) -> tuple[tuple[Ru
 
     The paper's own table 1 (resource 81, eta 3) prints other numbers than its formula for the brackets between:
     27, 9 and 6 trials where the formula gives 34, 15 and 8. ``table=True`` gives what the table follows,
-    ``n = ⌊(s_max + 1) / (s + 1)⌋ · eta^s``, also the paper's in its budget's spirit: no bracket then spends more
-    than ``B``. The default is the formula.
+    ``n = ⌊(s_max + 1) / (s + 1)⌋ · eta^s``. The default is the formula.
 
     Args:
       resource: the most training of one trial, in any unit.

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -23,7 +24,7 @@ def test_hyperband_is_the_papers_formula_by_default_and_its_printed_table_when_a
 def test_every_bracket_ends_at_the_whole_resource_and_thins_by_eta(resource, eta):
     for bracket in brackets(resource, eta):
         assert bracket[-1].resource == resource and bracket[-1].trials >= 1
-        for one, after in zip(bracket, bracket[1:], strict=False):
+        for one, after in itertools.pairwise(bracket):
             assert after.trials <= one.trials / eta and one.resource < after.resource
 
 
