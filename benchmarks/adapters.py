@@ -8,6 +8,7 @@ that have a line are skipped, so it can be stopped and run again. The table is `
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import time
@@ -19,14 +20,13 @@ import jax
 import numpy as np
 import optax
 
-from benchmarks.timing import line
-from experiments.trained import Trained
-from experiments.transfer import movies
 from ft_jax import catalogue, data
 from ft_jax.core import compose, jit_step, make_step, optimizer, supervised, warmup_then_decay
 from ft_jax.core.members import MEMBER_AXES, map_members
 from ft_jax.core.params import count
-from ft_jax.training.composition import Parts, Use, load_catalogue
+from ft_jax.training.composition import Parts, Use
+
+from .timing import line
 
 STEPS, BATCH, LENGTH, LABELS, HELD_OUT, SEEDS, PAIRS = 40, 16, 32, 300, 500, 3, 5
 RESULTS, PARITY, PAGE = (
@@ -110,7 +110,10 @@ class Task:
 
 def prepare() -> Task:
     """The task; the movie model is trained at first use and kept in its run folder."""
-    model = Trained(movies.experiment).build(jax.random.key(0)).configure(dropout=0.0, attention_dropout=0.0)
+    # They stand beside this package, which is ft_jax.benchmarks where it is installed.
+    beside = f"{__package__.removesuffix('benchmarks')}experiments"
+    trained, movies = (importlib.import_module(f"{beside}.{name}") for name in ("trained", "transfer.movies"))
+    model = trained.Trained(movies.experiment).build(jax.random.key(0)).configure(dropout=0.0, attention_dropout=0.0)
 
     def tokens(examples):
         kept = examples.select("text", "labels")
@@ -274,7 +277,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
     arguments = parser.parse_args()
-    load_catalogue()
     for name in arguments.methods:
         if name not in ROWS:
             raise SystemExit(f"the table has no {name!r}; it has {', '.join(ROWS)}")

@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.case import Options
-from benchmarks.timing import child, spread
+from .case import Options
+from .timing import child, spread
 
 CHILD = """
 import json, resource, sys
 from ft_jax.training.process import set_up_process
 set_up_process()
-from benchmarks.programs import build
-from benchmarks.shapes import shape
-from benchmarks.timing import Runner
+from .programs import build
+from .shapes import shape
+from .timing import Runner
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -16,14 +16,15 @@ from typing import Any
 
 import jax
 
-from benchmarks.case import Options
-from benchmarks.cost import step_cost
-from benchmarks.kernels import kernels
-from benchmarks.programs import build
-from benchmarks.shapes import SHAPES
-from benchmarks.timing import memory
 from ft_jax.core.mesh import BATCH_AXES
 from ft_jax.training.parallel import Mesh
+
+from .case import Options
+from .cost import step_cost
+from .kernels import kernels
+from .programs import build
+from .shapes import SHAPES
+from .timing import memory
 
 H100_FLOPS, H100_BANDWIDTH = 989e12, 3.35e12
 """Published: bfloat16 operations a second of dense products, bytes a second of memory."""

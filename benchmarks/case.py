@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.shapes import Shape, shape
+from .shapes import Shape, shape
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -60,4 +60,4 @@ def cases() -> dict[str, str]:
 
 def rows(name: str, options: Options) -> Iterator[dict[str, Any]]:
     """The rows of a case, as they are measured."""
-    yield from importlib.import_module(f"benchmarks.{name}").rows(options)
+    yield from importlib.import_module(f"{__package__}.{name}").rows(options)

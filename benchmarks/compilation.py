@@ -6,14 +6,14 @@ from typing import Any
 
 import jax
 
-from benchmarks.case import Options
-from benchmarks.timing import child
+from .case import Options
+from .timing import child
 
 CHILD = """
 import json, sys, time
 begin = time.perf_counter()
-from benchmarks.programs import build
-from benchmarks.shapes import shape
+from .programs import build
+from .shapes import shape
 from ft_jax.training.process import use_compilation_cache
 use_compilation_cache()
 name, method, changes = json.loads(sys.argv[1])

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.case import Options
-from benchmarks.programs import Step, build
-from benchmarks.timing import Runner, seconds
+from .case import Options
+from .programs import Step, build
+from .timing import Runner, seconds
 
 ADDED = ("distillation", "ewc", "uncertainty")
 """What the step called ``composed`` has over LoRA."""

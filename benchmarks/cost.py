@@ -11,10 +11,11 @@ import math
 import jax
 import jax.numpy as jnp
 
-from benchmarks.shapes import Shape
 from ft_jax.core.params import matches, paths
 from ft_jax.core.weights.low_rank import automatic
 from ft_jax.models import EncoderConfig
+
+from .shapes import Shape
 
 OPTIMIZER_TRAFFIC = 7
 """Float32 numbers AdamW moves for each that learns: gradient, moments and weight in, moments and weight out."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.programs import build
-from benchmarks.shapes import shape
+from .programs import build
+from .shapes import shape
 
 RECORDED = Path(__file__).with_name("counts.json")
 

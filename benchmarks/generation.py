@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import peer
-from benchmarks.case import Options
-from benchmarks.programs import build
-from benchmarks.timing import peak_bytes, seconds, spread
 from ft_jax.models import generate
+
+from . import peer
+from .case import Options
+from .programs import build
+from .timing import peak_bytes, seconds, spread
 
 
 def rows(options: Options) -> Iterator[dict[str, Any]]:

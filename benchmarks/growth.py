@@ -12,13 +12,13 @@ from typing import Any
 
 import jax
 
-from benchmarks.aot import ALONE, devices, program
-from benchmarks.case import Options
-from benchmarks.cost import step_cost, weights
-from benchmarks.programs import build
-from benchmarks.shapes import SHAPES, Shape
-from benchmarks.shapes import shape as named_shape
-from benchmarks.timing import memory
+from .aot import ALONE, devices, program
+from .case import Options
+from .cost import step_cost, weights
+from .programs import build
+from .shapes import SHAPES, Shape
+from .shapes import shape as named_shape
+from .timing import memory
 
 AXES = {
     "time": (512, 2048, 8192, 32_768),

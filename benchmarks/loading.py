@@ -21,8 +21,9 @@ import jax
 import numpy as np
 import psutil
 
-from benchmarks.timing import line
 from ft_jax import models
+
+from .timing import line
 
 CASES = {
     "float32": {},
@@ -126,7 +127,7 @@ def main() -> None:
                 folders[dtype] = [
                     checkpoint(Path(parent) / f"{dtype}_{most}", size, most, dtype) for size, most in sizes
                 ]
-            words = [sys.executable, "-m", "benchmarks.loading", "--measure", case, *map(str, folders[dtype])]
+            words = [sys.executable, "-m", f"{__package__}.loading", "--measure", case, *map(str, folders[dtype])]
             devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"} if CASES[case].get("sharded") else {}
             done = subprocess.run(words, check=True, capture_output=True, text=True, env={**os.environ, **devices})
             print(json.dumps(json.loads(done.stdout)), flush=True)

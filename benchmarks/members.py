@@ -10,11 +10,12 @@ import jax
 import numpy as np
 import optax
 
-from benchmarks.timing import line, seconds
 from ft_jax import models, transfer
 from ft_jax.assets import MINILM
 from ft_jax.core import jit_step, make_step, optimizer, supervised
 from ft_jax.core.members import map_members
+
+from .timing import line, seconds
 
 
 def batch(examples: int, time: int, vocabulary: int) -> dict:

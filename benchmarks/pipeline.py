@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.case import Options
-from benchmarks.programs import build
-from benchmarks.timing import spread
 from ft_jax.models import DecoderConfig
 from ft_jax.training.logging import Log
 from ft_jax.training.stream import Feeder, Task
+
+from .case import Options
+from .programs import build
+from .timing import spread
 
 WORDS = ["the", "model", "learns", "what", "a", "batch", "of", "tokens", "says", "about", "language", "and", "time"]
 

@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import peer
-from benchmarks.case import Options
-from benchmarks.programs import build
-from benchmarks.timing import Runner, memory, spread
 from ft_jax.core import jit_step
+
+from . import peer
+from .case import Options
+from .programs import build
+from .timing import Runner, memory, spread
 
 
 def rows(options: Options) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,6 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks.shapes import Shape
 from ft_jax import adaptive, distillation, incremental, rl, transfer
 from ft_jax.core import Program, compose, jit_step, make_step, optimizer, supervised
 from ft_jax.core.members import map_members
@@ -18,6 +17,8 @@ from ft_jax.core.mesh import BATCH_AXES
 from ft_jax.models import Model
 from ft_jax.training.parallel import step_on_mesh
 from ft_jax.training.sharding import shardings
+
+from .shapes import Shape
 
 
 @dataclasses.dataclass(frozen=True)

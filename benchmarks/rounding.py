@@ -13,12 +13,13 @@ import jax
 import numpy as np
 import optax
 
-from benchmarks.case import Options
-from benchmarks.shapes import Shape
 from ft_jax import transfer
 from ft_jax.core import jit_step, make_step, optimizer, supervised
 from ft_jax.core.weights import cast
 from ft_jax.models import DecoderConfig
+
+from .case import Options
+from .shapes import Shape
 
 SHAPE = Shape(
     DecoderConfig(vocabulary=256, width=128, layers=2, heads=4, key_value_heads=2, head_width=32, mlp_width=256),

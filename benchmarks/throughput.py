@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import peer, trace
-from benchmarks.case import Options
-from benchmarks.cost import step_cost
-from benchmarks.programs import Step, build
-from benchmarks.timing import Runner, bandwidth, matrix_rate, memory, peak_bytes, spread
 from ft_jax.core.params import count
+
+from . import peer, trace
+from .case import Options
+from .cost import step_cost
+from .programs import Step, build
+from .timing import Runner, bandwidth, matrix_rate, memory, peak_bytes, spread
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
 """How far the two sides' losses of the same weights and batch may be apart."""

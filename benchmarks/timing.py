@@ -43,15 +43,19 @@ def line(case: str, **values) -> str:
 def child(program: str, told: Any, **environment: str) -> Any:
     """What a program prints last, as JSON, run by a process of its own that is told `told` as its argument.
 
+    The program's relative imports are this package's, whose name is another one where it is installed.
+
     Raises:
       RuntimeError: where it fails, with its last words.
     """
     environment = {
         **os.environ,
         **environment,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join(
+            [str(Path(__file__).parents[1 + __package__.count(".")]), os.environ.get("PYTHONPATH", "")]
+        ),
     }
-    words = [sys.executable, "-c", program, json.dumps(told)]
+    words = [sys.executable, "-c", f"__package__ = {__package__!r}\n{program}", json.dumps(told)]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(

@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.study import TUNED, folder, load, run, write_claims
 from ft_jax.data import encode
 from ft_jax.data.tokens import fit as fitting
 from ft_jax.training import Result
 from ft_jax.training.report import write_report
 from ft_jax.training.run_folder import write_json
+
+from .study import TUNED, folder, load, run, write_claims
 
 NAME = "transfer/sentiment"
 SENTENCES = (

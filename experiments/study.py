@@ -56,7 +56,7 @@ def write_claims(path: Path, claims: Mapping[str, Sequence[Claim]]) -> None:
 
 def load(name: str) -> ModuleType:
     """The module of ``family/name``."""
-    return importlib.import_module(f"experiments.{name.replace('/', '.')}")
+    return importlib.import_module(f"{__package__}.{name.replace('/', '.')}")
 
 
 def run(

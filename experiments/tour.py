@@ -7,8 +7,9 @@ import argparse
 import time
 from pathlib import Path
 
-from experiments.study import TUNED, folder, run, write_claims
 from ft_jax.training.report import write_report
+
+from .study import TUNED, folder, run, write_claims
 
 TOUR = (
     "incremental/split_digits",

@@ -2,9 +2,10 @@
 
 import dataclasses
 
-from experiments.study import after, beats
 from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec, Use
 from ft_jax.training.specs import Images, Perceptron
+
+from ..study import after, beats
 
 experiment = Experiment(
     name="adaptive/bad_rate",

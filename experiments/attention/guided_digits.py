@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.study import after, beats
 from ft_jax import data, models
 from ft_jax.training import Budget, EvaluationSpec, Experiment, Feed, OptimizerSpec, Stream, Task, Use
 from ft_jax.training.specs import Untrained
+
+from ..study import after, beats
 
 SIDE, PATCH, CELLS = 24, 4, 3
 

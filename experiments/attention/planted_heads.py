@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.study import TUNED, Claim
 from ft_jax import data, models
 from ft_jax.attention import gates_of
 from ft_jax.attention.gates import Gate
 from ft_jax.core.grafts import graft
 from ft_jax.training import Budget, EvaluationSpec, Experiment, Feed, OptimizerSpec, Stream, Task, Use
+
+from ..study import TUNED, Claim
 
 LAYERS, HEADS, VOCABULARY, LENGTH = 2, 4, 32, 12
 

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.study import TUNED, Claim, after, beats
 from ft_jax import data, models
 from ft_jax.attention import pooling_of
 from ft_jax.training import Budget, EvaluationSpec, Experiment, Feed, OptimizerSpec, Stream, Task, Use
+
+from ..study import TUNED, Claim, after, beats
 
 VOCABULARY, LENGTH, CLASSES, KINDS = 100, 16, 4, 2
 

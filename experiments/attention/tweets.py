@@ -2,10 +2,11 @@
 
 import dataclasses
 
-from experiments.study import after, beats
 from ft_jax.assets import MINILM
 from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec, Use
 from ft_jax.training.specs import Pretrained, Texts
+
+from ..study import after, beats
 
 experiment = Experiment(
     name="attention/tweets",

@@ -6,10 +6,11 @@ of 150 images and what the teacher thinks of them.
 
 import dataclasses
 
-from experiments.study import after, beats
-from experiments.trained import Trained
 from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec, Use
 from ft_jax.training.specs import Images, Perceptron
+
+from ..study import after, beats
+from ..trained import Trained
 
 teacher = Experiment(
     name="distillation/digits-teacher",

@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from experiments.study import TUNED, Claim
 from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec, Use
 from ft_jax.training.specs import Images, Perceptron
+
+from ..study import TUNED, Claim
 
 experiment = Experiment(
     name="ensemble/few_digits",

@@ -6,9 +6,10 @@ Class-incremental split digits, the small sibling of split-MNIST. For MNIST itse
 
 import dataclasses
 
-from experiments.study import after, beats
 from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec, Use
 from ft_jax.training.specs import Images, Perceptron
+
+from ..study import after, beats
 
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 

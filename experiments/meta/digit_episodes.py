@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.study import after, beats
 from ft_jax import data
 from ft_jax.training import Budget, EvaluationSpec, Experiment, Feed, OptimizerSpec, Stream, Task, Use
 from ft_jax.training.specs import Perceptron
+
+from ..study import after, beats
 
 WAYS, QUERIES = 3, 5
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.study import after, beats
 from ft_jax import data, models
 from ft_jax.data.augment_images import shift
 from ft_jax.training import Budget, EvaluationSpec, Experiment, Feed, OptimizerSpec, Parts, Stream, Task
 from ft_jax.training.specs import Untrained, beside, share
 from ft_jax.transfer import contrastive, fixmatch, joint
+
+from ..study import after, beats
 
 seeds = 3
 

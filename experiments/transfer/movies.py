@@ -7,10 +7,11 @@ import dataclasses
 
 import numpy as np
 
-from experiments.study import TUNED, Claim, after, beats
 from ft_jax.assets import MINILM
 from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec, Use
 from ft_jax.training.specs import Pretrained, Texts
+
+from ..study import TUNED, Claim, after, beats
 
 seeds = 3
 

@@ -10,11 +10,12 @@ import dataclasses
 
 import numpy as np
 
-from experiments.study import TUNED, Claim, after
 from ft_jax.assets import MINILM
 from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec, Use
 from ft_jax.training.report_data import read_run
 from ft_jax.training.specs import Pretrained, Texts
+
+from ..study import TUNED, Claim, after
 
 seeds = 3
 

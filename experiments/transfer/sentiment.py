@@ -7,11 +7,12 @@ some of it. Here adapters learn as well, from two losses at once: cross-entropy 
 
 import dataclasses
 
-from experiments.study import after, beats
 from ft_jax.assets import MINILM
 from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec, Parts, Use
 from ft_jax.training.specs import Pretrained, Texts
 from ft_jax.transfer import contrastive, joint
+
+from ..study import after, beats
 
 
 def two_losses(parts: Parts):

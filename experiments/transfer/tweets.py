@@ -8,12 +8,13 @@ import dataclasses
 
 import numpy as np
 
-from experiments.study import TUNED, Claim, after, beats
-from experiments.trained import Trained
-from experiments.transfer import movies
 from ft_jax.assets import MINILM
 from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec, Use
 from ft_jax.training.specs import Pretrained, Texts
+
+from ..study import TUNED, Claim, after, beats
+from ..trained import Trained
+from . import movies
 
 seeds = 3
 

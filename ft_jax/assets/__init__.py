@@ -17,9 +17,7 @@ from pathlib import Path
 
 from ft_jax.assets.cache import cache_folder
 from ft_jax.assets.errors import AssetRefused, AssetUnavailable
-from ft_jax.assets.hub import resolve_hub
 from ft_jax.assets.known import GEMMA3_270M, MINILM, SENTIMENT, SMOLLM2
-from ft_jax.assets.packages import resolve_package
 
 __all__ = [
     "GEMMA3_270M",
@@ -50,9 +48,14 @@ def resolve(address: str | Path) -> Path:
       True
     """
     if isinstance(address, str):
+        # What speaks to servers is slow to import, and a path needs none of it.
         if address.startswith("pkg://"):
+            from ft_jax.assets.packages import resolve_package
+
             return resolve_package(address)
         if address.startswith("hf://"):
+            from ft_jax.assets.hub import resolve_hub
+
             return resolve_hub(address)
         if address.startswith("tfds:"):
             raise ValueError(f"{address!r} names a data set, not a file; read it with ft_jax.data.load({address!r})")

@@ -1,14 +1,12 @@
 """``ft-jax bench``: benchmarks by name, a JSON line for each row."""
 
-import importlib
-import importlib.util
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ft_jax.cli.entry import Parser
+from ft_jax.cli.experiments import beside, import_file
 from ft_jax.cli.text import columns
 from ft_jax.core.weights import FORWARDS
 from ft_jax.training.process import set_up_process
@@ -105,8 +103,8 @@ def runs(
 
 def _package(module: str):
     """A module of the benchmarks here, else of the installed ones."""
-    if Path(PACKAGE, "__init__.py").exists() and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    if importlib.util.find_spec(PACKAGE) is None:
+    here = Path(PACKAGE)
+    folder = here if (here / "case.py").is_file() else beside(PACKAGE)
+    if folder is None:
         raise FileNotFoundError(f"there is no folder {PACKAGE}/ here and the package has none; run in the repository")
-    return importlib.import_module(f"{PACKAGE}.{module}")
+    return import_file(folder / f"{module}.py")

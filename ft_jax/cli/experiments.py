@@ -10,9 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ft_jax
 from ft_jax.cli.entry import Parser
 from ft_jax.cli.text import columns
-from ft_jax.core.params import nearest
 
 PACKAGE = "experiments"
 
@@ -59,8 +59,50 @@ def roots() -> list[Path]:
 
 
 def _installed() -> list[Path]:
-    spec = importlib.util.find_spec(PACKAGE)
-    return [] if spec is None else [Path(path) for path in spec.submodule_search_locations or ()]
+    shipped = beside(PACKAGE)
+    return [] if shipped is None else [shipped]
+
+
+def beside(package: str) -> Path | None:
+    """The folder of a package that ships with ft_jax: installed inside it, or next to it in the repository.
+
+    Its name is so general that another package of the environment may have it, so it is never looked up by name.
+    """
+    own = Path(ft_jax.__file__).resolve().parent
+    if (own / package / "__init__.py").is_file():
+        return own / package
+    repository = own.parent
+    return repository / package if (repository / "setup.py").is_file() and (repository / package).is_dir() else None
+
+
+def import_file(file: Path) -> ModuleType:
+    """A Python file as a module, whose neighbours it can import.
+
+    A file in a package is imported by its full name, so that relative imports work; the folder of another one (of the
+    package's top, in a package) goes to the front of ``sys.path``, as Python does for a script.
+    """
+    file = file.resolve()
+    top, parts = file.parent, [file.stem]
+    while (top / "__init__.py").is_file() and top.name.isidentifier():
+        parts.insert(0, top.name)
+        top = top.parent
+    if str(top) not in sys.path:
+        sys.path.insert(0, str(top))
+    name = ".".join(parts) if len(parts) > 1 else f"experiment_file_{file.stem}"
+    known = sys.modules.get(parts[0]) if len(parts) > 1 else None
+    if len(parts) > 1 and (known is None or str(top / parts[0]) in getattr(known, "__path__", ())):
+        return importlib.import_module(name)
+    # No package, or one whose top name another package of this process has already.
+    spec = importlib.util.spec_from_file_location(name if len(parts) == 1 else f"experiment_file_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their own module up while they are made.
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module
 
 
 def experiments() -> list[Found]:
@@ -115,6 +157,8 @@ def find(name: str) -> Path:
         raise KeyError(f"several experiments are called {name!r}: name one of {', '.join(same)}")
     if not known:
         raise KeyError(f"no experiment is called {name!r}, and there is no folder {PACKAGE}/ here; give a file's path")
+    from ft_jax.core.params import nearest
+
     raise KeyError(f"no experiment is called {name!r}; the nearest are {nearest(name, known)}")
 
 
@@ -125,7 +169,7 @@ def load(file: Path) -> Any:
       ValueError: a file that fails to run, or defines no `ft_jax.training.experiment.Experiment`.
     """
     try:
-        module = _import(file.resolve())
+        module = import_file(file)
     except Exception as error:
         line = _line_in(error, file.resolve())
         raise ValueError(f"{file} can't be read: {type(error).__name__}: {error}{line}; mend the file") from error
@@ -137,24 +181,6 @@ def load(file: Path) -> Any:
         raise ValueError(f"{file} defines {what}; end it with experiment = Experiment(...)")
     first_line = (module.__doc__ or "").strip().partition("\n")[0]
     return experiment if experiment.doc else dataclasses.replace(experiment, doc=first_line)
-
-
-def _import(file: Path) -> ModuleType:
-    for root in _installed():
-        if file.is_relative_to(root.resolve()):
-            parts = file.relative_to(root.resolve()).with_suffix("").parts
-            return importlib.import_module(".".join((PACKAGE, *parts)))
-    name = f"experiment_file_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their own module up while they are made.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def _line_in(error: BaseException, file: Path) -> str:

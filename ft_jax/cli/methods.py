@@ -1,6 +1,5 @@
 """``ft-jax methods``: the catalogue, and one method's documentation."""
 
-import importlib
 import inspect
 import json
 from collections.abc import Iterable, Sequence
@@ -18,8 +17,6 @@ def command(words: Sequence[str]) -> int:
         "--json", action="store_true", help="print a list of objects with family, name, paper, kind, ..."
     )
     options = parser.parse_args(words)
-    for family in FAMILIES:
-        importlib.import_module(f"ft_jax.{family}")
     one = options.name is not None and options.name not in FAMILIES
     if one:
         entries = [catalogue[options.name]]

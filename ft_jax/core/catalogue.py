@@ -1,6 +1,7 @@
 """Every method by name, with what it needs and how to build one small enough to test its laws."""
 
 import dataclasses
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -105,20 +106,26 @@ class Entry:
 
 
 class Catalogue(Mapping[str, Entry]):
-    """The registered methods, by full name."""
+    """The registered methods, by full name: whole whenever it is read, for reading it imports the families."""
 
     def __init__(self):
         self._entries: dict[str, Entry] = {}
 
     def __getitem__(self, name: str) -> Entry:
+        family = name.partition(".")[0]
+        if name not in self._entries and family in FAMILIES:
+            importlib.import_module(f"ft_jax.{family}")
         if name not in self._entries:
+            load_families()
             raise KeyError(f"no method is called {name!r}; the nearest are {nearest(name, self._entries)}")
         return self._entries[name]
 
     def __iter__(self):
+        load_families()
         return iter(sorted(self._entries, key=lambda name: (FAMILIES.index(name.partition(".")[0]), name)))
 
     def __len__(self):
+        load_families()
         return len(self._entries)
 
     def add(self, entry: Entry) -> None:
@@ -134,6 +141,12 @@ class Catalogue(Mapping[str, Entry]):
 
 
 catalogue = Catalogue()
+
+
+def load_families() -> None:
+    """Imports every family, which registers its methods and its formats of files."""
+    for family in FAMILIES:
+        importlib.import_module(f"ft_jax.{family}")
 
 
 def register(

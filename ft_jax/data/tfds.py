@@ -33,8 +33,12 @@ def from_tfds(address: str, split: str | None = None, data_dir: str | Path | Non
         features.
       FileNotFoundError: it isn't prepared here and can't be.
     """
-    import tensorflow_datasets
-
+    try:
+        import tensorflow_datasets
+    except ModuleNotFoundError as error:
+        raise FileNotFoundError(
+            f"{address!r} needs tensorflow-datasets, which is not installed; pip install 'ft_jax[tfds]'"
+        ) from error
     name, named = parse_tfds(address)
     split = split or named
     directory = data_dir or os.environ.get("TFDS_DATA_DIR") or None

@@ -18,6 +18,7 @@ import optax
 from safetensors.numpy import save_file
 
 from ft_jax import assets
+from ft_jax.core.catalogue import load_families
 from ft_jax.core.method import Method
 from ft_jax.core.params import STACKED, Params, matches, nearest, paths
 from ft_jax.core.step import make_step, parameters
@@ -106,6 +107,13 @@ class PeftFormat:
 
 
 FORMATS: dict[str, PeftFormat] = {}
+"""Those registered so far; `formats` has all."""
+
+
+def formats() -> dict[str, PeftFormat]:
+    """Every kind that a family registers, by peft's name."""
+    load_families()
+    return FORMATS
 
 
 def register_format(kind: PeftFormat) -> PeftFormat:
@@ -327,7 +335,7 @@ def _kind_in(model, owner):
     if owner is None and len(found) == 1:
         owner = next(iter(found))
     if owner is None and not found:
-        bare = [kind for kind in FORMATS.values() if kind.leaves]
+        bare = [kind for kind in formats().values() if kind.leaves]
         if bare:
             return None, bare[0]
     if owner not in found:
@@ -336,12 +344,12 @@ def _kind_in(model, owner):
             f"{f'parameters hold no adapter of {owner}' if owner else 'parameters hold not exactly one adapter'} "
             f"({have}); pass the parameters as the model sees them, and owner= with one of its names"
         )
-    for kind in FORMATS.values():
+    for kind in formats().values():
         if issubclass(found[owner], kind.holds):
             return owner, kind
     raise ValueError(
         f"{owner} is a {found[owner].__name__}, which peft has no files for; it has them for "
-        f"{', '.join(kind.name for kind in FORMATS.values())}"
+        f"{', '.join(kind.name for kind in formats().values())}"
     )
 
 
@@ -364,9 +372,10 @@ def _read_config(path: Path) -> tuple[dict, PeftFormat]:
         peft_type = config.get("peft_type")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise ValueError(f"{path} is not a JSON object ({error})") from None
-    if peft_type not in FORMATS:
-        raise ValueError(f"{path} has peft_type {peft_type!r}; known are {', '.join(sorted(FORMATS))}")
-    kind = FORMATS[peft_type]
+    known_kinds = formats()
+    if peft_type not in known_kinds:
+        raise ValueError(f"{path} has peft_type {peft_type!r}; known are {', '.join(sorted(known_kinds))}")
+    kind = known_kinds[peft_type]
     for field, value in config.items():
         if field in kind.used or field in METADATA or value in (None, False, "", [], {}, kind.neutral.get(field)):
             continue

@@ -1,7 +1,6 @@
 """The methods of an experiment by name and option, made into a composition for a model and its data."""
 
 import dataclasses
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import jax
 
 from ft_jax.core import Composition, Method, catalogue, compose
-from ft_jax.core.catalogue import FAMILIES
 from ft_jax.core.params import nearest
 
 
@@ -74,11 +72,6 @@ class Use:
         Raises:
           KeyError: the catalogue has no such method; the sentence has the nearest.
         """
-        family = self.name.partition(".")[0]
-        if family in FAMILIES:
-            importlib.import_module(f"ft_jax.{family}")
-        else:
-            load_catalogue()
         return inspect.signature(catalogue[self.name].build)
 
     def check(self) -> None:
@@ -125,12 +118,6 @@ class Use:
 
 
 MethodLike = Use | Method | Composition | Callable[[Parts], Method]
-
-
-def load_catalogue() -> None:
-    """Imports every family, so that the catalogue is whole."""
-    for family in FAMILIES:
-        importlib.import_module(f"ft_jax.{family}")
 
 
 def check_methods(methods: tuple[MethodLike, ...]) -> None:

@@ -2,7 +2,7 @@ import pytest
 
 from benchmarks.adapters import ROWS, page
 from ft_jax import catalogue
-from ft_jax.training.composition import Use, load_catalogue
+from ft_jax.training.composition import Use
 
 LINE = {
     "method": "transfer.lora", "trainable": 1234, "trainable_share": 0.01, "time_ratio": 0.5, "memory_ratio": 0.75,
@@ -12,7 +12,6 @@ LINE = {
 
 @pytest.mark.parametrize("name", list(ROWS))
 def test_rows_are_methods_with_options_that_they_have(name):
-    load_catalogue()
     row = ROWS[name]
     assert name in catalogue
     Use(name, **row.options).check()

@@ -23,7 +23,7 @@ from ft_jax.core.params import count, map_with_path, paths
 from ft_jax.models import Model, load_adapter
 from ft_jax.models.architectures import bert, llama, nested
 from ft_jax.models.model import Forward
-from ft_jax.models.peft_files import FORMATS
+from ft_jax.models.peft_files import formats
 from ft_jax.models.peft_holders import held
 from ft_jax.models.peft_modules import modules_of
 
@@ -111,11 +111,11 @@ def of_folder(kind: str) -> Compared:
     found, outputs = gradients["model"], jax.jit(reference.outputs)
     peft_type = json.loads((folder / "adapter_config.json").read_text())["peft_type"]
     modules = modules_of(base, load_file(folder / "adapter_model.safetensors"))
-    by_name = dict(FORMATS[peft_type].pack(held(found, method.name), modules))
+    by_name = dict(formats()[peft_type].pack(held(found, method.name), modules))
     wanted = {name.removeprefix("gradient/"): x for name, x in recorded.items() if name.startswith("gradient/")}
     for name in wanted.keys() - by_name.keys():
         leaf = found
-        for part in modules.leaf(name, FORMATS[peft_type].wrapper).split("/"):
+        for part in modules.leaf(name, formats()[peft_type].wrapper).split("/"):
             leaf = leaf[part]
         by_name[name] = leaf
     assert set(by_name) == set(wanted)

@@ -8,7 +8,6 @@ from training.small import experiment
 
 from ft_jax.core import catalogue
 from ft_jax.training import Budget, OptimizerSpec, Use
-from ft_jax.training.composition import load_catalogue
 from ft_jax.training.outcome import outcomes
 
 
@@ -62,7 +61,6 @@ def test_use_names_the_nearest_option():
 
 
 def test_every_method_of_the_catalogue_can_be_asked_for_its_options():
-    load_catalogue()
     for name in catalogue:
         assert "name" in Use(name).signature().parameters
 
