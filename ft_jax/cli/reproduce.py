@@ -1,6 +1,5 @@
 """``ft-jax reproduce``: published numbers measured again, ours beside the paper's."""
 
-import importlib
 import json
 import sys
 import time
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_jax.cli.entry import Parser, sentence
-from ft_jax.cli.experiments import PACKAGE, roots
+from ft_jax.cli.experiments import PACKAGE, import_file, roots
 from ft_jax.cli.text import columns
 from ft_jax.core.params import nearest
 
@@ -62,9 +61,7 @@ def load(name: str) -> Any:
     """
     from ft_jax.training.reproduction import Reproduction
 
-    if str(Path.cwd()) not in sys.path and Path(PACKAGE, "__init__.py").exists():
-        sys.path.insert(0, str(Path.cwd()))
-    row = getattr(importlib.import_module(f"{PACKAGE}.{FOLDER}.{name}"), "reproduction", None)
+    row = getattr(import_file(rows()[name]), "reproduction", None)
     if not isinstance(row, Reproduction):
         raise ValueError(f"{PACKAGE}/{FOLDER}/{name}.py defines no reproduction = Reproduction(...); give it one")
     return row
