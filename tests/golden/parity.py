@@ -28,8 +28,20 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
         return {name: stored[name] for name in stored.files if stored[name].dtype.kind in "fiu"}
     if path.suffix == ".safetensors":
         return load_file(path)
-    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    record = json.loads(path.read_text(encoding="utf-8"))
+    cases = record.get("cases")
+    if cases is None:
+        return dict(_numbers("", record))
     return {f"{at}/{field}": np.asarray(case[field]) for at, case in enumerate(cases) for field in ("metrics", "rates")}
+
+
+def _numbers(name: str, value):
+    """Every array of numbers in nested dicts, by its path."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from _numbers(f"{name}/{key}", one)
+    elif not isinstance(value, str):
+        yield name, np.asarray(value, np.float64)
 
 
 def difference(old: Path, new: Path) -> float:
@@ -55,6 +67,7 @@ def main() -> None:
             "record_peft.py": [str(copy)],
             "record_peft_files.py": [str(copy)],
             "record_peft_attention.py": [str(copy)],
+            "record_trl_losses.py": [str(copy / "trl_losses.json")],
             "check_peft_files.py": [str(HERE)],
             "record_encoders.py": [],
             "record_vision.py": [],
