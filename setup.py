@@ -41,6 +41,7 @@ setup(
         "jinja2>=3.1",
         "pyarrow>=18",
         "scikit-learn>=1.5",
+        "threadpoolctl>=3.1",
         "optuna>=4.5",
         "cmaes>=0.11",
         "rich>=13.9",

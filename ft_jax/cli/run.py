@@ -33,7 +33,7 @@ def command(words: Sequence[str]) -> int:
         raise ValueError(f"{rest[0]!r} stands before the experiment; write ft-jax run NAME --field.path value")
     file = find(rest[0])
 
-    from ft_jax.cli.overrides import override
+    from ft_jax.training.overrides import override
 
     experiment = override(load(file), rest[1:])
     if flags & {"--help", "-h"}:
@@ -50,7 +50,7 @@ def command(words: Sequence[str]) -> int:
 
 def field_help(experiment: Any) -> str:
     """Every field with its type, its value and what it is."""
-    from ft_jax.cli.overrides import fields
+    from ft_jax.training.overrides import fields
 
     rows: list[tuple[str, str] | str] = []
     group = None
@@ -81,7 +81,7 @@ def _train(experiment: Any, told: list[str]) -> int:
 
 def outcome(result: Any, report: Any) -> str:
     """What a run came to: scores before and after, expectations, where things are."""
-    from ft_jax.training.report.data import headline, read_run
+    from ft_jax.training.report_data import headline, read_run
 
     lines = []
     if result.status == "finished" and result.compilations == 0:

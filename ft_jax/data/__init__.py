@@ -20,6 +20,7 @@ from ft_jax.data.collate import collate
 from ft_jax.data.completions import next_tokens
 from ft_jax.data.dataset import Computed, Dataset, concatenate
 from ft_jax.data.files import from_file
+from ft_jax.data.folds import folds, nested_folds
 from ft_jax.data.images import digits, mnist
 from ft_jax.data.masking import mask_tokens
 from ft_jax.data.packing import pack
@@ -51,12 +52,14 @@ __all__ = [
     "digits",
     "encode",
     "evaluation_batches",
+    "folds",
     "from_file",
     "from_tfds",
     "in_turn",
     "load",
     "mask_tokens",
     "mnist",
+    "nested_folds",
     "next_tokens",
     "pack",
     "preferences",

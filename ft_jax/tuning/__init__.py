@@ -2,6 +2,7 @@
 
 - `population`: trials that differ in numbers, trained in one compiled program.
 - `brackets`, `rungs`, `promoted`: which trial gets how much training, by Hyperband and ASHA.
+- `ft_jax.tuning.search`, which this does not import: spaces, samplers and studies that workers share.
 """
 
 from ft_jax.tuning.hyperband import Rung, brackets, promoted, rungs

@@ -1,1 +1,0 @@
-"""Checkpoints in the formats people have: read, placed on devices, and written."""

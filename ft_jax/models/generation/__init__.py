@@ -1,1 +1,0 @@
-"""Text from a model: token by token, from an audio or image too, and with a draft model."""

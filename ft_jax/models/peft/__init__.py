@@ -1,1 +1,0 @@
-"""Adapters in peft's files, read and written."""
