@@ -55,7 +55,7 @@ class ClutteredDigits:
 
     def build(self, model: Any, feed: Feed) -> Stream:
         """One task."""
-        train = cluttered(data.load("digits", "train").take(self.labelled), feed.seed)
+        train = cluttered(data.sample(data.load("digits", "train"), self.labelled, feed.seed), feed.seed)
         test = cluttered(data.load("digits", "test"), 10**6).select("images", "labels")
         source = data.batches(train, feed.batch_size, seed=feed.seed)
         return (Task("digits", source, {"digits": data.evaluation_batches(test, 64)}, len(train)),)

@@ -22,10 +22,12 @@ from ft_jax.data.dataset import Computed, Dataset, concatenate
 from ft_jax.data.files import from_file
 from ft_jax.data.folds import folds, nested_folds
 from ft_jax.data.images import digits, mnist
+from ft_jax.data.labels import one_mapping
 from ft_jax.data.masking import mask_tokens
 from ft_jax.data.packing import pack
 from ft_jax.data.pipeline import Batches, EvaluationBatches, batches, evaluation_batches
 from ft_jax.data.preferences import preferences
+from ft_jax.data.sampling import sample
 from ft_jax.data.sentiment import DOMAINS, sentiment, unlabelled
 from ft_jax.data.sources import load
 from ft_jax.data.streams import prefetch_to_device, put, zip_streams
@@ -61,10 +63,12 @@ __all__ = [
     "mnist",
     "nested_folds",
     "next_tokens",
+    "one_mapping",
     "pack",
     "preferences",
     "prefetch_to_device",
     "put",
+    "sample",
     "sentiment",
     "special_ids",
     "tokenize",

@@ -1,28 +1,41 @@
 """Examples to one batch: stacked, padded to few shapes, with weight 0 on what is not real."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ft_jax.data.completions import IGNORED
+from ft_jax.data.kinds import Kind, kinds_of
 
 Length = int | Sequence[int] | None
 
+FILLING = {"labels": IGNORED}
+"""What padding holds where it isn't 0; ``input_ids`` have the padding token."""
 
-def collate(examples: Sequence[Mapping[str, Any]], length: Length = None, padding: int = 0) -> dict[str, Any]:
+
+def collate(
+    examples: Sequence[Mapping[str, Any]],
+    length: Length = None,
+    padding: int = 0,
+    kinds: Mapping[str, Kind] | None = None,
+) -> dict[str, Any]:
     """One batch of numpy arrays ``[batch, ...]``: integers int32, floats float32.
 
-    Where an example has ``input_ids``, its fields of the same length are token fields and are padded at the end:
-    ``input_ids`` with ``padding``, ``labels`` with -1, all others with 0. ``attention_mask`` is added unless there is
-    one, or ``segment_ids``. Parts such as ``chosen`` and ``rejected`` are padded to one length. Fields that are not
-    numbers, such as texts, stay behind.
+    Where examples have ``input_ids``, their fields whose first axis is as long are token fields and are padded at its
+    end: ``input_ids`` with ``padding``, ``labels`` with -1, all others with 0. ``attention_mask`` is added unless there
+    is one, or ``segment_ids``. Parts such as ``chosen`` and ``rejected`` are padded to one length. Fields that are not
+    numbers, such as texts, stay behind. A field that some examples lack, such as an image, is 0 there, and the part
+    ``present`` says in which rows it is real.
 
     Args:
-      examples: at least one, all with the same fields.
+      examples: at least one.
       length: tokens of a row: a number, or a few (buckets) of which the smallest that takes the batch's longest
         sequence is used, so that few shapes are compiled; None is the longest itself.
       padding: id of the padding token.
+      kinds: of the fields, decided over a whole data set (`ft_jax.data.kinds.kinds_of`), so that every batch has the
+        same types; those that it lacks are decided by these examples alone.
 
     Raises:
       ValueError: a sequence is longer than ``length``; a field has values of different shapes.
@@ -32,9 +45,12 @@ def collate(examples: Sequence[Mapping[str, Any]], length: Length = None, paddin
       >>> batch = collate(two, length=(4, 8))
       >>> batch["input_ids"].tolist(), batch["attention_mask"].tolist(), batch["labels"].tolist()
       ([[5, 6, 7, 0], [8, 0, 0, 0]], [[1, 1, 1, 0], [1, 0, 0, 0]], [1, 0])
+      >>> seen = collate([{"image": None, "labels": 1}, {"image": np.ones(2), "labels": 0}])
+      >>> seen["image"].tolist(), seen["present"]["image"].tolist()
+      ([[0.0, 0.0], [1.0, 1.0]], [0.0, 1.0])
     """
     longest = max(lengths(examples), default=0)
-    return _collate(examples, bucket(longest, length), padding)
+    return _collate(examples, bucket(longest, length), padding, kinds or {})
 
 
 def bucket(longest: int, length: Length) -> int:
@@ -86,57 +102,60 @@ def with_row_weights(batch: Mapping[str, Any], real: int) -> dict[str, Any]:
 def lengths(examples: Sequence[Mapping[str, Any]]) -> Iterable[int]:
     """Lengths of all token sequences in the examples and their parts."""
     for example in examples:
-        if "input_ids" in example:
+        if example.get("input_ids") is not None:
             yield len(example["input_ids"])
         yield from lengths([part for part in example.values() if isinstance(part, Mapping)])
 
 
-def _collate(examples: Sequence[Mapping[str, Any]], length: int, padding: int) -> dict[str, Any]:
-    batch = {}
-    for name, first in examples[0].items():
-        values = [example[name] for example in examples]
-        if isinstance(first, Mapping):
-            batch[name] = _collate(values, length, padding)
-        elif _is_token_field(examples[0], name):
-            filling = {"input_ids": padding, "labels": IGNORED}.get(name, 0)
-            batch[name] = _narrow(_padded(values, length, filling))
-        elif _is_number(first):
-            batch[name] = _narrow(_stacked(name, values))
+def _collate(
+    examples: Sequence[Mapping[str, Any]], length: int, padding: int, kinds: Mapping[str, Kind]
+) -> dict[str, Any]:
+    fields = dict.fromkeys(name for example in examples for name in example)
+    columns = {name: [example.get(name) for example in examples] for name in fields}
+    unknown = fields.keys() - kinds.keys()
+    if unknown:
+        found = kinds_of({name: columns[name] for name in fields if name in unknown or name == "input_ids"})
+        kinds = {**found, **kinds}
+    batch: dict[str, Any] = {}
+    present = {}
+    for name, values in columns.items():
+        kind = kinds[name]
+        if kind.parts is not None:
+            batch[name] = _collate(values, length, padding, kind.parts)
+        elif kind.dtype is not None:
+            filling = FILLING.get(name, 0) if name != "input_ids" else padding
+            batch[name] = _rows(name, values, kind, length, filling if kind.axes else 0)
+            if kind.missing:
+                present[name] = np.array([value is not None for value in values], np.float32)
     if "input_ids" in batch and not {"attention_mask", "segment_ids"} & batch.keys():
-        sizes = np.array([len(example["input_ids"]) for example in examples])
+        sizes = np.array([0 if ids is None else len(ids) for ids in columns["input_ids"]])
         batch["attention_mask"] = (np.arange(batch["input_ids"].shape[1]) < sizes[:, None]).astype(np.int32)
-    return batch
-
-
-def _is_token_field(example: Mapping[str, Any], name: str) -> bool:
-    if "input_ids" not in example or np.ndim(example[name]) != 1:
-        return False
-    return _is_number(example[name]) and len(example[name]) == len(example["input_ids"])
-
-
-def _is_number(value: Any) -> bool:
-    return np.asarray(value).dtype.kind in "biuf" if not isinstance(value, str) else False
-
-
-def _padded(values: Sequence[Sequence], length: int, filling: int) -> np.ndarray:
-    rows = np.full((len(values), length), filling, dtype=np.asarray(values[0]).dtype)
-    for row, value in zip(rows, values, strict=True):
-        row[: len(value)] = value
-    return rows
-
-
-def _stacked(name: str, values: Sequence) -> np.ndarray:
-    shapes = {np.shape(value) for value in values}
-    if len(shapes) > 1:
+    if present and "present" in batch:
         raise ValueError(
-            f"field {name!r} has values of the shapes {', '.join(map(str, sorted(shapes)))} in one batch; "
-            "bring them to one shape, or drop the column with select"
+            f"examples lack {', '.join(present)}, of which the part 'present' tells, and the data has a column of that "
+            "name; rename it"
         )
-    return np.stack([np.asarray(value) for value in values])
+    return {**batch, "present": present} if present else batch
 
 
-def _narrow(array: np.ndarray) -> np.ndarray:
-    """The types that the device computes with; uint8 images keep theirs until the model scales them."""
-    if array.dtype.kind == "f":
-        return array.astype(np.float32)
-    return array.astype(np.int32) if array.dtype.kind in "iu" and array.dtype != np.uint8 else array
+def _rows(name: str, values: Sequence, kind: Kind, length: int, filling: int) -> np.ndarray:
+    if kind.shape is None:
+        shapes = {np.shape(value) for value in values if value is not None}
+        if len(shapes) > 1 or not shapes:
+            raise ValueError(
+                f"field {name!r} has values of the shapes {', '.join(map(str, sorted(shapes)))} in one batch; "
+                "bring them to one shape, or drop the column with select"
+            )
+        kind = dataclasses.replace(kind, shape=next(iter(shapes)))
+    rows = np.full((len(values), *(length,) * kind.axes, *kind.shape), filling, kind.dtype)
+    for place, value in enumerate(values):
+        if value is None:
+            continue
+        array = np.asarray(value)
+        if array.shape[kind.axes :] != kind.shape or array.ndim < kind.axes:
+            raise ValueError(
+                f"field {name!r} has a value of shape {array.shape} and one of {kind.shape}"
+                f"{' a token' if kind.axes else ''} in one batch; bring them to one shape, or drop the column"
+            )
+        rows[(place, *(slice(size) for size in array.shape[: kind.axes]))] = array
+    return rows

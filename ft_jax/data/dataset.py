@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ft_jax.data.columns import as_numbers
+
 Record = Mapping[str, Any]
 
 
@@ -165,13 +167,19 @@ class Dataset:
           classes: the names in the order of their ids; by default those that occur, sorted.
 
         Raises:
-          ValueError: a name is not among ``classes``.
+          ValueError: a name is not among ``classes``; an example has no label, or an empty one.
 
         Example:
           >>> Dataset({"labels": ["yes", "no", "yes"]}).encode_labels().columns["labels"]
           array([1, 0, 1], dtype=int32)
         """
-        names = [str(name) for name in self.column(column)]
+        names = []
+        for place, name in enumerate(self.column(column)):
+            if name is None or name != name or not str(name).strip():
+                raise ValueError(
+                    f"example {place} has the label {name!r} in column {column!r}; give it one or drop the example"
+                )
+            names.append(str(name))
         known = tuple(classes) or tuple(sorted(set(names)))
         ids = {name: place for place, name in enumerate(known)}
         for place, name in enumerate(names):
@@ -210,7 +218,7 @@ def digest_fraction(key: Any) -> float:
 
 
 def columns_of(records: Sequence[Record], names: Sequence[str] = ()) -> dict[str, Sequence]:
-    """Records turned to columns: an array where all values are numbers of one shape, a list elsewhere.
+    """Records turned to columns, see `ft_jax.data.columns.as_numbers`.
 
     Args:
       records: all with the same fields.
@@ -228,19 +236,7 @@ def columns_of(records: Sequence[Record], names: Sequence[str] = ()) -> dict[str
                 f"example {place} has the fields {', '.join(record)} and the first has {', '.join(fields)}; "
                 "give every example the same"
             )
-    return {name: as_column([record[name] for record in records]) for name in fields}
-
-
-def as_column(values: Sequence) -> Sequence:
-    """An array where all values are numbers of one shape and kind, the list of them elsewhere."""
-    first = values[0] if len(values) else None
-    if isinstance(first, bool | int | float | np.number | np.bool_):
-        plain = all(isinstance(value, bool | int | float | np.number | np.bool_) for value in values)
-        return np.asarray(values) if plain else list(values)
-    if isinstance(first, np.ndarray) and first.dtype.kind in "biuf":
-        alike = all(isinstance(v, np.ndarray) and v.shape == first.shape and v.dtype == first.dtype for v in values)
-        return np.stack(values) if alike else list(values)
-    return list(values)
+    return {name: as_numbers([record[name] for record in records]) for name in fields}
 
 
 def _pick(column: Sequence, places: np.ndarray) -> Sequence:

@@ -11,6 +11,7 @@ import numpy as np
 from ft_jax.data.checks import check_not_empty
 from ft_jax.data.collate import Length, bucket, collate, lengths, with_row_weights
 from ft_jax.data.dataset import Computed, Dataset
+from ft_jax.data.kinds import kinds_of
 
 Transform = Callable[[Mapping[str, Any], np.random.Generator], Mapping[str, Any]]
 
@@ -73,6 +74,10 @@ class Plan:
         order = grain.MapDataset.range(len(self.dataset))
         object.__setattr__(self, "_order", order.shuffle(seed=spread) if self.shuffle else order)
         object.__setattr__(self, "_sizes", token_counts(self.dataset))
+        # A transform makes fields of its own, and reading computed columns is work: their kinds are each batch's.
+        held = {} if self.transform else self.dataset.columns
+        held = {name: column for name, column in held.items() if not isinstance(column, Computed)}
+        object.__setattr__(self, "_kinds", kinds_of(held))
         if self.group_by_length > 1 and self._sizes is None:
             raise ValueError(
                 "group_by_length needs token sequences in the data set; tokenize it first, or leave it at 1"
@@ -97,7 +102,7 @@ class Plan:
         # A process may have no row of its own in the last batch; a repeated one has the right shapes and counts for 0.
         stand_in = examples[0] if examples else self._example(epoch, together[0])
         rows = examples + [stand_in] * (self.batch_size - real)
-        batch = collate(rows, self._row_length(together, rows), self.padding)
+        batch = collate(rows, self._row_length(together, rows), self.padding, self._kinds)
         return with_row_weights(batch, real) if self.remainder == "pad" else batch
 
     def _indices(self, epoch: int, place: int) -> list[int]:
@@ -165,7 +170,7 @@ def token_counts(dataset: Dataset) -> np.ndarray | None:
             continue
         if name == "input_ids" or (isinstance(column[0], Mapping) and "input_ids" in column[0]):
             sequences = column if name == "input_ids" else [part["input_ids"] for part in column]
-            counts = np.maximum(counts, [len(sequence) for sequence in sequences])
+            counts = np.maximum(counts, [0 if sequence is None else len(sequence) for sequence in sequences])
             found = True
     return counts if found else None
 

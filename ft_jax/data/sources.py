@@ -9,7 +9,7 @@ from ft_jax.data.sentiment import sentiment
 from ft_jax.data.tfds import from_tfds
 
 
-def load(address: str | Path, split: str | None = None) -> Dataset:
+def load(address: str | Path, split: str | None = None, quotes: bool | None = None) -> Dataset:
     """The data set that an address names.
 
     | address | what it names |
@@ -18,11 +18,12 @@ def load(address: str | Path, split: str | None = None) -> Dataset:
     | ``digits`` | scikit-learn's digits, see `digits` |
     | ``mnist``, ``mnist:path/to.npz`` | MNIST, from TFDS or from a file, see `mnist` |
     | ``tfds:name[:split]`` | a set of tensorflow-datasets, see `from_tfds` |
-    | a path, ``pkg://…`` or ``hf://…`` of a file | jsonl, csv, tsv, parquet or npz, see `from_file` |
+    | a path, ``pkg://…`` or ``hf://…`` of a file | jsonl, json, csv, tsv, parquet or npz, see `from_file` |
 
     Args:
       address: as above.
       split: ``train``, ``validation`` or ``test`` where the set has it; None for all of it.
+      quotes: how a csv or tsv is read, see `from_file`; None for other sets.
 
     Raises:
       ValueError: the address is of no known form, or the set has no such split.
@@ -34,6 +35,8 @@ def load(address: str | Path, split: str | None = None) -> Dataset:
     """
     text = str(address)
     kind, _, rest = text.partition(":")
+    if quotes is not None and (text == "digits" or kind in ("sentiment", "mnist", "tfds")):
+        raise ValueError(f"quotes={quotes} is for csv and tsv files, and {text!r} is none; leave quotes out")
     if kind == "sentiment":
         return sentiment(rest, split)
     if text == "digits":
@@ -42,4 +45,4 @@ def load(address: str | Path, split: str | None = None) -> Dataset:
         return mnist(rest or "tfds:mnist", split)
     if kind == "tfds":
         return from_tfds(text, split)
-    return from_file(address, split)
+    return from_file(address, split, quotes)

@@ -76,6 +76,9 @@ def save(
         table = {path: tensor for path, tensor in table.items() if not path.startswith("head/")} | heads.tensors(head)
         described["ft_jax_head"] = head
         described["id2label"] = {str(i): f"LABEL_{i}" for i in range(head["classes"])}
+    if model.classes:
+        names = dict(described.get("id2label") or {}) | {str(i): name for i, name in enumerate(model.classes)}
+        described |= {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
     if set(outline) != set(table):
         raise ValueError(
             f"parameters don't fit the configuration: missing {sorted(set(table) - set(outline))[:4]}, "

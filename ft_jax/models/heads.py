@@ -91,7 +91,7 @@ def with_head(model, kind: str, key: jax.Array | None, outputs: int | None = Non
     elif hasattr(config, "tied"):
         config = dataclasses.replace(config, tied=True)
     apply = dataclasses.replace(model.apply, config=config, pooling=pooling, kind=kind)
-    return dataclasses.replace(model, config=config, params=params, apply=apply)
+    return dataclasses.replace(model, config=config, params=params, apply=apply, classes=())
 
 
 def with_classifier(model, classes: int, key: jax.Array | None, pooling: str = "mean"):
@@ -155,7 +155,7 @@ def _without_head(model):
         return model
     params = {name: child for name, child in model.params.items() if name != "head"}
     apply = dataclasses.replace(model.apply, pooling=None, kind=None)
-    return dataclasses.replace(model, params=params, apply=apply)
+    return dataclasses.replace(model, params=params, apply=apply, classes=())
 
 
 def describe(apply, leaves: Mapping[str, Any]) -> dict[str, Any] | None:

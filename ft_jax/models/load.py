@@ -146,10 +146,14 @@ def _read_checkpoint(folder, tokenizer):
         Forward(config),
         tokenizer=tokenizer_of_folder(folder) if tokenizer else None,
         stop_tokens=_ids(extra.get("eos_token_id", config_json.get("eos_token_id"))),
-        pad_token=(_ids(config_json.get("pad_token_id")) or (0,))[0],
+        pad_token=_pad(config_json.get("pad_token_id"), config),
     )
     if head is not None:
         model = heads.restore(model, head)
+    outputs = getattr(config, "classes", None) if head is None else head["classes"]
+    if outputs:
+        model = dataclasses.replace(model, classes=_names(config_json.get("id2label"), outputs))
+    if head is not None:
         table = {path: tensor for path, tensor in table.items() if not path.startswith("head/")} | heads.tensors(head)
     return model, table, architecture.prefix, architecture.unread, tensors
 
@@ -181,7 +185,7 @@ def _read_gguf(path, tokenizer):
         Forward(config),
         tokenizer=tokenizer_of_gguf(file.metadata, path) if tokenizer else None,
         stop_tokens=_ids(file.metadata.get("tokenizer.ggml.eos_token_id")),
-        pad_token=(_ids(file.metadata.get("tokenizer.ggml.padding_token_id")) or (0,))[0],
+        pad_token=_pad(file.metadata.get("tokenizer.ggml.padding_token_id"), config),
     )
     return model, architecture.gguf(config), "", architecture.unread, file.tensors
 
@@ -204,9 +208,23 @@ def _check_vocabulary(path, model):
 
 
 def _ids(value) -> tuple[int, ...]:
-    if value is None:
+    """Token ids of a configuration, where -1 stands for none as null does."""
+    several = value if isinstance(value, list) else [value]
+    return tuple(one for one in several if one is not None and one >= 0)
+
+
+def _pad(value, config) -> int:
+    """The id that fills up: the configuration's where the model has a row for it, else 0, which masks hide as well."""
+    rows = getattr(config, "vocabulary", None)
+    return next((one for one in _ids(value) if rows is None or one < rows), 0)
+
+
+def _names(id2label, outputs: int) -> tuple[str, ...]:
+    """The names of a head's outputs; those that transformers makes up are none."""
+    names = {int(i): str(name) for i, name in (id2label or {}).items()}
+    if set(names) != set(range(outputs)) or all(name == f"LABEL_{i}" for i, name in names.items()):
         return ()
-    return tuple(value) if isinstance(value, list) else (value,)
+    return tuple(names[i] for i in range(outputs))
 
 
 def _named(table: Mapping[str, Tensor], tensors: Mapping[str, Stored], prefix: str):

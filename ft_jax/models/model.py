@@ -160,6 +160,7 @@ class Model:
       tokenizer: of transformers, or None.
       stop_tokens: ids that end a generated sequence.
       pad_token: id that fills up.
+      classes: names of the head's outputs, as in ``id2label``; empty where they have none.
     """
 
     config: Any
@@ -168,6 +169,7 @@ class Model:
     tokenizer: Any = None
     stop_tokens: tuple[int, ...] = ()
     pad_token: int = 0
+    classes: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:

@@ -61,6 +61,7 @@ def fit(
     plan = prepare(experiment)
     folder = RunFolder(experiment, path, resume, command)
     try:
+        folder.keep_classes(plan.classes)
         return _Loop(plan, folder, tuple(callbacks), quiet).run()
     finally:
         folder.release()

@@ -15,7 +15,7 @@ from ft_jax.training.composition import Parts, build_methods, built, check_metho
 from ft_jax.training.evaluate import MetricLike, default_metrics, default_predict, measurer
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.parallel import Distributed, check_divides, parallelise
-from ft_jax.training.stream import Batch, Feed, Stream, check_batch, check_stream, first_batch
+from ft_jax.training.stream import Batch, Feed, Stream, check_batch, check_stream, classes_of, first_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Plan:
       key: for the state.
       abstract: shapes of the state.
       limits: what batches are checked against, see `check_limits`.
+      classes: names of the class ids, the same in all tasks; empty where there are none.
     """
 
     experiment: Experiment
@@ -47,6 +48,7 @@ class Plan:
     key: jax.Array
     abstract: TrainState
     limits: Mapping[str, int]
+    classes: tuple[str, ...] = ()
 
     @property
     def program(self) -> Program:
@@ -124,7 +126,7 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
     plain = build(None)
     plan = Plan(
         experiment=experiment,
-        model=model,
+        model=named(model, classes_of(stream)),
         stream=stream,
         composition=composition,
         distributed=distributed,
@@ -134,9 +136,17 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
         key=keys["state"],
         abstract=jax.eval_shape(plain.init, model.params, keys["state"]),
         limits=limits,
+        classes=classes_of(stream),
     )
     _trace(plan, plain, example)
     return plan
+
+
+def named(model: Any, classes: tuple[str, ...]) -> Any:
+    """The model with the data's names for its head's outputs, so that it is saved with them."""
+    if not classes or not hasattr(model, "classes"):
+        return model
+    return dataclasses.replace(model, classes=classes)
 
 
 def _feed(experiment: Experiment) -> Feed:

@@ -143,6 +143,22 @@ class RunFolder:
                 )
         self.finished = self._summary()
 
+    def keep_classes(self, classes: Sequence[str]) -> None:
+        """Writes ``classes.json``, the names of the class ids in their order.
+
+        Raises:
+          RunRefused: the folder's run was begun with other names, whose ids would now mean something else.
+        """
+        file = self.path / "classes.json"
+        old = json.loads(file.read_text(encoding="utf-8")) if file.exists() else list(classes)
+        if old != list(classes):
+            raise RunRefused(
+                f"run folder {self.path} was begun with the classes {', '.join(old)} and the data now has "
+                f"{', '.join(classes) or 'none'}; give it the data it began with, or choose another with --out"
+            )
+        if classes and not file.exists() and jax.process_index() == 0:
+            write_json(file, list(classes))
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Writes ``summary.json``."""
         if jax.process_index() == 0:

@@ -73,11 +73,12 @@ class Texts:
       addresses: data sets with columns ``text`` and ``labels``, see `ft_jax.data.load`.
       length: the most tokens of a text; longer ones are refused, or cut where `too_long` is ``"truncate"``.
       too_long: ``"error"`` or ``"truncate"``.
-      labelled: use so many training examples a task; None for all.
+      labelled: use so many training examples a task, drawn by the run's seed with each class's share; None for all.
       unlabelled: an address of texts whose batches become the part ``"unlabelled"``, or None.
       unlabelled_batch: examples of that part; the batch size by default.
       split: the split that evaluation reads.
       buckets: shorter lengths that a batch is padded to where its texts allow; each is compiled for.
+      quotes: whether ``"`` encloses fields of a csv or tsv, see `ft_jax.data.from_file`.
     """
 
     addresses: tuple[str, ...] = ("sentiment:movies",)
@@ -88,27 +89,38 @@ class Texts:
     unlabelled_batch: int | None = None
     split: str = "validation"
     buckets: tuple[int, ...] = ()
+    quotes: bool | None = None
 
     def build(self, model: Any, feed: Feed) -> Stream:
-        """The tasks; every evaluation set is measured after each."""
-        evaluations = {
-            short(address): self._evaluation(data.load(address, self.split), model, feed) for address in self.addresses
+        """The tasks, with one numbering of classes; every evaluation set is measured after each."""
+        sets = {
+            f"{address} ({split})": data.load(address, split, self.quotes)
+            for address in self.addresses
+            for split in ("train", self.split)
         }
-        return tuple(self._task(address, evaluations, model, feed) for address in self.addresses)
+        sets = {name: data.check_columns(one, ("text", "labels"), name) for name, one in sets.items()}
+        sets = data.one_mapping(sets, getattr(model, "classes", ()), classes_of(model))
+        evaluations = {
+            short(address): self._evaluation(sets[f"{address} ({self.split})"], model, feed)
+            for address in self.addresses
+        }
+        return tuple(
+            self._task(address, sets[f"{address} (train)"], evaluations, model, feed) for address in self.addresses
+        )
 
-    def _task(self, address, evaluations, model, feed):
-        train = data.check_labels(data.load(address, "train"), classes_of(model))
-        train = train if self.labelled is None else train.take(self.labelled)
+    def _task(self, address, train, evaluations, model, feed):
+        train = check_targets(train, model)
+        train = train if self.labelled is None else data.sample(train, self.labelled, feed.seed)
         source = data.batches(
             self._tokens(train, model), feed.batch_size, seed=feed.seed, **self._shape(model), **share(feed)
         )
         if self.unlabelled is not None:
             texts = self._tokens(texts_of(self.unlabelled).select("text"), model)
             source = beside(source, texts, self.unlabelled_batch, feed, **self._shape(model))
-        return Task(short(address), source, evaluations, len(train))
+        return Task(short(address), source, evaluations, len(train), classes=train.classes)
 
     def _evaluation(self, examples, model, feed):
-        tokens = self._tokens(data.check_labels(examples, classes_of(model)), model)
+        tokens = self._tokens(check_targets(examples, model), model)
         return data.evaluation_batches(tokens, feed.batch_size, **self._shape(model))
 
     def _tokens(self, examples, model):
@@ -126,7 +138,7 @@ class Images:
     Attributes:
       address: a data set with columns ``images`` and ``labels``, see `ft_jax.data.load`.
       groups: classes of each task, such as ``((0, 1), (2, 3))``; empty for one task of all.
-      labelled: use so many training examples a task; None for all.
+      labelled: use so many training examples a task, drawn by the run's seed with each class's share; None for all.
       split: the split that evaluation reads.
     """
 
@@ -137,8 +149,9 @@ class Images:
 
     def build(self, model: Any, feed: Feed) -> Stream:
         """The tasks; every task's evaluation set is measured after each."""
-        train = data.check_labels(data.load(self.address, "train"), classes_of(model))
-        test = data.check_labels(data.load(self.address, self.split), classes_of(model))
+        sets = {split: data.load(self.address, split) for split in ("train", self.split)}
+        sets = data.one_mapping(sets, getattr(model, "classes", ()), classes_of(model))
+        train, test = (check_targets(sets[split], model) for split in ("train", self.split))
         parts = {"-".join(map(str, group)): group for group in self.groups} or {short(self.address): None}
         evaluations = {
             name: data.evaluation_batches(of_classes(test, group), feed.batch_size) for name, group in parts.items()
@@ -146,9 +159,21 @@ class Images:
         return tuple(self._task(name, of_classes(train, group), evaluations, feed) for name, group in parts.items())
 
     def _task(self, name, examples, evaluations, feed):
-        examples = examples if self.labelled is None else examples.take(self.labelled)
+        examples = examples if self.labelled is None else data.sample(examples, self.labelled, feed.seed)
         source = data.batches(examples, feed.batch_size, seed=feed.seed, **share(feed))
-        return Task(name, source, evaluations, len(examples))
+        return Task(name, source, evaluations, len(examples), classes=examples.classes)
+
+
+def check_targets(examples: data.Dataset, model: Any) -> data.Dataset:
+    """The examples, whose class ids the model's head has; numbers to predict are any.
+
+    Raises:
+      ValueError: a class id that the head doesn't have.
+    """
+    labels = data.check_columns(examples, ["labels"]).columns["labels"]
+    if isinstance(labels, np.ndarray) and labels.dtype.kind == "f":
+        return data.check_finite(examples)
+    return data.check_labels(examples, classes_of(model))
 
 
 def beside(source, examples: data.Dataset, size: int | None, feed: Feed, **shape):

@@ -53,6 +53,7 @@ class Task:
         Every process is given all of them.
       examples: how many training examples there are, for budgets in epochs.
       steps: updates on this task in place of the budget's.
+      classes: names of the class ids in its labels; all tasks of a run have the same, or none.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Task:
     evaluations: Mapping[str, Iterable[Batch]] = dataclasses.field(default_factory=dict)
     examples: int | None = None
     steps: int | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def on_policy(self) -> bool:
@@ -74,7 +76,7 @@ def check_stream(stream: Any) -> Stream:
     """A stream with its tasks checked; a single task is a stream of one.
 
     Raises:
-      ValueError: no task, one name twice, a task that gives no batches.
+      ValueError: no task, one name twice, a task that gives no batches, two that number their classes differently.
     """
     stream = (stream,) if isinstance(stream, Task) else tuple(stream)
     if not stream:
@@ -88,7 +90,25 @@ def check_stream(stream: Any) -> Stream:
                 f"task {task.name!r} trains on a {type(task.train).__name__}; give an iterator with get_state and "
                 "set_state, or a function of the train state"
             )
+    classes_of(stream)
     return stream
+
+
+def classes_of(stream: Stream) -> tuple[str, ...]:
+    """The names of a stream's classes, empty where it has none.
+
+    Raises:
+      ValueError: two tasks number their classes differently.
+    """
+    named = {task.name: tuple(task.classes) for task in stream if task.classes}
+    first = next(iter(named), None)
+    for task, classes in named.items():
+        if classes != named[first]:
+            raise ValueError(
+                f"task {first!r} numbers its classes {', '.join(named[first])} and task {task!r} {', '.join(classes)}; "
+                "give both one numbering, such as ft_jax.data.one_mapping makes"
+            )
+    return named.get(first, ())
 
 
 def first_batch(task: Task) -> Batch:
