@@ -17,6 +17,7 @@ from ft_jax.assets import GEMMA3_270M, MINILM, SMOLLM2, resolve
 from ft_jax.cli import parity
 
 HERE = Path(__file__).parent
+RECORDED = ("plateau.json", "trl_losses.json")
 TOLERANCE = 1e-3
 """Relative to each array's largest value; kernels differ between versions and processors."""
 
@@ -83,7 +84,7 @@ def main() -> None:
             subprocess.run([sys.executable, str(copy / script), *arguments], check=True)
         worst = 0.0
         recorded = [path for path in sorted(HERE.rglob("*")) if path.suffix in (".npz", ".safetensors", ".json")]
-        for path in (path for path in recorded if path.suffix != ".json" or path.name == "plateau.json"):
+        for path in (path for path in recorded if path.suffix != ".json" or path.name in RECORDED):
             gap = difference(path, copy / path.relative_to(HERE))
             worst = max(worst, gap)
             print(f"{'equal ' if gap <= TOLERANCE else 'DIFFERS'} {path.relative_to(HERE)}: {gap:.1e}")

@@ -1,0 +1,30 @@
+"""Worlds to act in: pure functions of a state, so that thousands of copies run in one compiled program.
+
+- `CartPole`, `Acrobot`: the classics, with their lengths and masses to change;
+- `Grid`: a robot among walls, `Breakout`: a game after MinAtar;
+- `Gymnax`: gymnax's environments, where it is installed;
+- `Copies`, `start`, `advance`, `play`: many of them at once.
+"""
+
+from ft_jax.rl.environments.acrobot import Acrobot
+from ft_jax.rl.environments.breakout import Breakout
+from ft_jax.rl.environments.cartpole import CartPole
+from ft_jax.rl.environments.environment import (
+    Copies,
+    Environment,
+    Moment,
+    Transition,
+    advance,
+    changed,
+    check,
+    keys_of,
+    play,
+    start,
+)
+from ft_jax.rl.environments.grid import ROOMS, Grid
+from ft_jax.rl.environments.gymnax_games import Gymnax
+
+__all__ = [
+    "ROOMS", "Acrobot", "Breakout", "CartPole", "Copies", "Environment", "Grid", "Gymnax", "Moment", "Transition",
+    "advance", "changed", "check", "keys_of", "play", "start",
+]  # fmt: skip
