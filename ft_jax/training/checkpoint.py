@@ -1,7 +1,6 @@
 """Checkpoints of everything that changes, with the place in the data, through orbax."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import orbax.checkpoint as ocp
 
 from ft_jax.core import TrainState
 from ft_jax.core.params import path_of
+from ft_jax.training.saved_folders import SavedFolders
+from ft_jax.training.seal import Damaged
 
 
 class AnotherCheckpoint(ValueError):
@@ -51,67 +52,91 @@ class Checkpoints:
 
     A checkpoint holds the state without its frozen part, which the model gives anew, and a JSON record. The
     record names the composition, every leaf and the frozen part's checksum, so a checkpoint of something
-    else is refused. Writing goes on in the background; a checkpoint appears whole or not at all.
+    else is refused; and the digest of every file, so that a damaged one is noticed and an older one taken.
+    Writing and digesting go on in the background; a checkpoint appears whole or not at all.
+
+    Attributes:
+      left_out: a sentence for each checkpoint that `restore` found damaged.
     """
 
     def __init__(self, folder: Path, names: tuple[str, ...], template: TrainState, keep: int = 1):
-        self._folder = folder.absolute()
+        self.left_out: list[str] = []
         self._outline = Outline(template.replace(frozen=None))
         self._identity = {
             "composition": list(names),
             "leaves": leaf_table(template),
             "frozen": checksum(template.frozen),
         }
-        self._managers = {kind: self._manager(kind, count) for kind, count in (("last", keep), ("best", 1))}
+        self._kinds = {k: SavedFolders(folder.absolute() / k, count) for k, count in (("last", keep), ("best", 1))}
+        self._arrays = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
 
     def save(self, state: TrainState, record: Mapping[str, Any], kind: str = "last") -> None:
-        """Starts saving under the state's step; the state may be donated as soon as this returns."""
-        step = int(state.step.reshape(-1)[0])
-        manager = self._managers[kind]
-        if step in manager.all_steps():
-            manager.wait_until_finished()
-            manager.delete(step)
-        manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(_nest(state.replace(frozen=None))),
-                record=ocp.args.JsonSave({**record, "identity": self._identity}),
-            ),
-        )
+        """Starts saving under the state's step; the state may be donated as soon as this returns.
+
+        Raises:
+          NotSaved: there is no room for it, or the one before could not be written; older ones are kept.
+        """
+        self.wait()
+        nested = _nest(state.replace(frozen=None))
+
+        def start(place):
+            self._arrays.save(place / "state", args=ocp.args.PyTreeSave(nested))
+            return self._arrays.wait_until_finished
+
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(nested))
+        record = {"record": dict(record), "identity": self._identity}
+        self._kinds[kind].write(int(state.step.reshape(-1)[0]), needed, start, record)
 
     def newest(self, kind: str = "last") -> int | None:
-        """The step of the newest whole checkpoint."""
-        return self._managers[kind].latest_step()
+        """The step of the newest checkpoint."""
+        return max(self._kinds[kind].steps(), default=None)
 
     def restore(self, kind: str = "last") -> tuple[TrainState, dict[str, Any]]:
-        """The newest checkpoint's state, without its frozen part, and its record.
+        """The newest whole checkpoint's state, without its frozen part, and its record.
+
+        One that is damaged is renamed, told in `left_out`, and the one before is taken.
 
         Raises:
           AnotherCheckpoint: it was saved for another model or composition.
+          Damaged: none is whole.
         """
-        manager = self._managers[kind]
-        manager.wait_until_finished()
-        step = manager.latest_step()
-        record = dict(manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"])
-        self._check(record.pop("identity"), self._folder / kind / str(step))
-        wanted = self._outline.wanted
-        options = ocp.args.PyTreeRestore(wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted))
-        saved = manager.restore(step, args=ocp.args.Composite(state=options))["state"]
-        return self._outline.fill(saved), record
+        self.wait()
+        folders, damaged = self._kinds[kind], {}
+        for step in reversed(folders.steps()):
+            try:
+                folder, saved = folders.read(step)
+            except Damaged as error:
+                damaged[step] = str(error)
+                continue
+            self._check(saved["identity"], folder)
+            wanted = self._outline.wanted
+            options = ocp.args.PyTreeRestore(wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted))
+            state = self._outline.fill(self._arrays.restore(folder / "state", args=options))
+            for other, why in damaged.items():
+                aside = folders.set_aside(other)
+                self.left_out.append(f"the checkpoint of step {other} is left out, for {why}; it is now {aside}")
+            return state, saved["record"]
+        told = "; ".join(f"step {step}: {why}" for step, why in damaged.items()) or "there is none"
+        raise Damaged(
+            f"no checkpoint in {folders.folder} is whole ({told}); bring one back from a copy, or train anew into "
+            "another run folder with --out"
+        )
 
     def wait(self) -> None:
-        """Until everything is on disk."""
-        for manager in self._managers.values():
-            manager.wait_until_finished()
+        """Until everything is on disk.
+
+        Raises:
+          NotSaved: the last one could not be written; older ones are kept.
+        """
+        for folders in self._kinds.values():
+            folders.wait()
 
     def close(self) -> None:
         """Waits and ends the background threads."""
-        for manager in self._managers.values():
-            manager.close()
-
-    def _manager(self, kind: str, keep: int) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
-        return ocp.CheckpointManager(self._folder / kind, options=options)
+        try:
+            self.wait()
+        finally:
+            self._arrays.close()
 
     def _check(self, saved: Mapping[str, Any], where: Path) -> None:
         remedy = "run with what it was saved for, or choose another run folder"
@@ -188,10 +213,3 @@ def _shape_of(leaf):
         return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The JSON record of the newest checkpoint in ``RUN/checkpoints``, without building anything."""
-    steps = [int(path.name) for path in (folder / "last").glob("*") if path.name.isdigit()]
-    if not steps:
-        return None
-    return json.loads((folder / "last" / str(max(steps)) / "record" / "metadata").read_text(encoding="utf-8"))

@@ -98,6 +98,8 @@ class _Loop:
             self.log = Log(writes, self.plan.total_steps, start, self.quiet)
             try:
                 self.numbers = _numbers(self.distributed.collect(self.state.hyper))
+                for sentence in self.checkpoints.left_out:
+                    self.log.event(start, "damage", sentence)
                 if restored:
                     self.log.event(start, "resume", f"resumed from the checkpoint of step {start}")
                 summary = self.train()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import queue
 import threading
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import tensorboardX
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ft_jax.assets.cache import replacing
 from ft_jax.training.run_folder import finite
 
 
@@ -38,7 +40,7 @@ class Log:
         self._file = self._board = None
         if folder is not None:
             path = folder / "metrics.jsonl"
-            cut_lines(path, start)
+            damaged = cut_lines(path, start)
             self._file = path.open("a", encoding="utf-8")
             self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         self._console = Console(stderr=True, quiet=quiet or folder is None, highlight=False)
@@ -57,6 +59,8 @@ class Log:
         self._queue: queue.Queue = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="log", daemon=True)
         self._thread.start()
+        if folder is not None and damaged:
+            self.event(start, "repair", f"metrics.jsonl had {damaged} damaged lines, which are dropped")
 
     def train(self, step: int, metrics: Mapping[str, Any], seconds: float, examples: int, tokens: int) -> None:
         """A training step's metrics; `seconds`, `examples` and `tokens` are those of all training so far."""
@@ -71,8 +75,10 @@ class Log:
         self._queue.put(("event", step, cause, {"message": message, **values}))
 
     def flush(self) -> None:
-        """Until everything told so far is on disk."""
+        """Until everything told so far is on disk, so that no checkpoint is ahead of its log."""
         self._queue.join()
+        if self._file is not None:
+            os.fsync(self._file.fileno())
         self._raise()
 
     def close(self) -> None:
@@ -165,17 +171,27 @@ def _told(value) -> str:
     return f"{np.nanmin(values):.4g} to {np.nanmax(values):.4g}" if np.isfinite(values).any() else f"{math.nan}"
 
 
-def cut_lines(path: Path, step: int) -> None:
-    """Drops the lines of ``metrics.jsonl`` past `step`, and a last one that was cut off, atomically."""
+def cut_lines(path: Path, step: int) -> int:
+    """Drops the lines of ``metrics.jsonl`` past `step`, a last one that was cut off and any that are damaged.
+
+    A line past the checkpoint is written again by the steps that are made again, so none is there twice.
+
+    Returns:
+      How many lines were damaged, without the last.
+    """
     if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except json.JSONDecodeError:
-            break
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+        return 0
+    lines = path.read_bytes().split(b"\n")
+    read = [_step_of(line) for line in lines[:-1]]
+    kept = [line for line, at in zip(lines, read, strict=False) if at is not None and at <= step]
+    with replacing(path) as file:
+        file.write(b"".join(line + b"\n" for line in kept))
+    return read.count(None)
+
+
+def _step_of(line: bytes) -> int | None:
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return step if type(step) is int else None

@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,11 @@ import filelock
 import jax
 import numpy as np
 
+from ft_jax.assets.cache import replacing
+from ft_jax.outside import read_json
 from ft_jax.training.composition import Use
 from ft_jax.training.experiment import Experiment
+from ft_jax.training.seal import Damaged, seal, unseal
 
 PACKAGES = ("ft_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 NOT_IDENTITY = ("type", "out", "command", "versions", "doc", "expect", "log_every", "checkpoints")
@@ -62,15 +64,40 @@ def describe(value: Any) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes atomically: the old file or the whole new one is there, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with replacing(path) as file:
+        file.write(f"{json.dumps(finite(value), indent=1)}\n".encode())
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """`write_json` of a record with a digest of itself, and a spare copy of it beside, for `read_sealed`."""
+    sealed = seal(finite(value))
+    write_json(_spare(path), sealed)
+    write_json(path, sealed)
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A record that `write_sealed` wrote; where its file is damaged it is repaired from the spare copy.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      Damaged: both are damaged.
+    """
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(finite(value), file, indent=1)
-            file.write("\n")
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+        return unseal(read_json(path))
+    except FileNotFoundError:
         raise
+    except (OSError, ValueError) as error:
+        why = str(error)
+    try:
+        whole = unseal(read_json(_spare(path)))
+    except (OSError, ValueError):
+        raise Damaged(f"{path} is damaged ({why}), and so is its copy {_spare(path).name}") from None
+    write_json(path, seal(whole))
+    return whole
+
+
+def _spare(path: Path) -> Path:
+    return path.with_name(f".{path.name}")
 
 
 def finite(value: Any) -> Any:
@@ -108,7 +135,10 @@ def check_folder(experiment: Experiment, path: Path, resume: bool = True) -> Non
         return
     if not resume:
         raise RunRefused(f"run folder {path} holds a run already; choose another with --out, or resume it")
-    old = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        old = read_sealed(file)
+    except Damaged as error:
+        raise RunRefused(f"{error}; bring it back from a copy, or choose another run folder with --out") from None
     difference = first_difference(_identity(old), _identity(finite(describe(experiment))))
     if difference:
         field, was, now = difference
@@ -138,9 +168,8 @@ class RunFolder:
                 raise RunRefused(f"run folder {path} is in use by another process; wait, or choose another") from None
             if not (path / "experiment.json").exists():
                 command = list(command or [Path(sys.argv[0]).name, *sys.argv[1:]])
-                write_json(
-                    path / "experiment.json", {**describe(experiment), "command": command, "versions": versions()}
-                )
+                described = {**describe(experiment), "command": command, "versions": versions()}
+                write_sealed(path / "experiment.json", described)
         self.finished = self._summary()
 
     def keep_classes(self, classes: Sequence[str]) -> None:
@@ -162,15 +191,17 @@ class RunFolder:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Writes ``summary.json``."""
         if jax.process_index() == 0:
-            write_json(self.path / "summary.json", summary)
+            write_sealed(self.path / "summary.json", summary)
 
     def release(self) -> None:
         """Lets other processes have the folder."""
         self._lock.release()
 
     def _summary(self):
-        file = self.path / "summary.json"
-        summary = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        try:
+            summary = read_sealed(self.path / "summary.json")
+        except (FileNotFoundError, Damaged):
+            return None  # the last checkpoint has all that it is made of
         return summary if summary.get("status") == "finished" else None
 
 
