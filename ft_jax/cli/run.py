@@ -68,12 +68,15 @@ def _train(experiment: Any, told: list[str]) -> int:
     from ft_jax.training.fit import fit
     from ft_jax.training.report import write_report
     from ft_jax.training.result import Diverged
+    from ft_jax.training.saved_folders import NotSaved
 
     try:
         result = fit(experiment, command=told)
     except Diverged as error:
         report = write_report([experiment.folder], experiment.folder / "report.html")
         raise RunFailed(f"{error}; report: {report}") from error
+    except NotSaved as error:
+        raise RunFailed(str(error)) from error
     report = write_report([result.run], result.run / "report.html")
     print(outcome(result, report))
     return 0 if result.status == "finished" else STOPPED

@@ -212,4 +212,3 @@ def _shape_of(leaf):
     if isinstance(leaf, np.ndarray):
         return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-

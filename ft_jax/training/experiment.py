@@ -207,11 +207,11 @@ class CheckpointSpec:
 
     Attributes:
       every: steps between checkpoints, besides those at evaluations and at the ends of tasks.
-      keep: how many of the newest to keep.
+      keep: how many of the newest to keep; with more than one, a run whose newest is damaged goes on from the one before.
     """
 
     every: int | None = None
-    keep: int = 1
+    keep: int = 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Trains an experiment: build and check, restore, then steps, evaluations, tasks and checkpoints in order."""
 
 import collections
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -106,7 +107,8 @@ class _Loop:
                 self.folder.finish(summary)
             except Exception as error:
                 status = "diverged" if isinstance(error, Diverged) else "failed"
-                self.folder.finish({**self.summary(status), "message": str(error)})
+                with contextlib.suppress(OSError):  # a full disk has no room for it either
+                    self.folder.finish({**self.summary(status), "message": str(error)})
                 raise
             finally:
                 self.log.close()

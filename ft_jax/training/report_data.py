@@ -1,14 +1,15 @@
 """What a run folder says, shaped for its report."""
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ft_jax.outside import parse_json, read_json
 from ft_jax.training.report_charts import Mark, Series, number
+from ft_jax.training.seal import SEAL, Damaged, unseal
 
 PHASES = {"before": "before training", "head_only": "head only", "after": "after training"}
 FALLING = ("loss", "perplexity", "error", "divergence", "forgetting", "brier")
@@ -94,26 +95,24 @@ def read_run(folder: Path) -> Run:
 
 
 def _json(path: Path) -> dict:
+    value = read_json(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); the run that wrote it may have been stopped") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}, not an object; give the folder of a run")
-    return value
+        return unseal(value) if SEAL in value else value
+    except Damaged as error:
+        raise ValueError(f"{path} is damaged ({error}); `ft-jax run` on the same folder mends it") from None
 
 
 def _lines(path: Path) -> list[dict]:
     if not path.is_file():
         return []
-    values, lines = [], path.read_text(encoding="utf-8").splitlines()
+    values, lines = [], path.read_bytes().split(b"\n")
     for at, line in enumerate(lines, start=1):
         try:
-            values.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            values += [parse_json(line, f"line {at} of {path}")] if line.strip() else []
+        except ValueError as error:
             # The last line of a run that was killed may be half written.
             if at < len(lines):
-                raise ValueError(f"line {at} of {path} is not JSON ({error}); mend or remove the line") from None
+                raise ValueError(f"{str(error).partition(';')[0]}; mend or remove the line") from None
     return values
 
 
