@@ -18,11 +18,11 @@ def trouble_with(name: str) -> str | None:
     """
     for character in name:
         if character in DIRECTIONS:
-            return f"has the direction mark {ascii(character)}"
+            return f"has the direction mark {character!a}"
         if unicodedata.category(character) in ("Cc", "Zl", "Zp"):
-            return f"has the control character {ascii(character)}"
+            return f"has the control character {character!a}"
         if unicodedata.category(character) == "Cs":
-            return f"has {ascii(character)}, which is no character"
+            return f"has {character!a}, which is no character"
     for part in name.split("/"):
         if len(part.encode()) > LONGEST:
             return f"has a part of {len(part.encode())} bytes, of which file systems take {LONGEST}"

@@ -207,7 +207,7 @@ class CheckpointSpec:
 
     Attributes:
       every: steps between checkpoints, besides those at evaluations and at the ends of tasks.
-      keep: how many of the newest to keep; with more than one, a run whose newest is damaged goes on from the one before.
+      keep: how many of the newest to keep; with more than one, damage to the newest costs no more than its steps.
     """
 
     every: int | None = None
