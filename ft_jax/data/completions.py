@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tokenizers
 
+from ft_jax.data.chats import exchange_parts, marked, marked_tokens, written_parts
 from ft_jax.data.checks import check_not_empty
 from ft_jax.data.dataset import Dataset, columns_of
-from ft_jax.data.tokens import check_policy, encode
+from ft_jax.data.tokens import check_policy, encode, ended, surroundings, without_opening
 
 IGNORED = -1
 """The label of a position that has no target."""
@@ -39,8 +39,9 @@ def next_tokens(
 
     The columns of the data set decide what an example is: ``messages`` (a list of ``{"role", "content"}``, written
     by the tokenizer's chat template; the assistant's turns are learned), ``prompt`` and ``completion`` (texts, or
-    lists of messages; the completion is learned), or ``text`` (all of it is learned). Texts get the end token after
-    them. A prompt is tokenized apart from what follows it, as it is when the model generates.
+    lists of messages; the completion is learned), or ``text`` (all of it is learned). Texts get the tokenizer's opening
+    tokens before them and the end token after them, each once, also where the tokenizer or the text has them already.
+    A prompt is tokenized apart from what follows it, as it is when the model generates.
 
     Args:
       dataset: of one of those forms.
@@ -106,66 +107,31 @@ def completions(tokenizer: Any, prompts: Sequence, answers: Sequence, end: int |
                 f"{type(answers[place]).__name__}; make both texts or both lists of messages"
             )
     if any(chats):
-        return _joined(tokenizer, [_exchange(tokenizer, *pair) for pair in zip(prompts, answers, strict=True)])
+        pairs = enumerate(zip(prompts, answers, strict=True))
+        return _joined(tokenizer, [exchange_parts(tokenizer, *pair, f"example {place}") for place, pair in pairs])
     end = getattr(tokenizer, "eos_token_id", None) if end is None else end
-    ending = np.array([] if end is None else [end], dtype=np.int32)
-    before = [one.ids[: len(one.ids) - _closing(one.special)] for one in encode(tokenizer, prompts)]
-    after = [np.append(one.ids, ending) for one in encode(tokenizer, answers, special=False)]
-    return [_tokens([(p, False), (a, True)]) for p, a in zip(before, after, strict=True)]
+    opening, _ = surroundings(tokenizer)
+    before = [without_opening(one.ids, opening) for one in encode(tokenizer, prompts, special=False)]
+    after = [without_opening(one.ids, opening) for one in encode(tokenizer, answers, special=False)]
+    return [_tokens([(opening, False), (p, False), (ended(a, end), True)]) for p, a in zip(before, after, strict=True)]
 
 
 def conversations(tokenizer: Any, dialogues: Sequence[Sequence[Mapping]]) -> list[Tokens]:
     """Tokens of whole conversations, of which the assistant's turns are learned.
 
-    Raises:
-      ValueError: a conversation has no turn of the assistant; the tokenizer has no chat template, or one that
-        writes earlier turns differently once later ones follow.
-    """
-    pieces = []
-    for place, messages in enumerate(dialogues):
-        turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
-        if not turns:
-            raise ValueError(f"the conversation at example {place} has no turn of the assistant; add one or drop it")
-        written, parts = "", []
-        for turn in turns:
-            before = _extends(written, render(tokenizer, messages[:turn], generate=True), place)
-            after = _extends(before, render(tokenizer, messages[: turn + 1]), place)
-            parts += [(before[len(written) :], False), (after[len(before) :], True)]
-            written = after
-        pieces.append(parts)
-    return _joined(tokenizer, pieces)
-
-
-def render(tokenizer: Any, messages: Sequence[Mapping], generate: bool = False) -> str:
-    """The text that the tokenizer's chat template makes of the messages.
-
-    Args:
-      tokenizer: of ``transformers``.
-      messages: ``{"role", "content"}`` each.
-      generate: whether to end with what opens the assistant's next turn.
+    What a template marks as the model's (``{% generation %}``) is learned; without marks the turns are found in the
+    whole rendering, see `ft_jax.data.chats.written_parts`.
 
     Raises:
-      ValueError: the tokenizer has no chat template.
+      ValueError: a conversation has no turn of the assistant; the tokenizer has no chat template, or one in whose
+        rendering a turn is not found.
     """
-    if isinstance(tokenizer, tokenizers.Tokenizer) or not tokenizer.chat_template:
-        raise ValueError("the tokenizer has no chat template, which messages need; give texts, or set chat_template")
-    return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate)
-
-
-def _exchange(tokenizer: Any, prompt: Sequence[Mapping], answer: Sequence[Mapping]) -> list[tuple[str, bool]]:
-    before = render(tokenizer, prompt, generate=True)
-    after = _extends(before, render(tokenizer, [*prompt, *answer]), None)
-    return [(before, False), (after[len(before) :], True)]
-
-
-def _extends(before: str, after: str, place: int | None) -> str:
-    if not after.startswith(before):
-        where = "" if place is None else f" at example {place}"
-        raise ValueError(
-            f"the tokenizer's chat template writes earlier turns differently once later ones follow{where}; "
-            "give the data as prompt and completion texts"
-        )
-    return after
+    if marked(tokenizer):
+        found = [marked_tokens(tokenizer, one, f"example {place}") for place, one in enumerate(dialogues)]
+        return [Tokens(np.asarray(ids, np.int32), np.asarray(learned)) for ids, learned in found]
+    return _joined(
+        tokenizer, [written_parts(tokenizer, one, f"example {place}") for place, one in enumerate(dialogues)]
+    )
 
 
 def _joined(tokenizer: Any, pieces: Sequence[Sequence[tuple[str, bool]]]) -> list[Tokens]:
@@ -177,11 +143,6 @@ def _joined(tokenizer: Any, pieces: Sequence[Sequence[tuple[str, bool]]]) -> lis
 def _tokens(parts: Sequence[tuple[np.ndarray, bool]]) -> Tokens:
     ids = np.concatenate([ids for ids, _ in parts]).astype(np.int32)
     return Tokens(ids, np.concatenate([np.full(len(ids), learned) for ids, learned in parts]))
-
-
-def _closing(special: np.ndarray) -> int:
-    """How many special tokens end a text that isn't only special tokens; an opening token alone is not one."""
-    return 0 if special.all() else int(np.argmin(special[::-1]))
 
 
 def limited(examples: Sequence[tuple[Tokens, ...]], length: int, too_long: str) -> list[tuple[Tokens, ...]]:

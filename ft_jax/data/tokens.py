@@ -46,11 +46,17 @@ def encode(tokenizer: Any, texts: Sequence[str], special: bool = True) -> list[E
     Args:
       tokenizer: a ``transformers`` tokenizer or a ``tokenizers.Tokenizer``; it isn't changed.
       texts: at least one.
-      special: whether to add the tokenizer's special tokens around each text.
+      special: whether to add the tokenizer's special tokens around each text; where the text has them already, they
+        are not added again.
     """
     texts = list(texts)
     if not texts:
         return []
+    found = _encode(tokenizer, texts, special)
+    return [_once(one) for one in found] if special else found
+
+
+def _encode(tokenizer: Any, texts: list[str], special: bool) -> list[Encoded]:
     if isinstance(tokenizer, tokenizers.Tokenizer):
         whole = _unlimited(tokenizer)
         found = whole.encode_batch(texts, add_special_tokens=special)
@@ -65,6 +71,48 @@ def encode(tokenizer: Any, texts: Sequence[str], special: bool = True) -> list[E
         verbose=False,
     )
     return [_encoded(*pair) for pair in zip(result["input_ids"], result["special_tokens_mask"], strict=True)]
+
+
+def _once(text: Encoded) -> Encoded:
+    """Without the tokens at the text's own ends that the tokenizer has put around it as well."""
+    if not text.special.any() or text.special.all():
+        return text
+    first, last = int(np.argmin(text.special)), len(text.ids) - int(np.argmin(text.special[::-1]))
+    body = without_opening(text.ids[first:last], text.ids[:first])
+    body = without_opening(body[::-1], text.ids[last:][::-1])[::-1]
+    ids = np.concatenate([text.ids[:first], body, text.ids[last:]])
+    special = np.concatenate([text.special[:first], np.zeros(len(body), bool), text.special[last:]])
+    return Encoded(ids, special)
+
+
+def without_opening(ids: np.ndarray, opening: np.ndarray) -> np.ndarray:
+    """Tokens without the opening ones they begin with.
+
+    Example:
+      >>> without_opening(np.array([1, 1, 7, 8]), np.array([1]))
+      array([7, 8])
+    """
+    while len(opening) and np.array_equal(ids[: len(opening)], opening):
+        ids = ids[len(opening) :]
+    return ids
+
+
+def ended(ids: np.ndarray, end: int | None) -> np.ndarray:
+    """Tokens with the end token after them, once.
+
+    Example:
+      >>> ended(np.array([7, 8]), 2), ended(np.array([7, 2]), 2)
+      (array([7, 8, 2]), array([7, 2]))
+    """
+    return ids if end is None or (len(ids) and ids[-1] == end) else np.append(ids, end).astype(ids.dtype)
+
+
+def surroundings(tokenizer: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The special tokens that the tokenizer puts before and after a text."""
+    (probe,) = _encode(tokenizer, ["a"], special=True)
+    if probe.special.all():
+        return probe.ids, probe.ids[:0]
+    return probe.ids[: int(np.argmin(probe.special))], probe.ids[len(probe.ids) - int(np.argmin(probe.special[::-1])) :]
 
 
 def _encoded(ids: Sequence[int], special: Sequence[int]) -> Encoded:

@@ -5,7 +5,7 @@ import pytest
 from data.tiny_tokenizers import for_decoders, for_encoders
 
 from ft_jax.data import Dataset, next_tokens, preferences
-from ft_jax.data.completions import render
+from ft_jax.data.chats import render
 
 TOKENIZER = for_decoders()
 END = TOKENIZER.eos_token_id
