@@ -11,9 +11,9 @@ from ft_jax.ensemble.merging.rule import Piece, Rule, merging_rule
 def model_stock() -> Rule:
     """Between the base and the models' mean, nearer the base the more they disagree.
 
-    Jang et al. 2024, arXiv:2403.19522: ``t · mean + (1 - t) · base`` with ``t = K cos θ / (1 + (K - 1) cos θ)``, tensor by tensor;
-    cos θ is the mean cosine between two of the K task vectors. Where the denominator vanishes the base stays. Nothing is to be tuned; the
-    models' weights play no part.
+    Jang et al. 2024, arXiv:2403.19522: ``t · mean + (1 - t) · base`` with ``t = K cos θ / (1 + (K - 1) cos θ)``,
+    tensor by tensor; cos θ is the mean cosine between two of the K task vectors. Where the denominator vanishes the
+    base stays. Nothing is to be tuned; the models' weights play no part.
 
     Example:
       >>> from ft_jax.ensemble import merging

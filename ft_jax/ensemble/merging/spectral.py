@@ -10,10 +10,10 @@ def tsv(scale: float = 1.0, share: float | None = None) -> Rule:
     """Keeps each task's strongest singular vectors and makes them orthogonal between tasks (TSV-Merge).
 
     Gargiulo et al. 2025, arXiv:2412.00081, algorithm 1. Of each matrix's task vector ``U Σ Vᵀ`` the first
-    ``share · rank`` singular vectors stay. Those of all tasks side by side, ``U = [U_1 … U_K]`` and V alike, give way to
-    the nearest orthogonal matrices (Procrustes: ``P Qᵀ`` of the singular value decomposition ``P D Qᵀ``), and the result
-    is ``base + scale · U⊥ Σ V⊥ᵀ``. Tensors that are no matrices go by the mean of their task vectors. A task's weight
-    multiplies its singular values.
+    ``share · rank`` singular vectors stay. Those of all tasks side by side, ``U = [U_1 … U_K]`` and V alike, give way
+    to the nearest orthogonal matrices (Procrustes: ``P Qᵀ`` of the singular value decomposition ``P D Qᵀ``), and the
+    result is ``base + scale · U⊥ Σ V⊥ᵀ``. Tensors that are no matrices go by the mean of their task vectors. A task's
+    weight multiplies its singular values.
 
     Args:
       scale: α of the paper.
