@@ -16,13 +16,13 @@ FILE_ERRORS = FileNotFoundError | FileExistsError | NotADirectoryError | IsADire
 # Commands are imported when asked for, so that listing methods doesn't wait for models or checkpoints.
 COMMANDS = {
     "run": ("ft_jax.cli.run", "train an experiment; any of its fields can be overridden"),
+    "sweep": ("ft_jax.cli.sweep", "try values of an experiment's fields, cross-validated; the winner runs"),
     "list": ("ft_jax.cli.experiments", "list the experiments"),
     "methods": ("ft_jax.cli.methods", "list the methods, or show one method's documentation"),
     "report": ("ft_jax.cli.reports", "write the report of one or more runs"),
     "bench": ("ft_jax.cli.bench", "run benchmarks, the peers beside them; a JSON line each"),
     "reproduce": ("ft_jax.cli.reproduce", "measure published numbers again, ours beside the paper's"),
     "fetch": ("ft_jax.cli.fetch", "fetch an asset to this computer and print its path"),
-    "merge": ("ft_jax.cli.merge", "merge checkpoints, or LoRA adapters, into one"),
     "parity": ("ft_jax.cli.parity", "compare a checkpoint with transformers and torch"),
 }
 

@@ -183,6 +183,13 @@ class SharedStudy:
             trial.set_user_attr("why", why)
             self.study.tell(trial, state=state)
 
+    def give_back(self, trial: optuna.Trial) -> None:
+        """A trial of this worker that it won't run: it waits again, and doesn't count as lost."""
+        held = self.study.trials[trial.number]
+        with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
+            self.study.tell(trial, state=STATES.FAIL)
+            self._enqueue(held.user_attrs["slot"], held.params, held.user_attrs["lost"])
+
     @contextlib.contextmanager
     def alive(self, trials: Sequence[optuna.Trial]) -> Iterator[None]:
         """Gives signs of life for trials while they run."""

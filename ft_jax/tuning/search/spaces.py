@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -158,7 +159,8 @@ def parse_axis(text: str) -> Axis:
     body, tilde, prior = text.partition("~")
     guess = _literal(prior) if tilde else None
     if ".." not in body:
-        values = [word.strip() for word in body.split(",")]
+        # A comma inside brackets belongs to a value: (64,),(128,64) are two.
+        values = [word.strip() for word in re.split(r",(?![^(\[{]*[)\]}])", body)]
         if "" in values:
             raise ValueError(f"{text!r} is no space; write LOW..HIGH, LOW..HIGH:log or one,two,three")
         return Choice(tuple(map(_literal, values)), guess)

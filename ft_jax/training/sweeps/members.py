@@ -1,0 +1,80 @@
+"""Trials that differ in numbers of the state alone, as members of one program."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ft_jax.training.composition import Use
+from ft_jax.training.experiment import Experiment
+from ft_jax.training.fit import fit
+from ft_jax.training.prepare import prepare
+from ft_jax.training.sweeps.sweep import COSTS, Sweep
+
+
+def numbers_of(experiment: Experiment, paths: Iterable[str]) -> dict[str, str]:
+    """Which field paths are numbers of the state, as ``method.number``; the others change shapes or structure.
+
+    ``hyper.…`` is one by name, ``optimizer.…`` where the optimizer has it, and ``method.NAME.OPTION`` where the
+    built method's number of that name is the option's value.
+
+    Args:
+      experiment: with the values of one trial.
+      paths: to look at.
+    """
+    plan = prepare(experiment, outline=True)
+    hyper = plan.abstract.hyper
+    given = {part.name: dict(part.hyper) for part in plan.composition}
+    options = {use.options.get("name", use.name): use.options for use in experiment.method if isinstance(use, Use)}
+    found = {}
+    for path in paths:
+        head, _, rest = path.partition(".")
+        owner, _, number = rest.rpartition(".")
+        if head == "hyper" and number in hyper.get(owner, {}):
+            found[path] = rest
+        elif head == "optimizer" and rest.rpartition(".")[2] in hyper["optimizer"] and rest != "name":
+            found[path] = f"optimizer.{rest.rpartition('.')[2]}"
+        elif head == "method" and number in hyper.get(owner, {}) and number in given.get(owner, {}):
+            value = options.get(owner, {}).get(number)
+            if value is not None and not isinstance(value, str) and float(given[owner][number]) == float(value):
+                found[path] = rest
+    return found
+
+
+def judged_together(sweep: Sweep, values: Sequence[Mapping[str, Any]], slots: Sequence[int]) -> list[list[float]]:
+    """The objectives of trials trained as members, each as its own run would have them.
+
+    Raises:
+      ValueError: an objective that members don't have one by one.
+    """
+    shared = [name for name, _ in sweep.goals() if name in COSTS]
+    if shared:
+        raise ValueError(f"objective {shared[0]} is one number for a whole program; use together=1 with it")
+    numbers = numbers_of(sweep.with_values(values[0]), sweep.axes)
+    columns = {full: [one[path] for one in values] for path, full in numbers.items()}
+    folds = [None] if sweep.folds == 1 else list(range(sweep.folds))
+    found = []
+    for fold in folds:
+        experiment = sweep.run_of(values[0], slots[0], fold)
+        experiment = dataclasses.replace(
+            experiment,
+            method=(Use("tuning.population", numbers=columns), *experiment.method),
+            out=f"{experiment.out}-with-{len(values) - 1}-more",
+        )
+        result = fit(experiment, quiet=True, command=("ft-jax", "sweep"))
+        if result.status != "finished":
+            from ft_jax.training.sweeps.worker import Interrupted
+
+            raise Interrupted
+        sets = result.scores["after"]
+        measured = sets[experiment.evaluation.on] if experiment.evaluation.on else next(iter(sets.values()))
+        # A member that diverged has None for a score; its trial fails, the others stand.
+        table = [np.array([math.nan if x is None else x for x in _listed(measured[name])]) for name, _ in sweep.goals()]
+        found.append(np.stack(table, axis=1))  # [members, objectives]
+    return np.mean(found, axis=0).tolist()
+
+
+def _listed(value) -> list:
+    return value if isinstance(value, list) else np.asarray(value, object).ravel().tolist()
