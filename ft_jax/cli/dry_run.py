@@ -76,6 +76,7 @@ def _data(plan: Plan, batch: Any) -> list[tuple[str, str]]:
         examples = "" if task.examples is None else f", {task.examples:,} examples"
         made = ", batches made from the state" if task.on_policy else ""
         told.append((f"task {task.name}", f"{steps:,} steps{examples}{made}"))
+        told += [(f"column {name}", said) for name, said in task.columns.items()]
     told += [(f"evaluation set {name}", ", ".join(["loss", *plan.metrics])) for name in plan.sets]
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         name = jax.tree_util.keystr(path, simple=True, separator="/")

@@ -18,6 +18,7 @@ COMMANDS = {
     "run": ("ft_jax.cli.run", "train an experiment; any of its fields can be overridden"),
     "sweep": ("ft_jax.cli.sweep", "try values of an experiment's fields, cross-validated; the winner runs"),
     "list": ("ft_jax.cli.experiments", "list the experiments"),
+    "data": ("ft_jax.cli.data", "show what is understood of files: columns, classes, lengths, tokens with loss"),
     "methods": ("ft_jax.cli.methods", "list the methods, or show one method's documentation"),
     "report": ("ft_jax.cli.reports", "write the report of one or more runs"),
     "bench": ("ft_jax.cli.bench", "run benchmarks, the peers beside them; a JSON line each"),

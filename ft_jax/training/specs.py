@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from ft_jax import data, models
+from ft_jax.data.description import summary
 from ft_jax.training.stream import Feed, Stream, Task
 
 
@@ -117,7 +118,8 @@ class Texts:
         if self.unlabelled is not None:
             texts = self._tokens(texts_of(self.unlabelled).select("text"), model)
             source = beside(source, texts, self.unlabelled_batch, feed, **self._shape(model))
-        return Task(short(address), source, evaluations, len(train), classes=train.classes)
+        about = summary(train)
+        return Task(short(address), source, evaluations, len(train), classes=train.classes, columns=about)
 
     def _evaluation(self, examples, model, feed):
         tokens = self._tokens(check_targets(examples, model), model)
@@ -161,7 +163,7 @@ class Images:
     def _task(self, name, examples, evaluations, feed):
         examples = examples if self.labelled is None else data.sample(examples, self.labelled, feed.seed)
         source = data.batches(examples, feed.batch_size, seed=feed.seed, **share(feed))
-        return Task(name, source, evaluations, len(examples), classes=examples.classes)
+        return Task(name, source, evaluations, len(examples), classes=examples.classes, columns=summary(examples))
 
 
 def check_targets(examples: data.Dataset, model: Any) -> data.Dataset:

@@ -54,6 +54,7 @@ class Task:
       examples: how many training examples there are, for budgets in epochs.
       steps: updates on this task in place of the budget's.
       classes: names of the class ids in its labels; all tasks of a run have the same, or none.
+      columns: what was understood of its data's columns, for dry runs.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Task:
     examples: int | None = None
     steps: int | None = None
     classes: tuple[str, ...] = ()
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def on_policy(self) -> bool:
