@@ -31,6 +31,7 @@ setup(
         "jaxtyping>=0.3",
         "numpy>=2.0",
         "packaging",
+        "pydantic>=2.5",
         "transformers>=5.0",
         "tokenizers>=0.22",
         "safetensors>=0.6",

@@ -2,19 +2,27 @@
 
 import contextlib
 import dataclasses
+import os
 import shutil
 import stat
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from ft_jax.assets.errors import AssetRefused, AssetUnavailable
+from ft_jax.outside import printable, trouble_with
 
 NESTED = "!/"
 """What separates an archive from a path inside it."""
+
+MOST = "FT_JAX_UNPACK_MOST"
+"""The variable that says how many bytes an archive of unknown digest may unpack to."""
+
+EXPANSION, ALWAYS = 20, 100 << 20
+"""Without it: so many times the archive's own size, and so many bytes more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,22 +31,29 @@ class Archive:
 
     Attributes:
       title: how messages call it.
-      files: names of plain files, in the archive's order.
-      links: names of members that are links or devices, which are never unpacked.
+      sizes: names of plain files, in the archive's order, and the bytes that each unpacks to.
+      links: names of members that are links, devices or sparse files, which are never unpacked.
       open: gives a member's bytes as a binary stream.
+      most: how many bytes may be unpacked in all, or None for as many as there are.
     """
 
     title: str
-    files: tuple[str, ...]
+    sizes: Mapping[str, int]
     links: frozenset[str]
     open: Callable[[str], IO[bytes]]
+    most: int | None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of plain files, in the archive's order."""
+        return tuple(self.sizes)
 
     def select(self, path: str) -> tuple[str, ...]:
         """The files that ``path`` names: itself, or everything in that folder.
 
         Raises:
           AssetUnavailable: the archive has neither such a file nor such a folder.
-          AssetRefused: what it names is a link or a device.
+          AssetRefused: what it names is a link, a device or a sparse file, or is larger than may be unpacked.
         """
         inside = [n for n in (*self.files, *sorted(self.links)) if not path or n == path or n.startswith(path + "/")]
         if not inside:
@@ -46,8 +61,19 @@ class Archive:
             raise AssetUnavailable(f"{self.title} has no member {path!r}; it has {shown}")
         for name in inside:
             if name in self.links:
-                raise AssetRefused(f"{self.title}: member {name!r} is a link or a device, which is never unpacked")
+                raise AssetRefused(
+                    f"{self.title}: member {name!r} is a link, a device or a sparse file, which is never unpacked"
+                )
+        self.bound(sum(self.sizes[name] for name in inside))
         return tuple(inside)
+
+    def bound(self, size: int) -> None:
+        """Raises AssetRefused where so many bytes may not be unpacked."""
+        if self.most is not None and size > self.most:
+            raise AssetRefused(
+                f"{self.title} is refused: it unpacks to {size} bytes and no more than {self.most} are written; where "
+                f"you trust it, set {MOST} to that number of bytes"
+            )
 
 
 def escapes(name: str) -> bool:
@@ -61,40 +87,113 @@ def escapes(name: str) -> bool:
     return path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or bool(PureWindowsPath(name).drive)
 
 
-@contextlib.contextmanager
-def open_archive(source: Path | IO[bytes], title: str) -> Iterator[Archive]:
-    """Open a zip (or wheel) or tar archive, of any compression, by its content.
+def allowed(size: int) -> int:
+    """How many bytes an archive of `size` bytes may unpack to, where nothing is known of it.
 
     Raises:
-      AssetRefused: it is no archive, it is damaged, or a member's name would escape the folder it is unpacked into.
+      ValueError: the variable `MOST` is no number.
+    """
+    told = os.environ.get(MOST)
+    if told and not told.isdigit():
+        raise ValueError(f"{MOST} is {told!r}; set it to a number of bytes")
+    return int(told) if told else ALWAYS + EXPANSION * size
+
+
+@contextlib.contextmanager
+def open_archive(source: Path | IO[bytes], title: str, most: int | None) -> Iterator[Archive]:
+    """Open a zip (or wheel) or tar archive, of any compression, by its content.
+
+    Args:
+      source: the archive.
+      title: how messages call it.
+      most: how many bytes may be unpacked in all, or None where the archive is known to be good.
+
+    Raises:
+      AssetRefused: it is no archive, it is damaged, unpacks to more than `most`, or a member's name would escape the
+        folder it is unpacked into or is no name for a file.
     """
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(open(source, "rb")) if isinstance(source, Path) else source
-        try:
+        with _damage_as(f"{title} is not a readable zip or tar archive"):
             if zipfile.is_zipfile(stream):
-                archive = _zip(stack.enter_context(zipfile.ZipFile(stream)), title)
+                archive = _zip(stack.enter_context(zipfile.ZipFile(stream)), title, most)
             else:
                 stream.seek(0)
-                archive = _tar(stack.enter_context(tarfile.open(fileobj=stream)), title)
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-            raise AssetRefused(f"{title} is not a readable zip or tar archive: {error}") from error
-        for name in (*archive.files, *archive.links):
+                archive = _tar(stack.enter_context(tarfile.open(fileobj=stream, tarinfo=_Entry)), title, most)
+        names = (*archive.files, *archive.links)
+        for name in names:
             if escapes(name):
                 raise AssetRefused(f"{title} is refused: its member {name!r} would be written outside the cache")
+            wrong = trouble_with(name) or (PurePosixPath(name).as_posix() != name and "is no plain path")
+            if wrong:
+                raise AssetRefused(f"{title} is refused: its member {printable(name)} {wrong}")
+        folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
+        both = next((name for name in names if name in folders), None)
+        if both is not None:
+            raise AssetRefused(f"{title} is refused: its member {both!r} is a file and a folder at once")
         yield archive
 
 
-def _zip(opened: zipfile.ZipFile, title: str) -> Archive:
+@contextlib.contextmanager
+def _damage_as(said: str) -> Iterator[None]:
+    """Whatever the readers of archives raise on damage, as one sentence; what the disk says stays as it is."""
+    try:
+        yield
+    except (AssetRefused, AssetUnavailable):
+        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise AssetRefused(f"{said}: {_one_line(error)}") from error
+    except Exception as error:
+        # zlib, lzma, struct, unicode and others: the readers promise no common error.
+        raise AssetRefused(f"{said}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= 300 else f"{said[:300]}…"
+
+
+def _zip(opened: zipfile.ZipFile, title: str, most: int | None) -> Archive:
     entries = [entry for entry in opened.infolist() if not entry.is_dir()]
     links = frozenset(e.filename for e in entries if stat.S_ISLNK(e.external_attr >> 16))
-    files = tuple(dict.fromkeys(e.filename for e in entries if e.filename not in links))
-    return Archive(title, files, links, opened.open)
+    sizes = {e.filename: e.file_size for e in entries if e.filename not in links}
+    return Archive(title, sizes, links, opened.open, most)
 
 
-def _tar(opened: tarfile.TarFile, title: str) -> Archive:
-    entries = {entry.name.removeprefix("./"): entry for entry in opened.getmembers() if not entry.isdir()}
-    files = tuple(name for name, entry in entries.items() if entry.isreg())
-    return Archive(title, files, frozenset(entries) - frozenset(files), lambda name: opened.extractfile(entries[name]))
+class _Entry(tarfile.TarInfo):
+    """A member's header; one that is damaged is an error, where tarfile would take it for the archive's end."""
+
+    LONGEST = 1 << 20
+
+    @classmethod
+    def fromtarfile(cls, tarfile_):
+        """The next header."""
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"a member's header at byte {tarfile_.offset} is damaged ({error})") from None
+
+    def _proc_member(self, tarfile_):
+        # Names and attributes before a member are read into memory, however long they say they are.
+        if not (self.isreg() or self.isdir() or self.issym() or self.islnk()) and self.size > self.LONGEST:
+            raise tarfile.ReadError(f"a header at byte {self.offset} claims {self.size} bytes")
+        return super()._proc_member(tarfile_)
+
+
+def _tar(opened: tarfile.TarFile, title: str, most: int | None) -> Archive:
+    entries: dict[str, tarfile.TarInfo] = {}
+    archive = Archive(title, {}, frozenset(), lambda name: opened.extractfile(entries[name]), most)
+    for entry in opened:
+        # The next header of a compressed archive lies behind all bytes of this member, so the bound comes before it.
+        archive.bound(opened.offset)
+        if not entry.isdir():
+            entries[entry.name.removeprefix("./")] = entry
+    sizes = {name: entry.size for name, entry in entries.items() if entry.isreg() and not entry.issparse()}
+    return dataclasses.replace(archive, sizes=sizes, links=frozenset(entries) - frozenset(sizes))
 
 
 def unpack(archive: Archive, path: str, folder: Path) -> tuple[str, ...]:
@@ -105,17 +204,17 @@ def unpack(archive: Archive, path: str, folder: Path) -> tuple[str, ...]:
 
     Raises:
       AssetUnavailable: there is no such member.
-      AssetRefused: a member is a link, is damaged, or would escape.
+      AssetRefused: a member is a link, is damaged or too large, or would escape.
     """
     outer, nested, inner = path.partition(NESTED)
     if nested:
         with tempfile.TemporaryFile() as copy:
-            if outer not in archive.files:
-                archive.select(outer)
+            archive.select(outer)
+            if outer not in archive.sizes:
                 raise AssetUnavailable(f"{archive.title}: {outer!r} is a folder, not an archive to look into")
             _copy(archive, outer, copy)
             copy.seek(0)
-            with open_archive(copy, f"{archive.title}/{outer}") as inside:
+            with open_archive(copy, f"{archive.title}/{outer}", archive.most) as inside:
                 written = unpack(inside, inner, folder / f"{outer}!")
         return tuple(f"{outer}!/{name}" for name in written)
     names = archive.select(path)
@@ -128,8 +227,5 @@ def unpack(archive: Archive, path: str, folder: Path) -> tuple[str, ...]:
 
 
 def _copy(archive: Archive, name: str, target: IO[bytes]) -> None:
-    try:
-        with archive.open(name) as member:
-            shutil.copyfileobj(member, target, 1 << 20)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, NotImplementedError) as error:
-        raise AssetRefused(f"{archive.title}: member {name!r} cannot be read: {error}") from error
+    with _damage_as(f"{archive.title}: member {name!r} cannot be read"), archive.open(name) as member:
+        shutil.copyfileobj(member, target, 1 << 20)

@@ -3,12 +3,17 @@
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
+import pydantic
 from filelock import FileLock
+
+from ft_jax.assets.errors import AssetRefused
+from ft_jax.outside import read_json
 
 
 def cache_folder() -> Path:
@@ -21,6 +26,9 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold ``folder`` against other processes that would change it too; it is made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
+        for pattern in (".unpacking-*", ".writing-*"):  # of a process that was killed while it held the folder
+            for left in folder.glob(pattern):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield
 
 
@@ -45,11 +53,26 @@ def _umask() -> int:
     return mask
 
 
+class _Record(pydantic.BaseModel):
+    archives: dict[str, str] = {}
+    members: dict[str, dict[str, int]] = {}
+
+
 def read_record(folder: Path) -> dict:
-    """What was written about a package's folder: digests of its archives, and the files of each member kept."""
+    """What was written about a package's folder: digests of its archives, and the files of each member kept.
+
+    Raises:
+      AssetRefused: it is damaged.
+    """
     path = folder / "record.json"
-    empty = {"archives": {}, "members": {}}
-    return empty | json.loads(path.read_text(encoding="utf-8")) if path.is_file() else empty
+    if not path.is_file():
+        return {"archives": {}, "members": {}}
+    try:
+        return _Record.model_validate(read_json(path), strict=True).model_dump()
+    except ValueError as error:
+        raise AssetRefused(
+            f"{path} is damaged ({str(error).splitlines()[0]}); delete its folder to fetch the package again"
+        ) from None
 
 
 def write_record(folder: Path, record: Mapping) -> None:

@@ -1,6 +1,7 @@
 """Bytes from an address to a file, counted, digested and checked on the way."""
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from ft_jax.assets.errors import AssetRefused, NotReached
 from ft_jax.assets.index import Link, PipSettings, redacted, session, verification
+
+MOST = "FT_JAX_DOWNLOAD_MOST"
+"""The variable that says how many bytes an archive may have whose size its index doesn't state; else 20 GB."""
 
 _CHUNK = 1 << 20
 
@@ -39,10 +43,24 @@ def download(link: Link, folder: Path, title: str, settings: PipSettings) -> Pat
 
     Raises:
       NotReached: the connection failed; nothing is left behind.
+      AssetRefused: it has more bytes than its index says or, where it doesn't, than `MOST` allows; nothing is left.
     """
+    most, says = link.size, "its index says"
+    if most is None:
+        told = os.environ.get(MOST)
+        if told and not told.isdigit():
+            raise ValueError(f"{MOST} is {told!r}; set it to a number of bytes")
+        most, says = int(told or 20e9), f"{MOST} allows"
+    received = 0
     with tempfile.NamedTemporaryFile(dir=folder, prefix="download-", delete=False) as file:
         try:
             for chunk in _receive(link.url, title, settings):
+                received += len(chunk)
+                if received > most:
+                    raise AssetRefused(
+                        f"{title} ({link.filename}) is refused: it has more than the {most} bytes that {says}; fetch it "
+                        "from a place you trust, or have more allowed"
+                    )
                 file.write(chunk)
         except requests.RequestException as error:
             Path(file.name).unlink()

@@ -13,9 +13,10 @@ import subprocess
 import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
+import pydantic
 import requests
 from packaging.tags import sys_tags
 from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
@@ -29,11 +30,12 @@ _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+h
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """Where one archive of a package is, and the sha256 that its index states (None where it states none)."""
+    """Where one archive of a package is, and the sha256 and size that its index states (None where it states none)."""
 
     url: str
     filename: str
     sha256: str | None = None
+    size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +188,8 @@ def _reason(error: Exception) -> str:
     response = getattr(error, "response", None)
     if response is not None:
         return f"status {response.status_code}"
+    if isinstance(error, pydantic.ValidationError):
+        return "its page is no list of files"
     return type(error).__name__ if isinstance(error, requests.RequestException) else str(error)
 
 
@@ -205,7 +209,7 @@ def _links(place: str, connection: requests.Session, settings: PipSettings) -> l
             return []
         response.raise_for_status()
         if "json" in response.headers.get("Content-Type", ""):
-            return [_json_link(response.url, file) for file in response.json()["files"]]
+            return [_json_link(response.url, file) for file in _Page.model_validate_json(response.content).files]
         return _page_links(response.url, response.text)
     path = local_path(place)
     if path.is_dir() and not (path / "index.html").is_file():
@@ -228,8 +232,21 @@ def folder_links(folder: Path) -> list[Link]:
     return [Link(path.resolve().as_uri(), path.name) for path in sorted(folder.iterdir()) if path.is_file()]
 
 
-def _json_link(page: str, file: Mapping) -> Link:
-    return Link(urllib.parse.urljoin(page, file["url"]), file["filename"], file.get("hashes", {}).get("sha256"))
+class _File(pydantic.BaseModel):
+    url: str
+    filename: str
+    hashes: dict[str, str] = {}
+    size: int | None = pydantic.Field(None, ge=0)
+
+
+class _Page(pydantic.BaseModel):
+    """What is used of a project's page (PEP 691, PEP 700)."""
+
+    files: list[_File]
+
+
+def _json_link(page: str, file: _File) -> Link:
+    return Link(urllib.parse.urljoin(page, file.url), file.filename, file.hashes.get("sha256"), file.size)
 
 
 def _filename(url: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ft_jax.assets import known
 from ft_jax.assets.addresses import Member, normalise, parse_package
-from ft_jax.assets.archives import NESTED, escapes, open_archive, unpack
+from ft_jax.assets.archives import NESTED, allowed, escapes, open_archive, unpack
 from ft_jax.assets.cache import cache_folder, kept, locked, read_record, replacing, write_record
 from ft_jax.assets.download import check_digest, download, sha256_of
 from ft_jax.assets.errors import AssetRefused, AssetUnavailable, NotReached
@@ -74,7 +74,8 @@ def _unpacked(member: Member, folder: Path) -> Path:
             check_digest(what, digest, link.sha256, "its index")
             check_digest(what, digest, known.ARCHIVES.get(member.key), "ft_jax")
             check_digest(what, digest, record["archives"].get(link.filename), "the first use of it")
-            with open_archive(path, what) as archive:
+            most = None if member.key in known.ARCHIVES else allowed(path.stat().st_size)
+            with open_archive(path, what, most) as archive:
                 names = unpack(archive, member.path, Path(scratch) / "files")
         sizes = {name: (Path(scratch) / "files" / name).stat().st_size for name in names}
         for name in names:

@@ -42,7 +42,9 @@ class Index:
         self.folder, self.url, self.requests = folder, url, []
         self.json = False
 
-    def add(self, project: str, filename: str, content: bytes, sha256: str | None = None) -> str:
+    def add(
+        self, project: str, filename: str, content: bytes, sha256: str | None = None, size: int | None = None
+    ) -> str:
         digest = hashlib.sha256(content).hexdigest()
         folder = self.folder / "files"
         folder.mkdir(exist_ok=True)
@@ -54,7 +56,9 @@ class Index:
             file.write(f'<a href="../../files/{filename}#sha256={stated}">{filename}</a>\n')
         files = json.loads((page / "index.json").read_text())["files"] if (page / "index.json").exists() else []
         files = [f for f in files if f["filename"] != filename]
-        files.append({"filename": filename, "url": f"../../files/{filename}", "hashes": {"sha256": stated}})
+        files.append(
+            {"filename": filename, "url": f"../../files/{filename}", "hashes": {"sha256": stated}, "size": size}
+        )
         (page / "index.json").write_text(json.dumps({"files": files, "meta": {"api-version": "1.0"}, "name": project}))
         return digest
 
