@@ -58,8 +58,8 @@ def download(link: Link, folder: Path, title: str, settings: PipSettings) -> Pat
                 received += len(chunk)
                 if received > most:
                     raise AssetRefused(
-                        f"{title} ({link.filename}) is refused: it has more than the {most} bytes that {says}; fetch it "
-                        "from a place you trust, or have more allowed"
+                        f"{title} ({link.filename}) is refused: it has more than the {most} bytes that {says}; fetch "
+                        "it from a place you trust, or have more allowed"
                     )
                 file.write(chunk)
         except requests.RequestException as error:
