@@ -99,6 +99,6 @@ def test_the_catalogue_is_whole_whoever_reads_it_first():
     code = (
         "from ft_jax.core import catalogue; from ft_jax.core.catalogue import FAMILIES; "
         "assert {e.family for e in catalogue.values()} == set(FAMILIES); "
-        "from ft_jax.models.peft_files import formats; assert 'LORA' in formats()"
+        "from ft_jax.models.peft.files import formats; assert 'LORA' in formats()"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -12,7 +12,7 @@ import numpy as np
 
 from ft_jax.assets import MINILM
 from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec, Use
-from ft_jax.training.report_data import read_run
+from ft_jax.training.report.data import read_run
 from ft_jax.training.specs import Pretrained, Texts
 
 from ..study import TUNED, Claim, after

@@ -10,7 +10,7 @@ from ft_jax.attention.prefix import Prefix, Shift, prefix_tuning
 from ft_jax.attention.prompts import EncodedPrompt, Prompt, p_tuning, prompt_tuning
 from ft_jax.core.grafts import by_number
 from ft_jax.core.weights import Scaled
-from ft_jax.models.peft_files import Field, Holders, PeftFormat, Saved, per_projection, register_format
+from ft_jax.models.peft.files import Field, Holders, PeftFormat, Saved, per_projection, register_format
 
 PROMPT = "prompt_embeddings"
 VIRTUAL = ("num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers")

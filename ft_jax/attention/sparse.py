@@ -9,7 +9,7 @@ from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.grafts import Graft, graft_each
 from ft_jax.core.method import Method
 from ft_jax.core.weights.operator import operator
-from ft_jax.models.masks import Mask
+from ft_jax.models.networks.parts.masks import Mask
 
 MOST = 2.0**24
 """A window wider than any sequence."""

@@ -12,7 +12,7 @@ from ft_jax.training.composition import Use
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.prepare import Plan, prepare
 from ft_jax.training.process import set_up_process
-from ft_jax.training.report_data import groups
+from ft_jax.training.report.data import groups
 from ft_jax.training.stream import first_batch
 
 MOST_GROUPS = 12

@@ -92,7 +92,7 @@ def compare(path, tolerance: float, gradient_tolerance: float, tokens: int, seed
     """
     from ft_jax import assets, models
     from ft_jax.cli.parity_cases import cases
-    from ft_jax.models.generate import gives_tokens
+    from ft_jax.models.generation.generate import gives_tokens
 
     path = Path(assets.resolve(str(path)))
     model = models.load(path, tokenizer=False)

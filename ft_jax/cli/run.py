@@ -84,7 +84,7 @@ def _train(experiment: Any, told: list[str]) -> int:
 
 def outcome(result: Any, report: Any) -> str:
     """What a run came to: scores before and after, expectations, where things are."""
-    from ft_jax.training.report_data import headline, read_run
+    from ft_jax.training.report.data import headline, read_run
 
     lines = []
     if result.status == "finished" and result.compilations == 0:

@@ -37,7 +37,7 @@ class Graft:
         return values
 
     def mask(self, mask: Any, queries: int, keys: int, first: Array | int) -> Any:
-        """Among an attention's grafts: who sees whom, an `ft_jax.models.masks.Mask` of tokens alone.
+        """Among an attention's grafts: who sees whom, an `ft_jax.models.networks.parts.masks.Mask` of tokens alone.
 
         Args:
           mask: without this graft.
@@ -64,7 +64,7 @@ class Graft:
 
         Args:
           attend: ``(queries, keys, values, mask) -> (mixed, maps)``, what stands there without this graft.
-          queries, keys, values, mask: of `ft_jax.models.attention.attention`.
+          queries, keys, values, mask: of `ft_jax.models.networks.parts.attention.attention`.
         """
         return attend(queries, keys, values, mask)
 

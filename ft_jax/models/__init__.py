@@ -1,17 +1,11 @@
 """Models of text, images and sound, loaded from what people have and saved for what they use."""
 
-from ft_jax.models.attention import Mask, attention
-from ft_jax.models.audio import Whisper, WhisperConfig
-from ft_jax.models.decoder import Decoder, DecoderConfig
-from ft_jax.models.dual import Dual, DualConfig, TextTowerConfig, sigmoid_contrastive
-from ft_jax.models.encoder import Encoder, EncoderConfig
-from ft_jax.models.experts import load_balance
-from ft_jax.models.export import save
-from ft_jax.models.generate import Generation, generate
-from ft_jax.models.generate_from import generate_from
+from ft_jax.models.checkpoints.export import save
+from ft_jax.models.checkpoints.load import load
+from ft_jax.models.generation.generate import Generation, generate
+from ft_jax.models.generation.generate_from import generate_from
+from ft_jax.models.generation.speculative import Speculation, speculate
 from ft_jax.models.heads import HEADS, masked_mean, sentence_embedding, with_classifier, with_head
-from ft_jax.models.load import load
-from ft_jax.models.log_mel import log_mel
 from ft_jax.models.model import (
     Forward,
     Model,
@@ -24,14 +18,20 @@ from ft_jax.models.model import (
     tiny_encoder,
     vit,
 )
-from ft_jax.models.modern_encoder import ModernEncoder, ModernEncoderConfig
-from ft_jax.models.peft_files import load_adapter, save_adapter
-from ft_jax.models.rope import RopeScaling
-from ft_jax.models.speculative import Speculation, speculate
-from ft_jax.models.stacking import stack_layers, unstack_layers
-from ft_jax.models.t5 import T5, T5Config
-from ft_jax.models.vision import MLPConfig, Perceptron, VisionTransformer, ViTConfig
-from ft_jax.models.vlm import VisionLanguage, VisionLanguageConfig
+from ft_jax.models.networks.audio import Whisper, WhisperConfig
+from ft_jax.models.networks.decoder import Decoder, DecoderConfig
+from ft_jax.models.networks.dual import Dual, DualConfig, TextTowerConfig, sigmoid_contrastive
+from ft_jax.models.networks.encoder import Encoder, EncoderConfig
+from ft_jax.models.networks.log_mel import log_mel
+from ft_jax.models.networks.modern_encoder import ModernEncoder, ModernEncoderConfig
+from ft_jax.models.networks.parts.attention import Mask, attention
+from ft_jax.models.networks.parts.experts import load_balance
+from ft_jax.models.networks.parts.rope import RopeScaling
+from ft_jax.models.networks.parts.stacking import stack_layers, unstack_layers
+from ft_jax.models.networks.t5 import T5, T5Config
+from ft_jax.models.networks.vision import MLPConfig, Perceptron, VisionTransformer, ViTConfig
+from ft_jax.models.networks.vlm import VisionLanguage, VisionLanguageConfig
+from ft_jax.models.peft.files import load_adapter, save_adapter
 
 __all__ = [
     "HEADS",

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ft_jax.core.outputs import Outputs
 from ft_jax.core.outputs import masked_mean as float32_mean
 from ft_jax.models.architectures.naming import Tensor
-from ft_jax.models.layers import grafts_of, unit
+from ft_jax.models.networks.parts.layers import grafts_of, unit
 
 POOLINGS = ("mean", "cls", "last", "pooler")
 

@@ -12,17 +12,17 @@ from ft_jax.core.grafts import ungrafted
 from ft_jax.core.outputs import Outputs
 from ft_jax.core.params import paths
 from ft_jax.core.weights import Transposed, is_weight
-from ft_jax.models.audio import Whisper, WhisperConfig
-from ft_jax.models.decoder import Decoder, DecoderConfig
-from ft_jax.models.dual import Dual, DualConfig
-from ft_jax.models.encoder import Encoder, EncoderConfig
 from ft_jax.models.heads import HEADS, pool
-from ft_jax.models.layers import graft_onto, unit
-from ft_jax.models.modern_encoder import ModernEncoder, ModernEncoderConfig
-from ft_jax.models.stacking import stack_layers, unstack_layers
-from ft_jax.models.t5 import T5, T5Config
-from ft_jax.models.vision import MLPConfig, Perceptron, VisionTransformer, ViTConfig
-from ft_jax.models.vlm import VisionLanguage, VisionLanguageConfig
+from ft_jax.models.networks.audio import Whisper, WhisperConfig
+from ft_jax.models.networks.decoder import Decoder, DecoderConfig
+from ft_jax.models.networks.dual import Dual, DualConfig
+from ft_jax.models.networks.encoder import Encoder, EncoderConfig
+from ft_jax.models.networks.modern_encoder import ModernEncoder, ModernEncoderConfig
+from ft_jax.models.networks.parts.layers import graft_onto, unit
+from ft_jax.models.networks.parts.stacking import stack_layers, unstack_layers
+from ft_jax.models.networks.t5 import T5, T5Config
+from ft_jax.models.networks.vision import MLPConfig, Perceptron, VisionTransformer, ViTConfig
+from ft_jax.models.networks.vlm import VisionLanguage, VisionLanguageConfig
 
 MODULES = {
     EncoderConfig: Encoder,
@@ -179,7 +179,8 @@ class Model:
     def configure(self, **changes) -> "Model":
         """The same parameters under a changed configuration: ``dtype``, ``remat``, ``collect``, ``dropout`` ...
 
-        Changing ``scan`` stacks the layers' parameters or takes them apart (see `ft_jax.models.stacking`).
+        Changing ``scan`` stacks the layers' parameters or takes them apart (see
+        `ft_jax.models.networks.parts.stacking`).
 
         Raises:
           ValueError: where the change would alter the shape of a parameter.

@@ -10,7 +10,7 @@ import jinja2
 import markupsafe
 import numpy as np
 
-from ft_jax.training.report_page import STYLE
+from ft_jax.training.report.page import STYLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Found:
 
     Attributes:
       findings: the numbers.
-      pictures: an ``<svg>`` element by its title, such as `ft_jax.training.report_charts.line_chart` gives.
+      pictures: an ``<svg>`` element by its title, such as `ft_jax.training.report.charts.line_chart` gives.
     """
 
     findings: Sequence[Finding]

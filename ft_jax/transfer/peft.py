@@ -11,7 +11,7 @@ import numpy as np
 
 from ft_jax.core.method import Method
 from ft_jax.core.weights import LowRank, materialize, shape
-from ft_jax.models.peft_files import Field, PeftFormat, Saved, per_projection, register_format
+from ft_jax.models.peft.files import Field, PeftFormat, Saved, per_projection, register_format
 from ft_jax.transfer.boft import Butterfly, boft
 from ft_jax.transfer.dora import Directional, dora
 from ft_jax.transfer.loha import Hadamard, loha

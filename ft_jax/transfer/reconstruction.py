@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ft_jax.core.method import Loss
 from ft_jax.data.augmentation import Augmentation, augmented
-from ft_jax.models.vision import ViTConfig, tiles
+from ft_jax.models.networks.vision import ViTConfig, tiles
 from ft_jax.transfer.unlabelled import row_weights
 
 

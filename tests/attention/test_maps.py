@@ -10,7 +10,7 @@ from attention.tiny import BATCH, DECODER, MASK, started
 
 from ft_jax import attention
 from ft_jax.models import MLPConfig, mlp
-from ft_jax.training.report_attention import attention_section, keep_maps
+from ft_jax.training.report.attention import attention_section, keep_maps
 
 
 @dataclasses.dataclass(frozen=True)

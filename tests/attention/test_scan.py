@@ -5,7 +5,7 @@ from attention.tiny import DECODER, logits, started, trained
 
 from ft_jax import attention
 from ft_jax.core import compose
-from ft_jax.models.stacking import stack_layers, unstack_layers
+from ft_jax.models.networks.parts.stacking import stack_layers, unstack_layers
 
 SCANNED = DECODER.configure(scan=True)
 METHODS = {

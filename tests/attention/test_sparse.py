@@ -8,8 +8,8 @@ from ft_jax import attention
 from ft_jax.attention.sparse import ShiftedGroups
 from ft_jax.core import compose
 from ft_jax.models import DecoderConfig, decoder
-from ft_jax.models.attention import attention as attend
-from ft_jax.models.masks import Mask
+from ft_jax.models.networks.parts.attention import attention as attend
+from ft_jax.models.networks.parts.masks import Mask
 
 
 @pytest.mark.parametrize("model", [DECODER, ENCODER], ids=["decoder", "encoder"])

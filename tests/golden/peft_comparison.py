@@ -23,9 +23,9 @@ from ft_jax.core.params import count, map_with_path, paths
 from ft_jax.models import Model, load_adapter
 from ft_jax.models.architectures import bert, llama, nested
 from ft_jax.models.model import Forward
-from ft_jax.models.peft_files import formats
-from ft_jax.models.peft_holders import held
-from ft_jax.models.peft_modules import modules_of
+from ft_jax.models.peft.files import formats
+from ft_jax.models.peft.holders import held
+from ft_jax.models.peft.modules import modules_of
 
 RESULTS = Path(__file__).parents[2] / "benchmarks/results/parity.jsonl"
 KINDS = [path.name for path in sorted((FOLDER / "peft").iterdir()) if path.name != "classifier"]

@@ -7,7 +7,7 @@ import pytest
 from models.tiny_checkpoints import GOLDEN, assert_gradients_equal, assert_round_trip, recorded
 
 from ft_jax import models
-from ft_jax.models.log_mel import mel_filters
+from ft_jax.models.networks.log_mel import mel_filters
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ft_jax.models.layers import DROPOUT_LEVELS, dropout
+from ft_jax.models.networks.parts.layers import DROPOUT_LEVELS, dropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.93])

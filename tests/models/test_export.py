@@ -171,7 +171,7 @@ def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path):
 def test_a_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
     import importlib
 
-    export = importlib.import_module("ft_jax.models.export")
+    export = importlib.import_module("ft_jax.models.checkpoints.export")
     model = models.load(GOLDEN / "tiny_bert", tokenizer=False)
 
     def fail(*arguments, **options):

@@ -10,7 +10,7 @@ import pytest
 from ft_jax import models
 from ft_jax.core.params import map_with_path, replace_weights
 from ft_jax.core.weights import LowRank, merge, quantize
-from ft_jax.models.attention import Mask, attention
+from ft_jax.models.networks.parts.attention import Mask, attention
 
 KEY = jax.random.key(0)
 IDS = jax.random.randint(jax.random.key(1), (2, 12), 1, 32)
@@ -129,7 +129,7 @@ def test_dropout_depends_on_the_key_alone_and_is_off_without_one(model, batch):
 
 
 def test_dropout_keeps_the_mean():
-    from ft_jax.models.layers import dropout
+    from ft_jax.models.networks.parts.layers import dropout
 
     dropped = dropout(jnp.ones(100_000), 0.3, KEY)
     assert abs(float((dropped == 0).mean()) - 0.3) < 0.01

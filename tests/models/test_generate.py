@@ -15,8 +15,8 @@ from ft_jax.core.grafts import Graft, graft
 from ft_jax.core.params import replace_weights
 from ft_jax.core.weights import LowRank, merge
 from ft_jax.core.weights.operator import operator
-from ft_jax.models.generate import _generate, _sharding_of
-from ft_jax.models.generation_stops import stops_of
+from ft_jax.models.generation.generate import _generate, _sharding_of
+from ft_jax.models.generation.stops import stops_of
 
 KEY = jax.random.key(0)
 MODEL = models.tiny_decoder(KEY)

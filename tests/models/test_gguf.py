@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 
 from ft_jax import models
 from ft_jax.core.weights import merge
-from ft_jax.models.gguf_file import read_gguf
-from ft_jax.models.gguf_weights import Blocks
+from ft_jax.models.checkpoints.gguf_file import read_gguf
+from ft_jax.models.checkpoints.gguf_weights import Blocks
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = {
@@ -170,7 +170,7 @@ def test_what_is_no_gguf_is_refused(tmp_path):
 
 
 def test_an_unknown_tokenizer_is_refused_with_a_remedy(tmp_path):
-    from ft_jax.models.tokenizers import tokenizer_of_gguf
+    from ft_jax.models.checkpoints.tokenizers import tokenizer_of_gguf
 
     with pytest.raises(ValueError, match="tokenizer=False"):
         tokenizer_of_gguf({"tokenizer.ggml.model": "t5"}, tmp_path)

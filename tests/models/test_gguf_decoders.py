@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 
 from ft_jax import assets, models
 from ft_jax.models.architectures.gguf_decoders import read_llama
-from ft_jax.models.rope import Linear, Llama3, LongRope
-from ft_jax.models.tokenizers import tokenizer_of_gguf
+from ft_jax.models.checkpoints.tokenizers import tokenizer_of_gguf
+from ft_jax.models.networks.parts.rope import Linear, Llama3, LongRope
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = {

@@ -9,8 +9,8 @@ from models.tiny_checkpoints import recorded
 
 from ft_jax.core.grafts import Graft, Holder, graft
 from ft_jax.core.weights.operator import operator
-from ft_jax.models.layers import with_virtual
-from ft_jax.models.masks import Mask
+from ft_jax.models.networks.parts.layers import with_virtual
+from ft_jax.models.networks.parts.masks import Mask
 
 COUNT = 3
 

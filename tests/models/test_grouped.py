@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ft_jax import models
-from ft_jax.models.grouped import grouped
+from ft_jax.models.networks.parts.grouped import grouped
 
 SIZES = jnp.array([2, 0, 5])
 ROWS = jax.random.normal(jax.random.key(1), (7, 4))

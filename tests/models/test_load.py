@@ -20,8 +20,8 @@ from ft_jax import assets, models
 from ft_jax.core.weights import quantize
 from ft_jax.models.architectures import Tensor, flat
 from ft_jax.models.architectures.naming import Part
-from ft_jax.models.placement import assemble
-from ft_jax.models.stored import Stored
+from ft_jax.models.checkpoints.placement import assemble
+from ft_jax.models.checkpoints.stored import Stored
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -179,7 +179,7 @@ def test_tensors_go_straight_into_their_sharding(folder, monkeypatch):
     whole = models.load(folder, tokenizer=False)
     mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("fsdp", "tensor"))
     # Slabs of a few rows, so that their seams are tried.
-    monkeypatch.setattr("ft_jax.models.placement.SLAB_BYTES", 1000)
+    monkeypatch.setattr("ft_jax.models.checkpoints.placement.SLAB_BYTES", 1000)
 
     def sharding(path, shape):
         assert path.startswith("model/")
@@ -207,7 +207,7 @@ def test_tensors_go_straight_into_their_sharding(folder, monkeypatch):
     ],
 )
 def test_slabs_give_what_reading_whole_gives(tensor, monkeypatch):
-    monkeypatch.setattr("ft_jax.models.placement.SLAB_BYTES", 700)
+    monkeypatch.setattr("ft_jax.models.checkpoints.placement.SLAB_BYTES", 700)
     arrays = [np.random.default_rng(i).normal(size=(40, 30)).astype(np.float32) for i in range(len(tensor.names))]
     most = []
 

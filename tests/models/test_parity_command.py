@@ -14,7 +14,7 @@ from ft_jax import models
 from ft_jax.cli import parity
 from ft_jax.cli.entry import main
 from ft_jax.cli.parity_cases import cases
-from ft_jax.models.generate import gives_tokens
+from ft_jax.models.generation.generate import gives_tokens
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -10,8 +10,9 @@ from safetensors.numpy import load_file
 from ft_jax import models
 from ft_jax.core.grafts import graft
 from ft_jax.core.weights import quantize
-from ft_jax.models import scanned, stack_layers, unstack_layers
-from ft_jax.models.stacking import STACKED, stack_each
+from ft_jax.models import stack_layers, unstack_layers
+from ft_jax.models.networks.parts import scanned
+from ft_jax.models.networks.parts.stacking import STACKED, stack_each
 
 NAMES = ("tiny_roberta", "tiny_vit", "tiny_dinov2", "tiny_clip", "tiny_siglip", "tiny_t5", "tiny_whisper", "tiny_llava")
 KEY = jax.random.key(0)

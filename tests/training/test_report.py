@@ -7,8 +7,8 @@ import re
 import pytest
 
 from ft_jax.training.report import write_report
-from ft_jax.training.report_charts import Mark, Series, line_chart
-from ft_jax.training.report_data import read_run, scores
+from ft_jax.training.report.charts import Mark, Series, line_chart
+from ft_jax.training.report.data import read_run, scores
 
 EXPERIMENT = {
     "name": "transfer/sentiment",

@@ -1,7 +1,7 @@
 """BERT: all-MiniLM-L6-v2 and every checkpoint of model type ``bert``."""
 
 from ft_jax.models.architectures.naming import Architecture, Tensor, norm, projection, required
-from ft_jax.models.encoder import EncoderConfig
+from ft_jax.models.networks.encoder import EncoderConfig
 
 ACTIVATIONS = {
     "gelu": "gelu",

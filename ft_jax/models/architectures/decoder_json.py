@@ -6,7 +6,7 @@ from typing import Any
 
 from ft_jax.models.architectures.naming import Architecture, Tensor, required
 from ft_jax.models.architectures.rope_json import read_rope, write_rope
-from ft_jax.models.decoder_config import DecoderConfig, shortest
+from ft_jax.models.networks.decoder_config import DecoderConfig, shortest
 
 ACTIVATIONS = {
     "silu": "silu",

@@ -2,7 +2,7 @@
 
 from ft_jax.models.architectures import bert
 from ft_jax.models.architectures.naming import Architecture, Tensor, norm, projection, required
-from ft_jax.models.encoder import EncoderConfig
+from ft_jax.models.networks.encoder import EncoderConfig
 
 PARTS = {"query": "q_lin", "key": "k_lin", "value": "v_lin", "output": "out_lin"}
 

@@ -4,7 +4,7 @@ from ft_jax.models.architectures.bert import activation_of
 from ft_jax.models.architectures.convolutions import Lifted
 from ft_jax.models.architectures.naming import Architecture, Tensor, norm, projection, required
 from ft_jax.models.architectures.vision_towers import layers, read_tower, tensors_tower, write_tower
-from ft_jax.models.dual import DualConfig, TextTowerConfig
+from ft_jax.models.networks.dual import DualConfig, TextTowerConfig
 
 
 def _read_text(json, kind: str) -> TextTowerConfig:

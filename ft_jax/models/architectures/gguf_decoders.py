@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from ft_jax.models.architectures.naming import Tensor, norm, projection, required
-from ft_jax.models.decoder_config import DecoderConfig
-from ft_jax.models.gguf_file import FREQUENCIES
-from ft_jax.models.rope import Linear, Llama3, LongRope
+from ft_jax.models.architectures.naming import FREQUENCIES, Tensor, norm, projection, required
+from ft_jax.models.networks.decoder_config import DecoderConfig
+from ft_jax.models.networks.parts.rope import Linear, Llama3, LongRope
 
 EVERY = 6
 """Of Gemma 3's layers, each sixth sees everything; GGUF files don't say so."""

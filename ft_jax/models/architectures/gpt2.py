@@ -2,7 +2,7 @@
 
 from ft_jax.models.architectures.decoder_json import PUBLISHED, decoder_architecture, read_activation
 from ft_jax.models.architectures.naming import Part, Tensor, norm, required
-from ft_jax.models.decoder_config import DecoderConfig
+from ft_jax.models.networks.decoder_config import DecoderConfig
 
 
 def _read(json):

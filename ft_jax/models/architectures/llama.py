@@ -2,9 +2,8 @@
 
 from ft_jax.models.architectures import gguf_decoders
 from ft_jax.models.architectures.decoder_json import decoder_architecture, layer_kinds, layer_types
-from ft_jax.models.architectures.naming import Tensor, norm, projection, required
-from ft_jax.models.decoder_config import DecoderConfig
-from ft_jax.models.gguf_file import FREQUENCIES
+from ft_jax.models.architectures.naming import FREQUENCIES, Tensor, norm, projection, required
+from ft_jax.models.networks.decoder_config import DecoderConfig
 
 
 def tensors(config: DecoderConfig, offset: float = 0.0) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from ft_jax.models.architectures.bert import PUBLISHED, activation_of
 from ft_jax.models.architectures.naming import Architecture, Part, Tensor, norm, projection, required
-from ft_jax.models.modern_encoder import ModernEncoderConfig
+from ft_jax.models.networks.modern_encoder import ModernEncoderConfig
 
 
 def _theta(json, kind: str, older: str, default: float) -> float:

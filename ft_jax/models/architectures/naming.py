@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+FREQUENCIES = "rope_freqs.weight"
+"""The one tensor of a GGUF file that is configuration: what each rotary frequency is divided by (Llama 3)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:

@@ -4,7 +4,7 @@ from ft_jax.models.architectures.decoder_json import decoder_architecture
 from ft_jax.models.architectures.llama import norms
 from ft_jax.models.architectures.naming import Part, Tensor, norm, projection
 from ft_jax.models.architectures.rope_json import rope_entry
-from ft_jax.models.decoder_config import DecoderConfig
+from ft_jax.models.networks.decoder_config import DecoderConfig
 
 
 def _read(json):

@@ -2,7 +2,7 @@
 
 from ft_jax.models.architectures import bert
 from ft_jax.models.architectures.naming import Architecture, Tensor
-from ft_jax.models.encoder import EncoderConfig
+from ft_jax.models.networks.encoder import EncoderConfig
 
 CLASSES = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
 """Model types of this network, and what transformers' classes for them begin with."""

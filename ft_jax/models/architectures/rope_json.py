@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ft_jax.models.architectures.naming import required
-from ft_jax.models.decoder_config import DecoderConfig
-from ft_jax.models.rope import Dynamic, Linear, Llama3, LongRope, RopeScaling, Yarn
+from ft_jax.models.networks.decoder_config import DecoderConfig
+from ft_jax.models.networks.parts.rope import Dynamic, Linear, Llama3, LongRope, RopeScaling, Yarn
 
 KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 

@@ -2,7 +2,7 @@
 
 from ft_jax.models.architectures.bert import PUBLISHED, activation_of
 from ft_jax.models.architectures.naming import Architecture, Tensor, norm, projection, required
-from ft_jax.models.t5 import T5Config
+from ft_jax.models.networks.t5 import T5Config
 
 PARTS = {"query": "q", "key": "k", "value": "v", "output": "o"}
 

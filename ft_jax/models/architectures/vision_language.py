@@ -6,7 +6,7 @@ from ft_jax.models.architectures import gemma, llama
 from ft_jax.models.architectures.bert import activation_of
 from ft_jax.models.architectures.naming import Architecture, Tensor, projection, required
 from ft_jax.models.architectures.vision_towers import read_tower, tensors_tower, write_tower
-from ft_jax.models.vlm import VisionLanguageConfig
+from ft_jax.models.networks.vlm import VisionLanguageConfig
 
 DECODERS = {
     name: architecture

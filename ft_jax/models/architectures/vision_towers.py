@@ -3,7 +3,7 @@
 from ft_jax.models.architectures.bert import PUBLISHED, activation_of
 from ft_jax.models.architectures.convolutions import Convolution, Lifted
 from ft_jax.models.architectures.naming import Architecture, Part, Tensor, norm, projection, required
-from ft_jax.models.vision import ViTConfig
+from ft_jax.models.networks.vision import ViTConfig
 
 CLIP_PARTS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
 

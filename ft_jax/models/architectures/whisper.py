@@ -3,7 +3,7 @@
 from ft_jax.models.architectures.bert import PUBLISHED, activation_of
 from ft_jax.models.architectures.convolutions import Convolution
 from ft_jax.models.architectures.naming import Architecture, Tensor, norm, projection, required
-from ft_jax.models.audio import WhisperConfig
+from ft_jax.models.networks.audio import WhisperConfig
 
 PARTS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
 ATTENTIONS = (

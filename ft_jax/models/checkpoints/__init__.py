@@ -1,0 +1,1 @@
+"""Checkpoints in the formats people have: read, placed on devices, and written."""

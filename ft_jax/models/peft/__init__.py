@@ -1,0 +1,1 @@
+"""Adapters in peft's files, read and written."""

@@ -1,0 +1,401 @@
+"""Adapters in the files of peft: ``adapter_config.json`` and ``adapter_model.safetensors``, read and written.
+
+Each family registers the kinds it has (`register_format`); what is the same for all kinds is here: names of modules,
+whole leaves that were trained beside the adapter, and the checks that a file fits its base.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from safetensors.numpy import save_file
+
+from ft_jax import assets
+from ft_jax.core.catalogue import load_families
+from ft_jax.core.method import Method
+from ft_jax.core.params import STACKED, Params, matches, nearest, paths
+from ft_jax.core.step import make_step, parameters
+from ft_jax.core.weights import Weight, shape
+from ft_jax.models.architectures import flat, nested
+from ft_jax.models.checkpoints.safetensors_file import read_safetensors
+from ft_jax.models.checkpoints.whole_folder import building, vacant
+from ft_jax.models.model import Model
+from ft_jax.models.networks.parts.stacking import unstack_layers
+from ft_jax.models.peft.holders import Holders, held, owners, put
+from ft_jax.models.peft.modules import Modules, modules_of
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+
+METADATA = (
+    "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "exclude_modules", "inference_mode",
+    "layers_pattern", "layers_to_transform", "modules_to_save", "peft_type", "peft_version", "revision",
+    "target_modules", "task_type",
+)  # fmt: skip
+"""Fields that change nothing for a reader: they are said again by the tensors, or are for peft's own bookkeeping."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """An adapter's files beside the model they are read for.
+
+    Attributes:
+      config: of adapter_config.json.
+      tensors: of the adapter, by their full names; not those of whole leaves trained beside it.
+      modules: the model's modules as the file calls them.
+      model: which the adapter is for.
+    """
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, np.ndarray]
+    modules: Modules
+    model: Model
+
+    def places(self, ending: str) -> tuple[str, ...]:
+        """The paths of the projections that have a tensor ``<module><ending>``, such as ``".lora_A.weight"``."""
+        found = [
+            place
+            for place, name in self.modules.names.items()
+            if f"{self.modules.prefix}{name}{ending}" in self.tensors
+        ]
+        return tuple(found)
+
+    def shape(self, place: str) -> tuple[int, ...]:
+        """``(inputs, outputs)`` of the projection at `place`."""
+        return shape(flat(self.model.params)[place])
+
+
+@dataclasses.dataclass(frozen=True)
+class PeftFormat:
+    """How one of peft's kinds is read and written.
+
+    Attributes:
+      peft_type: its name there, such as ``"LORA"``.
+      name: the default name of the method.
+      holds: its operators' and grafts' classes.
+      method: ``(saved, name) -> Method`` whose surgery makes places for the tensors; what it draws is replaced.
+      describe: ``(holders, modules) ->`` the fields of adapter_config.json that are this kind's own.
+      pack: ``(holders, modules) -> {tensor name: array}``, traceable, so that it tells names and shapes alone.
+      unpack: ``(tensors, holders, modules) -> holders`` with the tensors' values.
+      used: the fields of the configuration that `method` reads.
+      taken: tensors that `method` puts in by itself, which `pack` need not give.
+      onto: ``(holder, matrix) -> holder`` on that matrix with the same effect, where the method changed its base.
+      neutral: fields that it knows at one value only; others it does not use must be None, False or empty.
+      leaves: of a kind without operators, patterns of the model's own leaves that it trains.
+      wrapper: what its files put between such a leaf's module and the leaf.
+    """
+
+    peft_type: str
+    name: str
+    holds: tuple[type, ...]
+    method: Callable[[Saved, str], Method]
+    describe: Callable[[Holders, Modules], dict[str, Any]]
+    pack: Callable[[Holders, Modules], dict[str, jax.Array]]
+    unpack: Callable[[Mapping[str, np.ndarray], Holders, Modules], Holders]
+    used: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
+    onto: Callable[[Any, jax.Array], Any] | None = None
+    neutral: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    leaves: tuple[str, ...] = ()
+    wrapper: str | None = None
+
+
+FORMATS: dict[str, PeftFormat] = {}
+"""Those registered so far; `formats` has all."""
+
+
+def formats() -> dict[str, PeftFormat]:
+    """Every kind that a family registers, by peft's name."""
+    load_families()
+    return FORMATS
+
+
+def register_format(kind: PeftFormat) -> PeftFormat:
+    """Adds a kind.
+
+    Raises:
+      ValueError: where there is one of that name.
+    """
+    if kind.peft_type in FORMATS:
+        raise ValueError(f"peft's {kind.peft_type} has a format already, that of {FORMATS[kind.peft_type].name}")
+    FORMATS[kind.peft_type] = kind
+    return kind
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """Where an operator's array is in peft's file.
+
+    Attributes:
+      ending: what follows the module's name and a dot, such as ``"lora_A.weight"``.
+      transposed: whether it is stored ``[outputs, inputs]``.
+      shape: ``operator -> stored shape`` where the numbers stand in another shape there.
+    """
+
+    ending: str
+    transposed: bool = False
+    shape: Callable[[Any], tuple[int, ...]] | None = None
+
+
+def per_projection(fields: Mapping[str, Field]) -> tuple[Callable, Callable]:
+    """``(pack, unpack)`` of operators on projections, each of whose `fields` is one tensor; None fields have none."""
+
+    def names(place, holder, modules):
+        for name, field in fields.items():
+            if getattr(holder, name) is not None:
+                yield name, field, f"{modules.prefix}{modules.names[place]}.{field.ending}"
+
+    def pack(holders, modules):
+        tensors = {}
+        for place, holder in holders.items():
+            for name, field, stored in names(place, holder, modules):
+                array = getattr(holder, name)
+                array = array.T if field.transposed else array
+                tensors[stored] = array if field.shape is None else array.reshape(field.shape(holder))
+        return tensors
+
+    def unpack(tensors, holders, modules):
+        filled = {}
+        for place, holder in holders.items():
+            values = {}
+            for name, field, stored in names(place, holder, modules):
+                array, own = tensors[stored], getattr(holder, name).shape
+                values[name] = jnp.asarray(array.T if field.transposed else array, jnp.float32).reshape(own)
+            filled[place] = dataclasses.replace(holder, **values)
+        return filled
+
+    return pack, unpack
+
+
+def load_adapter(folder: str | os.PathLike, model: Model, *, name: str | None = None) -> tuple[Method, Params]:
+    """The adapter in a folder that peft or `save_adapter` wrote.
+
+    Args:
+      folder: with adapter_config.json and adapter_model.safetensors: a path, ``hf://org/adapter`` or
+        ``pkg://NAME==VERSION/member``.
+      model: the base it was trained on, with its parameters.
+      name: the method's; that of its kind where None.
+
+    Returns:
+      The method, whose surgery puts the adapter's weights (and whole leaves saved with it, which then learn) in, so
+      that training goes on from them; and the model's parameters with the adapter as the model sees them.
+
+    Raises:
+      FileNotFoundError: where one of the two files is not there.
+      ValueError: layers in one scan, an unknown kind, a field whose value is not implemented, tensors that are
+        missing, left over or of another base; the sentence names them.
+    """
+    folder = Path(assets.resolve(os.fspath(folder)))
+    for file in (CONFIG, TENSORS):
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"{folder} has no {file}; is it an adapter's folder?")
+    if any(STACKED in f"/{path}" for path in paths(model.params)):
+        raise ValueError(
+            f"{folder} speaks of layers one by one and this model runs them in one scan; load it for "
+            "model.configure(scan=False)"
+        )
+    config, kind = _read_config(folder / CONFIG)
+    stored = {key: tensor.load() for key, tensor in read_safetensors(folder / TENSORS).items()}
+    try:
+        modules = modules_of(model, stored)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    whole = {key: path for key in stored if (path := modules.leaf(key, kind.wrapper)) is not None}
+    saved = Saved(config, {key: x for key, x in stored.items() if key not in whole}, modules, model)
+    name = name or kind.name
+    plain = kind.method(saved, name)
+    learned = {f"model/{path}" for path in whole.values()}
+
+    def surgery(params, key):
+        changed = plain.surgery(params, key) if plain.surgery else params
+        holders = unpack_into(kind, saved, held(changed["model"], name), folder)
+        leaves = flat(put(changed["model"], holders, name))
+        for key_, path in whole.items():
+            leaves[path] = _leaf(leaves[path], modules.tensors[path].read(stored[key_]), key_, folder)
+        return {**changed, "model": nested(leaves)}
+
+    method = dataclasses.replace(
+        plain, surgery=surgery, trainable=lambda path, leaf: path in learned or plain.trainable(path, leaf)
+    )
+    program = make_step(lambda *_: None, optax.identity(), method)
+    state = program.init(model.params, jax.random.key(0))
+    return method, parameters(state, method)["model"]
+
+
+def save_adapter(
+    model: Model, params: Params, folder: str | os.PathLike, *, owner: str | None = None, overwrite: bool = False
+) -> Path:
+    """Writes an adapter as peft's two files, which ``peft.PeftModel.from_pretrained`` and `load_adapter` read.
+
+    Leaves of the model that differ from ``model.params``, such as a head trained beside the adapter, are saved with it;
+    where there is no adapter but the norms differ, they are peft's ``LN_TUNING``. A base that the adapter's method
+    changed (PiSSA, OLoRA) is made up for: the file is a LoRA of the base as it was. The folder appears whole or not at
+    all.
+
+    Args:
+      model: the base, with the parameters that training started from.
+      params: the model's parameters with the adapter, ``parameters(state, method)["model"]``.
+      folder: where to.
+      owner: the name of the method whose adapter it is, needed where there are several.
+      overwrite: whether an existing folder may be replaced.
+
+    Returns:
+      The folder.
+
+    Raises:
+      FileExistsError: where the folder is there and `overwrite` is off.
+      ValueError: where there is no adapter, or several and no `owner`, a kind that peft lacks, a weight without a
+        module of its own in the published checkpoint, or a base that was trained as well.
+    """
+    folder = vacant(folder, overwrite)
+    params, original = unstack_layers(params), unstack_layers(model.params)
+    modules = modules_of(model, ())
+    owner, kind = _kind_in(params, owner)
+    holders = held(params, owner) if owner else {}
+    modules.check(holders)
+    whole = modules.changed(original, params, holders)
+    own = {path for path in whole if matches(path, kind.leaves)}
+    if owner is None:
+        _check_leaves(kind, own, whole)
+    holders = {place: _onto(kind, place, holder, flat(original)) for place, holder in holders.items()}
+    tensors = dict(kind.pack(holders, modules))
+    tensors |= {
+        modules.stored(path, holders, kind.wrapper if path in own else None): modules.tensors[path].write(
+            np.asarray(leaf)
+        )
+        for path, leaf in whole.items()
+    }
+    config = {
+        "peft_type": kind.peft_type,
+        "task_type": modules.task,
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        **kind.describe(holders, modules),
+        **({"target_modules": modules.around(own)} if own else {}),
+        **modules.trained(whole.keys() - own, holders, kind.peft_type),
+    }
+    write_whole(folder, config, {key: np.asarray(jax.device_get(x)) for key, x in tensors.items()})
+    return folder
+
+
+def write_whole(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes both files, whole or not at all."""
+    contiguous = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+    with building(folder) as unfinished:
+        save_file(contiguous, unfinished / TENSORS, metadata={"format": "pt"})
+        (unfinished / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def unpack_into(kind: PeftFormat, saved: Saved, holders: Holders, folder: Path) -> Holders:
+    """`holders` with the tensors of a file, which must be exactly theirs.
+
+    Raises:
+      ValueError: names what is missing, left over or of another shape.
+    """
+    wanted = jax.eval_shape(lambda held: kind.pack(held, saved.modules), holders)
+    missing, left = sorted(set(wanted) - set(saved.tensors)), sorted(set(saved.tensors) - set(wanted) - set(kind.taken))
+    if missing or left:
+        raise ValueError(
+            f"{folder} is not an adapter of this base: missing {_some(missing)}, left over {_some(left)}; load it "
+            "for the model it was trained on"
+        )
+    for key, outline in wanted.items():
+        if saved.tensors[key].shape != outline.shape:
+            raise ValueError(
+                f"{folder}: tensor {key!r} has shape {saved.tensors[key].shape} and this base asks for "
+                f"{outline.shape}; the adapter is of another model"
+            )
+    return kind.unpack(saved.tensors, holders, saved.modules)
+
+
+def _onto(kind, place, holder, original):
+    if not isinstance(holder, Weight):
+        return holder
+    stored = holder
+    while isinstance(stored, Weight) and hasattr(stored, "base"):
+        stored = stored.base
+    if isinstance(stored, Weight) or jnp.array_equal(stored, original[place]):
+        return holder
+    if kind.onto is None:
+        raise ValueError(
+            f"the base under {place} was trained as well, and peft's {kind.peft_type} keeps adapters alone; merge it "
+            "and save the whole model"
+        )
+    return kind.onto(holder, original[place])
+
+
+def _kind_in(model, owner):
+    found = owners(model)
+    if owner is None and len(found) == 1:
+        owner = next(iter(found))
+    if owner is None and not found:
+        bare = [kind for kind in formats().values() if kind.leaves]
+        if bare:
+            return None, bare[0]
+    if owner not in found:
+        have = f"they have {', '.join(found)}" if found else "they have none"
+        raise ValueError(
+            f"{f'parameters hold no adapter of {owner}' if owner else 'parameters hold not exactly one adapter'} "
+            f"({have}); pass the parameters as the model sees them, and owner= with one of its names"
+        )
+    for kind in formats().values():
+        if issubclass(found[owner], kind.holds):
+            return owner, kind
+    raise ValueError(
+        f"{owner} is a {found[owner].__name__}, which peft has no files for; it has them for "
+        f"{', '.join(kind.name for kind in formats().values())}"
+    )
+
+
+def _check_leaves(kind, own, whole) -> None:
+    if not own:
+        raise ValueError(
+            "parameters hold not exactly one adapter (they have none), and their norms are the base's; pass the "
+            "parameters as the model sees them"
+        )
+    other = [path for path in whole if path not in own and not path.startswith("head/")]
+    if other:
+        raise ValueError(
+            f"{other[0]} was trained as well, and peft's {kind.peft_type} keeps norms and a head; save the whole model"
+        )
+
+
+def _read_config(path: Path) -> tuple[dict, PeftFormat]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        peft_type = config.get("peft_type")
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a JSON object ({error})") from None
+    known_kinds = formats()
+    if peft_type not in known_kinds:
+        raise ValueError(f"{path} has peft_type {peft_type!r}; known are {', '.join(sorted(known_kinds))}")
+    kind = known_kinds[peft_type]
+    for field, value in config.items():
+        if field in kind.used or field in METADATA or value in (None, False, "", [], {}, kind.neutral.get(field)):
+            continue
+        known = nearest(field, (*kind.used, *kind.neutral), 2)
+        raise ValueError(
+            f"{path} has {field}={value!r}, which is not implemented for {peft_type}; the nearest known fields: {known}"
+        )
+    return config, kind
+
+
+def _leaf(old, new, key, folder):
+    if isinstance(old, Weight) and hasattr(old, "base"):
+        return dataclasses.replace(old, base=_leaf(old.base, new, key, folder))
+    if tuple(new.shape) != tuple(old.shape):
+        raise ValueError(
+            f"{folder}: tensor {key!r} has shape {tuple(new.shape)} and this base {tuple(old.shape)}; it belongs to "
+            "another model"
+        )
+    return jnp.asarray(new, old.dtype)
+
+
+def _some(names, most: int = 3) -> str:
+    return (", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")) or "none"
