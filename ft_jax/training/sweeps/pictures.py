@@ -4,7 +4,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-from ft_jax.training.report_charts import number
+from ft_jax.training.report.charts import number
 from ft_jax.tuning.search import Axis, Choice
 
 WIDTH, HEIGHT = 440, 240

@@ -8,7 +8,7 @@ import jinja2
 import markupsafe
 import optuna
 
-from ft_jax.training.report_page import STYLE
+from ft_jax.training.report.page import STYLE
 from ft_jax.training.sweeps.pictures import history, importances, parallel
 from ft_jax.training.sweeps.sweep import Sweep
 from ft_jax.training.sweeps.winner import winner
