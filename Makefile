@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv demo test slow lint parity tour matrix bench clean
+.PHONY: help venv demo test slow laws lint parity tour matrix bench clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -26,6 +26,9 @@ test: $(STAMP) lint  ## run the tests, the laws over every method and pair inclu
 slow: $(STAMP)  ## run the slow tests
 	$(BIN)/pytest -m slow
 
+laws: $(STAMP)  ## run every law by itself over every method, and many triples
+	$(BIN)/pytest -n 2 -m laws
+
 lint: $(STAMP)  ## check style and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,8 +42,8 @@ parity: $(STAMP)  ## record every reference again with live libraries (installs 
 tour: $(STAMP)  ## run one experiment per family on real data, check the outcomes and write one report
 	$(BIN)/python -m experiments.tour
 
-matrix: $(STAMP)  ## train every pair of methods and draw docs/matrix.svg
-	PYTHONPATH=tests JAX_PLATFORMS=cpu $(BIN)/python -m laws.matrix
+matrix: $(STAMP)  ## train every pair of methods that has changed since it was recorded; draw docs/matrix.svg
+	JAX_PLATFORMS=cpu $(BIN)/python -m ft_jax.testing.matrix $(ARGS)
 
 bench: $(STAMP)  ## run benchmarks: make bench ARGS="throughput --size minilm"; alone it lists them
 	$(BIN)/ft-jax bench $(ARGS)

@@ -1,6 +1,7 @@
 """Eight virtual CPU devices for every test and a compiler in a hurry, set before jax starts."""
 
-import dataclasses
+import collections
+import datetime
 import importlib.util
 import mmap
 import os
@@ -22,13 +23,16 @@ FLAGS = {"--xla_force_host_platform_device_count": "8"}
 if known_to_xla("xla_cpu_use_fusion_emitters"):
     # The older code generator of fusions compiles twice as fast, and the tests' programs run for milliseconds.
     FLAGS["--xla_cpu_use_fusion_emitters"] = "false"
+if known_to_xla("xla_cpu_parallel_codegen_split_count"):
+    # A program of a tiny model is not worth cutting up for several threads: a third less processor time a compilation.
+    FLAGS["--xla_cpu_parallel_codegen_split_count"] = "1"
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("FT_JAX_KEEP_MEMORY", "0")
 given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = " ".join([given, *(f"{flag}={value}" for flag, value in FLAGS.items() if flag not in given)])
 
-PAIRS = pytest.StashKey[list]()
+COUNTS = pytest.StashKey[list]()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -48,41 +52,36 @@ def pytest_xdist_make_scheduler(config, log):
     class Sharing(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file, _, test = nodeid.partition("::")
-            one_method = file.endswith(("test_laws.py", "test_resume.py")) and "laws" in file and "[" in test
-            return test[test.index("[") :] if one_method else nodeid if "test_pairs" in file else file
+            if "laws/" in file and "[" in test:
+                return nodeid if "test_pairs" in file else test[test.index("[") :]
+            return file
 
     return Sharing(config, log)
 
 
 @pytest.fixture(scope="session")
-def pair_results(request):
-    """Where the results of law 10 are gathered."""
-    return request.config.stash.setdefault(PAIRS, [])
+def law_counts(request):
+    """Where the laws say what they have looked at, a list of ``{what: how many}``."""
+    return request.config.stash.setdefault(COUNTS, [])
 
 
 def pytest_sessionfinish(session):
-    """A worker hands its pairs to the process that prints."""
+    """A worker hands its counts to the process that prints."""
     if hasattr(session.config, "workeroutput"):
-        found = session.config.stash.get(PAIRS, [])
-        session.config.workeroutput["pairs"] = [dataclasses.asdict(pair) for pair in found]
+        session.config.workeroutput["laws"] = session.config.stash.get(COUNTS, [])
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error):
-    """Gathers a worker's pairs."""
-    node.config.stash.setdefault(PAIRS, []).extend(getattr(node, "workeroutput", {}).get("pairs", []))
+    """Gathers a worker's counts."""
+    node.config.stash.setdefault(COUNTS, []).extend(getattr(node, "workeroutput", {}).get("laws", []))
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Methods, pairs, and each refused order with its reason."""
-    results = [pair if isinstance(pair, dict) else dataclasses.asdict(pair) for pair in config.stash.get(PAIRS, [])]
-    if not results:
-        return
-    refused = [pair["refusal"] for pair in results if pair["refusal"]]
-    count = len({pair["outer"] for pair in results})
-    terminalreporter.write_line(
-        f"laws over {count} methods, {count * (count - 1) // 2} pairs in {len(results)} orders: "
-        f"{len(results) - len(refused)} train, {len(refused)} are refused"
-    )
-    for refusal in sorted(refused):
-        terminalreporter.write_line(f"  refused: {refusal}")
+    """How many methods, pairs, refusals and triples the laws ran over."""
+    counts = collections.Counter()
+    for found in config.stash.get(COUNTS, []):
+        counts.update(found)
+    if counts:
+        told = ", ".join(f"{number} {what}" for what, number in counts.items())
+        terminalreporter.write_line(f"laws, {datetime.date.today()}: {told}")

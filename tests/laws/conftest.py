@@ -4,7 +4,9 @@ import gc
 
 import jax
 import pytest
-from laws import problem
+
+KEPT = 12
+"""Methods after which a worker forgets compiled programs: each adds some 50 MiB, and shares the small ones."""
 
 
 @pytest.fixture(autouse=True)
@@ -16,14 +18,26 @@ def quick_compilation():
 
 
 @pytest.fixture(autouse=True)
-def one_method_in_memory(request, last=[None]):  # noqa: B006
-    """Forgets the programs of the method before, so that memory does not grow with the catalogue."""
-    parameters = getattr(request.node, "callspec", None)
-    name = None if parameters is None else parameters.params.get("name", parameters.params.get("outer"))
-    if name != last[0]:
-        last[0] = name
-        for cached in (problem.compiled, problem.initialise):
-            cached.cache_clear()
-        jax.clear_caches()
-        gc.collect()
+def bounded_programs(request, seen=[]):  # noqa: B006
+    """Keeps the programs of a few methods at a time, so that memory does not grow with the catalogue."""
+    name = getattr(request.node, "callspec", None) and request.node.callspec.params.get("name")
+    if name and name not in seen:
+        if len(seen) == KEPT:
+            seen.clear()
+            jax.clear_caches()
+            gc.collect()
+        seen.append(name)
     yield
+
+
+def pytest_collection_modifyitems(items):
+    """All laws of a method follow each other, so that they share its programs."""
+    own = [index for index, item in enumerate(items) if "name" in getattr(item, "fixturenames", ()) and at_home(item)]
+    ordered = sorted((items[index] for index in own), key=lambda item: item.callspec.params["name"])
+    for index, item in zip(own, ordered, strict=True):
+        items[index] = item
+
+
+def at_home(item) -> bool:
+    """Whether a test is of this folder: the hook sees all."""
+    return item.path.parent.name == "laws"

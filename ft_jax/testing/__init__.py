@@ -1,0 +1,1 @@
+"""The laws of composition, for any method."""

@@ -1,0 +1,39 @@
+"""Trees of arrays compared on the host."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def host(tree: Any) -> Any:
+    """`tree` with numpy arrays as leaves, random keys as their bits.
+
+    Example:
+      >>> host({"key": jax.random.key(3)})
+      {'key': array([0, 3], dtype=uint32)}
+    """
+    typed = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda leaf: np.asarray(jax.random.key_data(leaf) if typed(leaf) else leaf), tree)
+
+
+def same_bits(one: Any, other: Any) -> None:
+    """Raises an AssertionError unless two trees are equal to the last bit."""
+    _each(one, other, np.testing.assert_array_equal)
+
+
+def close(one: Any, other: Any, tolerance: float = 1e-5) -> None:
+    """Raises an AssertionError unless two trees are equal to float tolerance."""
+    _each(one, other, lambda a, b, where: np.testing.assert_allclose(a, b, tolerance, tolerance, err_msg=where))
+
+
+def _each(one, other, check):
+    pairs = zip(jax.tree.leaves_with_path(host(one)), jax.tree.leaves(host(other)), strict=True)
+    for (path, a), b in pairs:
+        check(a, b, jax.tree_util.keystr(path))
+
+
+def finite(tree: Any) -> bool:
+    """Whether every number in `tree` is finite."""
+    return all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(host(tree)))

@@ -1,0 +1,201 @@
+"""The laws that every method keeps: ``law(subject)`` raises an AssertionError, or returns why it does not apply."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from ft_jax.core import Neutral, compose
+from ft_jax.core.grafts import ungrafted
+from ft_jax.core.members import map_members, member
+from ft_jax.testing.comparing import close, finite, host, same_bits
+from ft_jax.testing.problem import program_of, rematerialised
+from ft_jax.testing.subject import STEPS, Subject, copied, plain_like, trained
+from ft_jax.training.checkpoint import Checkpoints
+
+DEVICES, MEMBERS = 2, 3
+
+
+def composing_has_an_identity_and_is_associative(subject: Subject) -> None:
+    """Grouping methods, and composing with nothing, change nothing."""
+    from ft_jax.adaptive import uncertainty
+
+    inner = compose(subject.method)
+    assert compose(compose(), inner, compose()).parts == compose(inner).parts == inner.parts
+    a, b = (uncertainty(("task",), name=tag) for tag in ("a", "b"))
+    assert compose(compose(a, b), inner).parts == compose(a, compose(b, inner)).parts == (a, b, *inner.parts)
+
+
+def a_step_is_pure(subject: Subject) -> None:
+    """The same state and batch give the same bits, and a second state of the same key is the same state."""
+    same_bits(subject.start(), subject.start(jax.random.key(3)))
+    once, again = subject.train(steps=1), subject.train(steps=1)
+    same_bits(once, again)
+    assert finite(once[1]), f"the first step's metrics are {once[1]}"
+
+
+def zero_strength_is_the_step_without_the_method(subject: Subject) -> str | None:
+    """At its neutral point a method trains exactly like the step without it."""
+    neutral = subject.neutral
+    if not isinstance(neutral, Neutral):
+        assert len(neutral.split()) > 4, f"{subject.name} has no neutral point and no reason why"
+        return neutral
+    plain = plain_like(subject)
+    numbers = {f"{subject.name}.{number}": value for number, value in neutral.hyper.items()}
+    state, _ = subject.train(subject.start().with_hyper(numbers))
+    batch = subject.batch if neutral.batch is None else neutral.batch(subject.batch)
+    expected, _ = plain.train(batch=batch)
+    ours, theirs = (ungrafted(one.dense(state))[0] for one, state in ((subject, state), (plain, expected)))
+    close(ours, theirs, 2e-6)
+    before = jax.tree.leaves(host(subject.problem.params))
+    moved = [abs(a - b).max() for a, b in zip(jax.tree.leaves(host(theirs)), before, strict=True)]
+    assert max(moved) > 1e-3, "the plain step did not move"
+
+
+def members_devices_and_micro_batches_change_nothing(subject: Subject) -> None:
+    """Three members on two devices with two micro-batches each, rematerialised, equal three separate plain runs."""
+    accumulate = 1 if subject.couples else 2
+    program = program_of(
+        subject.method, subject.layers, rematerialised(subject.layers), accumulate=accumulate, axis="data"
+    )
+    lifted = map_members(program, MEMBERS)
+    mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
+    copies = placed(mesh, stacked(lifted.init(subject.problem.params, jax.random.key(3)), DEVICES), first_axis)
+    parts = placed(mesh, jax.tree.map(lambda x: x.reshape(DEVICES, -1, *x.shape[1:]), subject.batch), first_axis)
+    step = jax.pmap(lifted.step, axis_name="data", devices=jax.devices()[:DEVICES])
+    copies, history = trained(step, copies, parts)
+    one, other = (jax.tree.map(lambda x: x[device], (host(copies), host(history))) for device in range(DEVICES))  # noqa: B023
+    close(one, other, 1e-6)
+    for index, key in enumerate(jax.random.split(jax.random.key(3), MEMBERS)):
+        alone, metrics = subject.train(subject.start(key))
+        close(host(member(one[0], index).replace(key=None)), host(alone.replace(key=None)))
+        close(jax.tree.map(lambda x: x[index], one[1]), metrics)  # noqa: B023
+
+
+def a_loss_that_compares_examples_refuses_micro_batches(subject: Subject) -> str | None:
+    """Micro-batches that would change the loss are refused in a sentence."""
+    if not subject.couples:
+        return "its loss does not compare the examples of a batch"
+    try:
+        program_of(subject.method, subject.layers, accumulate=2)
+    except ValueError as error:
+        assert f"{subject.name} compares the examples of a batch" in str(error), str(error)
+        return None
+    raise AssertionError(f"{subject.name} took micro-batches")
+
+
+def a_mesh_does_not_change_the_curve(subject: Subject) -> None:
+    """Examples and parameters split over two devices by the compiler: the same curve."""
+    mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
+    rows = placed(mesh, subject.batch, first_axis)
+    state, history = copied(subject.start()), []
+    for _ in range(STEPS):
+        # The compiler may leave the state elsewhere; laid out anew, the next step compiles nothing.
+        state, metrics = subject.step(placed(mesh, state, lambda x: columns(x, "data")), rows)
+        history.append(metrics)
+    # A sharded sum adds in another order, and unoptimised code rounds after every operation.
+    close((state, history), subject.run, 1e-4)
+
+
+def surgery_starts_at_the_pretrained_function(subject: Subject) -> str | None:
+    """Right after surgery the outputs equal the base's."""
+    if not subject.pretrained:
+        return "its paper does not start at the pretrained function"
+    one = subject.one_model
+    # A base that was split (PiSSA) is rounded in two parts.
+    close(one.logits(one.parameters(one.start())), one.logits(one.problem.params), 3e-6)
+    return None
+
+
+def merged_weights_give_the_unmerged_outputs(subject: Subject) -> None:
+    """What one saves answers as what was trained."""
+    one = subject.one_model
+    state, _ = one.run
+    if not subject.mergeable:
+        try:
+            one.dense(state)
+        except ValueError as error:
+            assert subject.name in str(error) and "can't be merged" in str(error), str(error)
+            return
+        raise AssertionError(f"{subject.name} merges, and its entry says that it can't")
+    close(one.logits(one.parameters(state)), one.logits(one.dense(state)))
+
+
+def evaluation_takes_plain_examples(subject: Subject) -> None:
+    """Whatever a method trains on, evaluating takes examples and gives finite terms and everyone's predictions."""
+    terms, predictions = subject.program.evaluate(subject.start(), subject.problem.batch)[:2]
+    shape = (*subject.program.trials, *subject.problem.batch["labels"].shape, 32)
+    assert predictions.shape == shape, f"predictions are {predictions.shape}, not {shape}"
+    assert finite(terms), f"{subject.name} evaluates to {terms}"
+
+
+def changing_any_number_compiles_nothing(subject: Subject) -> None:
+    """One compiled step serves all values of all numbers."""
+    state, _ = subject.train(steps=2)
+    before = subject.step.compilations()
+    numbers = [(owner, number, value) for owner, all_ in state.hyper.items() for number, value in all_.items()]
+    for owner, number, value in numbers:
+        subject.train(state.with_hyper({f"{owner}.{number}": value * 0.9 + 0.01}), steps=1)
+    assert subject.step.compilations() == before, f"a number of {subject.name} compiles the step again"
+
+
+def resume_is_bitwise_invisible(subject: Subject) -> None:
+    """Save, kill, restore: the rest of the run has the same bits."""
+    half, _ = subject.train(steps=2)
+    whole = subject.train(half, steps=2)
+    fresh = subject.start()
+    with tempfile.TemporaryDirectory() as folder:
+        saving = Checkpoints(Path(folder), (subject.name,), half)
+        saving.save(half, {"place": 2})
+        saving.close()
+        loading = Checkpoints(Path(folder), (subject.name,), fresh)
+        restored, record = loading.restore()
+        loading.close()
+    assert record == {"place": 2}
+    same_bits(whole, subject.train(restored.replace(frozen=fresh.frozen), steps=2))
+
+
+LAWS = (
+    composing_has_an_identity_and_is_associative,
+    a_step_is_pure,
+    zero_strength_is_the_step_without_the_method,
+    members_devices_and_micro_batches_change_nothing,
+    a_loss_that_compares_examples_refuses_micro_batches,
+    a_mesh_does_not_change_the_curve,
+    surgery_starts_at_the_pretrained_function,
+    merged_weights_give_the_unmerged_outputs,
+    evaluation_takes_plain_examples,
+    changing_any_number_compiles_nothing,
+    resume_is_bitwise_invisible,
+)
+
+
+def placed(mesh: jax.sharding.Mesh, tree: Any, spec: Any) -> Any:
+    """`tree` laid on `mesh`, each leaf as ``spec(leaf)`` says."""
+    return jax.device_put(tree, jax.tree.map(lambda x: NamedSharding(mesh, spec(x)), tree))
+
+
+def first_axis(leaf: jax.Array) -> PartitionSpec:
+    """A leaf's first axis over the devices."""
+    return PartitionSpec("data")
+
+
+def columns(leaf: jax.Array, axis: str) -> PartitionSpec:
+    """A matrix's columns over the devices of `axis`; what is no matrix everywhere."""
+    wide = leaf.ndim >= 2 and leaf.shape[-1] % DEVICES == 0 and jnp.issubdtype(leaf.dtype, jnp.floating)
+    return PartitionSpec(*(None,) * (leaf.ndim - 1), axis) if wide else PartitionSpec()
+
+
+def stacked(tree: Any, count: int) -> Any:
+    """`count` copies of every leaf, on a new first axis."""
+
+    def one(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(one(jax.random.key_data(leaf)))
+        return np.broadcast_to(np.asarray(leaf), (count, *leaf.shape))
+
+    return jax.tree.map(one, tree)
