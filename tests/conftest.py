@@ -1,36 +1,17 @@
-"""Eight virtual CPU devices for every test and a compiler in a hurry, set before jax starts."""
+"""Eight virtual CPU devices for every test and a compiler in a hurry, set before jax computes."""
 
 import collections
 import datetime
-import importlib.util
-import mmap
 import os
-import pathlib
 
 import pytest
 
-
-def known_to_xla(flag: str) -> bool:
-    """Whether the installed jaxlib has the flag: XLA ends the process at one that it does not know."""
-    library = pathlib.Path(importlib.util.find_spec("jaxlib").origin).with_name("libjax_common.so")
-    if not library.exists():
-        return False
-    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(flag.encode()) >= 0
-
-
-FLAGS = {"--xla_force_host_platform_device_count": "8"}
-if known_to_xla("xla_cpu_use_fusion_emitters"):
-    # The older code generator of fusions compiles twice as fast, and the tests' programs run for milliseconds.
-    FLAGS["--xla_cpu_use_fusion_emitters"] = "false"
-if known_to_xla("xla_cpu_parallel_codegen_split_count"):
-    # A program of a tiny model is not worth cutting up for several threads: a third less processor time a compilation.
-    FLAGS["--xla_cpu_parallel_codegen_split_count"] = "1"
-
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("FT_JAX_KEEP_MEMORY", "0")
-given = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = " ".join([given, *(f"{flag}={value}" for flag, value in FLAGS.items() if flag not in given)])
+
+from ft_jax.testing.quick import compile_quickly
+
+compile_quickly()
 
 COUNTS = pytest.StashKey[list]()
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import matplotlib
 import numpy as np
 
 import ft_jax
 from ft_jax.testing.pairs import Pair, check_refusal, composition, digest_of, digests, losses, refusal
+from ft_jax.testing.quick import compile_quickly
 
 LINES = Path(__file__).parents[2] / "docs" / "matrix.jsonl"
 FORGET = 100
@@ -73,6 +73,8 @@ def outcome(outer: str, inner: str) -> dict:
 
 def draw(lines: list[dict], path: Path) -> None:
     """The matrix as an SVG: rows outer, columns inner."""
+    import matplotlib  # An extra, ft_jax[docs]: only pictures need it.
+
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -90,9 +92,7 @@ def draw(lines: list[dict], path: Path) -> None:
     axes.set_ylabel("outer")
     counts = {result: sum(line["result"] == result for line in lines) for result in RESULTS}
     told = f"{counts['trains']} train (blue), {counts['refused']} are refused (grey), {counts['fails']} fail (red)"
-    axes.set_title(
-        f"{len(lines)} pairs in this order of {len(names)} methods, {datetime.date.today()}: {told}", fontsize=9
-    )
+    axes.set_title(f"{len(lines)} ordered pairs of {len(names)} methods, {datetime.date.today()}: {told}", fontsize=9)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then; the next run goes on")
     parser.add_argument("--again", action="store_true", help="forget what is recorded")
     arguments = parser.parse_args()
+    compile_quickly()
     jax.config.update("jax_disable_most_optimizations", True)
     path, sources, began = arguments.out / "matrix.jsonl", digests(), time.monotonic()
     known = {} if arguments.again else recorded(path)
