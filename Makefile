@@ -36,7 +36,7 @@ lint: $(STAMP)  ## check style and the direction of imports
 
 parity: $(STAMP)  ## record every reference again with live libraries (installs torch) and compare
 	$(PYTHON) -m venv $(VENV)-parity
-	$(VENV)-parity/bin/pip install --quiet --disable-pip-version-check 'torch==2.13.0' transformers peft trl -e .
+	$(VENV)-parity/bin/pip install --quiet --disable-pip-version-check 'torch==2.13.0' transformers peft trl sentence-transformers -e '.[tfds]'
 	JAX_PLATFORMS=cpu $(VENV)-parity/bin/python tests/golden/parity.py
 
 tour: $(STAMP)  ## run one experiment per family on real data, check the outcomes and write one report

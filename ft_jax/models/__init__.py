@@ -5,6 +5,7 @@ from ft_jax.models.checkpoints.load import load
 from ft_jax.models.generation.generate import Generation, generate
 from ft_jax.models.generation.generate_from import generate_from
 from ft_jax.models.generation.speculative import Speculation, speculate
+from ft_jax.models.generation.stream import stream
 from ft_jax.models.heads import HEADS, masked_mean, sentence_embedding, with_classifier, with_head
 from ft_jax.models.model import (
     Forward,
@@ -79,6 +80,7 @@ __all__ = [
     "sigmoid_contrastive",
     "speculate",
     "stack_layers",
+    "stream",
     "tiny_decoder",
     "tiny_encoder",
     "unstack_layers",

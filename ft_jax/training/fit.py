@@ -22,6 +22,7 @@ from ft_jax.training.prepare import Plan, check_limits, flatten, prepare
 from ft_jax.training.process import set_up_process
 from ft_jax.training.result import Diverged, Moment, Progress, Result, summarise
 from ft_jax.training.run_folder import RunFolder, check_folder, finite
+from ft_jax.training.serving.of_run import keep_of_run, why_unkeepable
 from ft_jax.training.signals import interruptions
 from ft_jax.training.stream import Feeder, check_batch, stack
 
@@ -103,7 +104,11 @@ class _Loop:
                     self.log.event(start, "damage", sentence)
                 if restored:
                     self.log.event(start, "resume", f"resumed from the checkpoint of step {start}")
+                unkept = why_unkeepable(self.plan)
+                if unkept and not restored:
+                    self.log.event(0, "model", f"ft-jax export, predict and generate will not have it: {unkept}")
                 summary = self.train()
+                self.keep_model(summary, unkept)
                 self.folder.finish(summary)
             except Exception as error:
                 status = "diverged" if isinstance(error, Diverged) else "failed"
@@ -129,6 +134,16 @@ class _Loop:
             best = int(np.ravel(self.distributed.collect(self.state.step))[0])
             self.log.event(self.progress.step, "keep_best", f"went back to the best state, of step {best}")
         return self.summary("finished")
+
+    def keep_model(self, summary: dict[str, Any], unkept: str | None) -> None:
+        """Leaves the model of a finished run in its folder, or in the summary why it is not there."""
+        if summary["status"] != "finished" or jax.process_index():
+            return
+        if unkept:
+            summary["unkept"] = unkept
+            return
+        scores = self.progress.scores.get("after", {})
+        keep_of_run(self.plan, self.distributed.collect(self.state), scores, self.folder.path)
 
     def task(self, interrupted: Callable[[], bool]) -> bool:
         """The current task from where it stands; False if it was interrupted."""

@@ -33,6 +33,10 @@ class Pretrained:
     scan: bool | None = None
     remat: str | None = None
 
+    def base(self) -> dict[str, Any]:
+        """Where the parameters come from that training leaves alone, see `ft_jax.training.serving`."""
+        return {"address": self.address, "dtype": self.dtype, "scan": self.scan}
+
     def build(self, key: jax.Array | None):
         """The model; without a key its shapes alone."""
         model = models.load(self.address, dtype=self.dtype, abstract=key is None, scan=self.scan)

@@ -35,7 +35,7 @@ def test_one_method_shows_its_documentation(capsys):
         (["methods", "transfer.lara"], "error: no method is called 'transfer.lara'; the nearest are transfer.lora, "),
         (
             ["frobnicate"],
-            "error: there is no command 'frobnicate'; use one of run, sweep, list, data, methods, report, bench, ",
+            "error: there is no command 'frobnicate'; use one of run, ",
         ),
         (["report"], "error: the following arguments are required: run; see ft-jax report --help"),
         (["report", "nowhere"], "error: nowhere is not a folder; give the folder of a run"),

@@ -38,7 +38,7 @@ def building(folder: Path) -> Iterator[Path]:
 
 
 def _replace(finished: Path, folder: Path) -> None:
-    for path in finished.iterdir():
+    for path in (path for path in finished.rglob("*") if path.is_file()):
         with path.open("rb") as file:
             os.fsync(file.fileno())
     if not folder.exists():

@@ -1,0 +1,50 @@
+"""``ft-jax export``: a run's model for peft, transformers or sentence-transformers."""
+
+from collections.abc import Sequence
+
+from ft_jax.cli.entry import Parser
+
+LOADS = {
+    "sentence-transformers": "sentence_transformers.SentenceTransformer({folder!r})",
+    "adapter": "peft.PeftModel.from_pretrained(transformers.{reader}.from_pretrained({base!r}{classes}), {folder!r})",
+    "merged": "transformers.{reader}.from_pretrained({folder!r})",
+}
+
+
+def command(words: Sequence[str]) -> int:
+    """Writes an adapter, or the whole model with the adapters merged, and prints how it is loaded."""
+    parser = Parser(
+        prog="ft-jax export",
+        description="Write a run's model for other libraries, if what loads it there computes the same.",
+    )
+    parser.add_argument("run", help="the folder of a finished run")
+    parser.add_argument("--adapter", metavar="DIR", help="peft's two files, the head and the tokenizer")
+    parser.add_argument("--merged", metavar="DIR", help="the whole model, for transformers or sentence-transformers")
+    parser.add_argument("--base", metavar="ADDRESS", help="where the model that was tuned is, if it moved")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    options = parser.parse_args(words)
+    wanted = {"adapter": options.adapter, "merged": options.merged}
+    if not any(wanted.values()):
+        raise ValueError("ft-jax export needs a place to write to; give --adapter DIR, --merged DIR or both")
+
+    from ft_jax.training.serving import export_adapter, export_merged, load_run
+
+    kept = load_run(options.run, options.base)
+    for kind, export in (("adapter", export_adapter), ("merged", export_merged)):
+        if wanted[kind] is not None:
+            folder, reader = export(kept, wanted[kind], options.overwrite)
+            print(f"{folder}: {how_to_load(kind, kept, str(folder), reader)}")
+    return 0
+
+
+def how_to_load(kind: str, kept, folder: str, reader: str) -> str:
+    """The line of Python that loads an export."""
+    from ft_jax.training.serving.export import SENTENCE, address_for_peft
+
+    if reader == SENTENCE:
+        gives = "; encode(texts) gives the logits" if "head" in kept.model.params else ""
+        return LOADS[SENTENCE].format(folder=folder) + gives
+    base = "" if kind == "merged" else address_for_peft(kept.base["address"])
+    head = kept.model.params.get("head") if kept.model.apply.kind is not None else None
+    classes = "" if head is None else f", num_labels={head['kernel'].shape[-1]}"
+    return LOADS[kind].format(reader=reader, base=base, classes=classes, folder=folder)

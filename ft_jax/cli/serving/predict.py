@@ -1,0 +1,47 @@
+"""``ft-jax predict``: a run's classes for texts or the examples of a file, a JSON line each."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ft_jax.cli.entry import Parser
+
+
+def command(words: Sequence[str]) -> int:
+    """Prints the class and the probabilities of every example."""
+    parser = Parser(prog="ft-jax predict", description="A run's classes with probabilities, a JSON line an example.")
+    parser.add_argument("run", help="the folder of a finished run")
+    parser.add_argument("what", nargs="+", metavar="FILE|TEXT", help="a file with a column text or images, or texts")
+    parser.add_argument("--base", metavar="ADDRESS", help="where the model that was tuned is, if it moved")
+    options = parser.parse_args(words)
+
+    from ft_jax.training.serving import load_run, predict
+
+    examples = examples_in(options.what)
+    kept = load_run(options.run, options.base)
+    texts = examples if isinstance(examples, list) else examples.columns.get("text")
+    for index, found in enumerate(predict(kept, examples)):
+        shown = {"example": index} if texts is None else {"text": texts[index]}
+        rounded = {name: round(value, 6) for name, value in found.probabilities.items()}
+        print(json.dumps({**shown, "label": found.label, "probabilities": rounded}, ensure_ascii=False), flush=True)
+    return 0
+
+
+def examples_in(words: Sequence[str]):
+    """The data set of the one file that is named, or the words themselves as texts.
+
+    Raises:
+      FileNotFoundError: a word that looks like a file's name and is none.
+    """
+    from ft_jax import data
+    from ft_jax.data.tables import READERS
+
+    endings = (*READERS, ".txt", ".gz")
+    if len(words) != 1 or not (words[0].lower().endswith(endings) or Path(words[0]).exists()):
+        return list(words)
+    if words[0].endswith(".txt"):
+        lines = [line for line in Path(words[0]).read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not lines:
+            raise ValueError(f"{words[0]} has no texts; give a file with one on each line")
+        return lines
+    return data.load(words[0])

@@ -1,0 +1,29 @@
+"""After training: a run's model kept in its folder, used for predictions and text, measured, and exported.
+
+- `keep_of_run`, `load_run`: the model in a run's folder, in without and out without the experiment's file.
+- `export_adapter`, `export_merged`: for peft, transformers and sentence-transformers, checked before they are written.
+- `predict`, `answers`, `measured`: classes with probabilities, generated text, and the scores on a file.
+"""
+
+from ft_jax.training.serving.export import export_adapter, export_merged, read_by
+from ft_jax.training.serving.kept import Kept, NoModel, keep, load_run, unkeepable
+from ft_jax.training.serving.of_run import best_trial, keep_of_run, why_unkeepable
+from ft_jax.training.serving.use import Prediction, answers, measured, predict
+
+__all__ = [
+    "Kept",
+    "NoModel",
+    "Prediction",
+    "answers",
+    "best_trial",
+    "export_adapter",
+    "export_merged",
+    "keep",
+    "keep_of_run",
+    "load_run",
+    "measured",
+    "predict",
+    "read_by",
+    "unkeepable",
+    "why_unkeepable",
+]

@@ -1,0 +1,227 @@
+"""The model of a run in its folder: enough to use it without the experiment's file, its methods or its data."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ft_jax import models
+from ft_jax.core.params import path_of
+from ft_jax.models.checkpoints.safetensors_file import read_safetensors, write_safetensors
+from ft_jax.models.checkpoints.tokenizers import tokenizer_of_folder
+from ft_jax.models.checkpoints.whole_folder import building
+from ft_jax.models.model import Model
+from ft_jax.training.serving.trees import Unwritable, put_together, take_apart
+
+FOLDER, RECORD, WEIGHTS, TOKENIZER = "model", "model.json", "weights.safetensors", "tokenizer"
+FORMAT = 1
+"""Raised when what `keep` writes changes so that an older `load_run` would read it wrongly."""
+
+BASE = "base"
+
+
+class NoModel(ValueError):
+    """A run folder that holds no model to use; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """A run's model, as it was when the run ended.
+
+    Attributes:
+      run: the run's folder.
+      model: with the parameters as the model saw them in the run: adapters and grafts in place.
+      base: where the unchanged parameters came from, ``{"address", "dtype", "scan"}``; None where all were kept.
+      reads: what the run's data said about its examples, such as ``{"length": 64}``.
+    """
+
+    run: Path
+    model: Model
+    base: Mapping[str, Any] | None
+    reads: Mapping[str, Any]
+
+    def original(self) -> Model:
+        """The model that the run began with, a new head drawn at zero.
+
+        Raises:
+          ValueError: no address of it is known.
+        """
+        if self.base is None:
+            raise ValueError(
+                f"the model of {self.run} came from no address, so an adapter would have no base; export --merged"
+            )
+        loaded = models.load(self.base["address"], dtype=self.base["dtype"], scan=self.base["scan"])
+        params = dict(loaded.params)
+        if self.model.apply.kind is not None:
+            params = {name: child for name, child in params.items() if name != "head"}
+            head = self.model.params.get("head")
+            params |= {} if head is None else {"head": jax.tree.map(jnp.zeros_like, head)}
+        return dataclasses.replace(self.model, params=params)
+
+
+def unkeepable(model: Any, params: Any, fused: bool) -> str | None:
+    """Why a run's model could not be used from its folder alone, in a sentence; None where it can.
+
+    Args:
+      model: as the run built it.
+      params: as the model sees them, or their shapes.
+      fused: whether a lift makes one answer of several members.
+    """
+    if fused:
+        return "its answers are several members' together, which no single model gives"
+    if not isinstance(model, Model):
+        return f"the model is a {type(model).__name__}, which only the experiment's own file can build"
+    try:
+        take_apart(params)
+        take_apart(model.apply)
+    except Unwritable as error:
+        return str(error)
+    return None
+
+
+def keep(run: Path, model: Model, params: Any, base: Mapping[str, Any] | None, reads: Mapping[str, Any]) -> Path:
+    """Writes a model into a run's folder, whole or not at all; what the base's address gives anew is left out.
+
+    Args:
+      run: the run's folder.
+      model: as it was built.
+      params: as the model sees them at the run's end.
+      base: ``{"address", "dtype", "scan"}`` of the unchanged parameters, or None to keep all of them.
+      reads: see `Kept`.
+    """
+    told, arrays = take_apart(params)
+    shared = {} if base is None else _shared(arrays, model)
+    own = {name: array for name, array in arrays.items() if name not in shared}
+    record = {
+        "format": FORMAT,
+        "apply": take_apart(model.apply)[0],
+        "params": told,
+        "base": base,
+        "shared": shared,
+        "checksum": checksum(arrays[name] for name in shared),
+        "stop_tokens": list(model.stop_tokens),
+        "pad_token": model.pad_token,
+        "classes": list(model.classes),
+        "reads": dict(reads),
+    }
+    outlines = {name: (array.shape, np.dtype(array.dtype)) for name, array in own.items()}
+    tensors = ((name, lambda array=array: np.asarray(jax.device_get(array))) for name, array in own.items())
+    with building(run / FOLDER) as unfinished:
+        write_safetensors(unfinished / WEIGHTS, outlines, tensors)
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(unfinished / TOKENIZER)
+        (unfinished / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return run / FOLDER
+
+
+def _shared(arrays: Mapping[str, Any], model: Model) -> dict[str, str]:
+    """The arrays that are the base's, by their names there: the base under an operator is the weight itself."""
+    before = {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)}
+    if model.apply.kind is not None:
+        before = {name: leaf for name, leaf in before.items() if not name.startswith("head/")}
+    found = {}
+    for name, array in arrays.items():
+        origin = "/".join(part for part in name.split("/") if part != BASE)
+        old = before.get(origin)
+        if old is not None and old.shape == array.shape and old.dtype == array.dtype and _equal(old, array):
+            found[name] = origin
+    return found
+
+
+def _equal(one, other) -> bool:
+    return one is other or bool(jnp.array_equal(one, other))
+
+
+def checksum(arrays) -> int:
+    """A cheap digest of arrays: the sum of their bytes' 32-bit words, in their order, modulo 2³²."""
+    total = 0
+    for place, array in enumerate(arrays, 1):
+        raw = np.asarray(jax.device_get(array)).reshape(-1).view(np.uint8)
+        words = np.pad(raw, (0, -raw.size % 4)).view(np.uint32)
+        total += int(words.sum(dtype=np.uint64)) * place
+    return total % 2**32
+
+
+def load_run(run: str | Path, base: str | None = None) -> Kept:
+    """The model of a finished run.
+
+    Args:
+      run: the run's folder.
+      base: where the base's parameters are now, in place of the address that the run recorded.
+
+    Raises:
+      FileNotFoundError: there is no such folder, or the base is not where the run found it.
+      NoModel: no run, one that did not finish, one whose model can't be used from its folder.
+      ValueError: it was written by another version, or the base is another one.
+    """
+    run = Path(run)
+    record = _record(run)
+    described = put_together(record["apply"], {})
+    shared, told = record["shared"], record["params"]
+    arrays = {name: jnp.asarray(stored.load()) for name, stored in read_safetensors(run / FOLDER / WEIGHTS).items()}
+    if record["base"] is not None:
+        origin = {**record["base"], **({"address": base} if base else {})}
+        arrays |= _of_base(origin, shared, record["checksum"], run)
+    folder = run / FOLDER / TOKENIZER
+    model = Model(
+        config=described.config,
+        params=put_together(told, arrays),
+        apply=described,
+        tokenizer=tokenizer_of_folder(folder) if folder.is_dir() else None,
+        stop_tokens=tuple(record["stop_tokens"]),
+        pad_token=record["pad_token"],
+        classes=tuple(record["classes"]),
+    )
+    return Kept(run, model, record["base"] if base is None else {**record["base"], "address": base}, record["reads"])
+
+
+def _of_base(origin, shared, expected, run):
+    try:
+        loaded = models.load(origin["address"], dtype=origin["dtype"], scan=origin["scan"], tokenizer=False)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"run {run} stands on the model {origin['address']}, which is not here ({error}); give --base where it is"
+        ) from error
+    leaves = {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(loaded.params)}
+    missing = [name for name in shared.values() if name not in leaves]
+    if missing or checksum(leaves[name] for name in shared.values()) != expected:
+        raise ValueError(
+            f"{origin['address']} is not the model that run {run} stands on "
+            f"({f'it has no {missing[0]}' if missing else 'its numbers differ'}); give --base with the one it was"
+        )
+    return {name: leaves[there] for name, there in shared.items()}
+
+
+def _record(run: Path) -> dict[str, Any]:
+    if not run.is_dir():
+        raise FileNotFoundError(f"{run} is not a folder; give the folder of a run, such as runs/NAME")
+    if not (run / "experiment.json").is_file():
+        raise NoModel(f"{run} holds no run (it has no experiment.json); give the folder of a run, such as runs/NAME")
+    summary = _json(run / "summary.json") if (run / "summary.json").is_file() else {}
+    if summary.get("status") != "finished":
+        status = summary.get("status", "stopped before its end")
+        raise NoModel(f"run {run} has no model to use: it is {status}; the command that began it goes on with it")
+    if not (run / FOLDER / RECORD).is_file():
+        raise NoModel(f"run {run} kept no model: {summary.get('unkept', 'it was made by an earlier version')}")
+    record = _json(run / FOLDER / RECORD)
+    if record.get("format") != FORMAT:
+        raise ValueError(
+            f"the model of run {run} has format {record.get('format')!r} and this version reads {FORMAT}; "
+            "use the ft_jax that made it, or run it anew"
+        )
+    return record
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} can't be read ({error}); is the disk full, or was it copied in part?") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is no JSON object; was it written by something else?")
+    return found

@@ -1,0 +1,84 @@
+"""What a run hands over to its folder at the end: the model, of several trials the best one's."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ft_jax import assets
+from ft_jax.core import TrainState, parameters
+from ft_jax.core.members import member
+from ft_jax.training.prepare import Plan
+from ft_jax.training.serving.kept import keep, unkeepable
+
+
+def best_trial(scores: Mapping[str, Any], metric: str, mode: str) -> int | None:
+    """The trial whose metric is best; None where there are no trials, or none has a finite value.
+
+    Args:
+      scores: of one evaluation set.
+      metric: by which.
+      mode: ``"max"`` or ``"min"``.
+
+    Example:
+      >>> best_trial({"accuracy": [0.5, 0.9, None]}, "accuracy", "max")
+      1
+    """
+    values = np.asarray(scores.get(metric), np.float64)
+    if values.ndim != 1 or not np.isfinite(values).any():
+        return None
+    return int(np.nanargmax(values) if mode == "max" else np.nanargmin(values))
+
+
+def seen(plan: Plan, state: TrainState, trial: int | None = None) -> Any:
+    """The model's parameters as the model sees them; of several trials those of one."""
+    state = state if trial is None else member(state, trial)
+    return parameters(state, plan.composition)["model"]
+
+
+def why_unkeepable(plan: Plan) -> str | None:
+    """Why the run's model will not be usable from its folder, known before the run starts; None where it will."""
+    trials = plan.program.trials
+    if len(trials) > 1:
+        return f"its trials lie in {len(trials)} axes, of which no one model is the best"
+    fused = plan.composition.has("lift") and not trials
+    if fused:
+        return unkeepable(plan.model, {}, fused)
+    shapes = jax.eval_shape(lambda state: seen(plan, state, 0 if trials else None), plan.abstract)
+    return unkeepable(plan.model, shapes, fused)
+
+
+def keep_of_run(plan: Plan, state: TrainState, scores: Mapping[str, Any], run: Path) -> None:
+    """Writes the model into the run's folder.
+
+    Args:
+      plan: of the run.
+      state: its last or best one, gathered.
+      scores: by evaluation set, after the run.
+      run: the folder.
+    """
+    trial = None
+    if plan.program.trials:
+        spec = plan.experiment.evaluation
+        watched = plan.watched(len(plan.stream) - 1)
+        trial = best_trial(scores.get(watched, {}), spec.metric, spec.mode) or 0
+    keep(run, plan.model, seen(plan, state, trial), base_of(plan.experiment.model), reads_of(plan.experiment.data))
+
+
+def base_of(spec: Any) -> dict[str, Any] | None:
+    """Where the parameters that a run leaves alone came from; None for a model that is not from an address."""
+    if not hasattr(spec, "base"):
+        return None
+    base = dict(spec.base())
+    if "://" not in base["address"]:
+        base["address"] = os.fspath(Path(assets.resolve(base["address"])).resolve())
+    return base
+
+
+def reads_of(spec: Any) -> dict[str, Any]:
+    """How the run's data was turned to tokens, as far as plain values say it."""
+    fields = ("length", "too_long")
+    return {name: getattr(spec, name) for name in fields if isinstance(getattr(spec, name, None), int | str)}

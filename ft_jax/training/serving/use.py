@@ -1,0 +1,174 @@
+"""A kept model at work: classes with probabilities, generated text, scores on a file."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from ft_jax import data, models
+from ft_jax.core import compose, make_step, supervised
+from ft_jax.data.chats import render
+from ft_jax.models.generation.generate import gives_tokens
+from ft_jax.models.model import Model
+from ft_jax.training.evaluate import evaluate
+from ft_jax.training.serving.kept import Kept
+
+BATCH = 32
+MULTIPLE = 16
+"""Texts are padded to a multiple of this many tokens, so that few shapes are compiled."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """One example's classes.
+
+    Attributes:
+      label: the likeliest.
+      probabilities: of every class, by name.
+    """
+
+    label: str
+    probabilities: Mapping[str, float]
+
+
+def predict(kept: Kept, examples: Sequence[str] | data.Dataset) -> Iterator[Prediction]:
+    """Classes of texts, or of a data set's ``text`` or ``images``, as the run's evaluation would have them.
+
+    Raises:
+      ValueError: the model gives no classes.
+      KeyError: the data set has no column that the model reads.
+    """
+    model = kept.model
+    if model.apply.kind not in (None, "classification") or gives_tokens(model.apply):
+        raise ValueError(f"the model of {kept.run} gives no classes for an example; ft-jax generate lets it write")
+    if not isinstance(examples, data.Dataset):
+        examples = data.Dataset({"text": list(examples)})
+    apply = jax.jit(model.apply)
+    for batch, rows in batches(kept, examples):
+        logits = np.asarray(apply(model.params, batch).logits, np.float64)[:rows]
+        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        names = class_names(model, logits.shape[-1])
+        for row in shifted / shifted.sum(axis=-1, keepdims=True):
+            yield Prediction(names[int(row.argmax())], dict(zip(names, map(float, row), strict=True)))
+
+
+def class_names(model: Model, count: int) -> tuple[str, ...]:
+    """The names of a model's classes; their numbers where they have none."""
+    return tuple(getattr(model, "classes", ())) or tuple(map(str, range(count)))
+
+
+def batches(kept: Kept, examples: data.Dataset) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+    """Batches of what the model reads and how many of their rows are real; all of them have as many rows."""
+    model, images = kept.model, hasattr(kept.model.config, "image")
+    column = "images" if images else "text"
+    if column not in examples.columns:
+        raise KeyError(
+            f"the data has the columns {', '.join(examples.columns)} and the model of {kept.run} reads {column!r}; "
+            "rename one of them"
+        )
+    examples = examples.select(column)
+    rows = min(BATCH, len(examples))
+    if not images:
+        length = kept.reads.get("length") or model.config.positions
+        examples = data.tokenize(examples, model.tokenizer, length=length, too_long="truncate").select("input_ids")
+    for begin in range(0, len(examples), rows):
+        part = [examples[index] for index in range(begin, min(begin + rows, len(examples)))]
+        real = len(part)
+        part += part[-1:] * (rows - real)
+        longest = max(len(one["input_ids"]) for one in part) if not images else 0
+        size = None if images else min(-(-longest // MULTIPLE) * MULTIPLE, getattr(model.config, "positions", longest))
+        yield data.collate(part, size, model.pad_token), real
+
+
+def measured(kept: Kept, examples: data.Dataset) -> dict[str, float]:
+    """Loss and metrics of the model on a labelled data set, as a run's evaluation has them.
+
+    Raises:
+      KeyError: a column is missing.
+      ValueError: a label that the head doesn't have.
+    """
+    model = kept.model
+    program = make_step(supervised(model.apply), optax.identity(), compose())
+    state = program.init(model.params, jax.random.key(0))
+    if gives_tokens(model.apply):
+        length = kept.reads.get("length") or model.config.positions
+        examples = data.next_tokens(examples, model.tokenizer, length=length, too_long="truncate")
+        shape = {"length": length, "padding": model.pad_token}
+    else:
+        shape = {}
+        examples = _numbered(model, examples)
+        if not hasattr(model.config, "image"):
+            length = kept.reads.get("length") or model.config.positions
+            examples = data.tokenize(
+                examples.select("text", "labels"), model.tokenizer, length=length, too_long="truncate"
+            )
+            shape = {"length": length, "padding": model.pad_token}
+    scores = evaluate(program, state, data.evaluation_batches(examples, min(BATCH, len(examples)), **shape))
+    return {name: float(value) for name, value in scores.items() if name != "task"}
+
+
+def _numbered(model: Model, examples: data.Dataset) -> data.Dataset:
+    """The labels by the numbers that the model's head gives their names, whatever the file's own order is."""
+    head = model.params.get("head")
+    outputs = None if head is None else head["kernel"].shape[1]
+    examples = data.one_mapping({"the data": examples}, class_names(model, 0), outputs)["the data"]
+    return data.check_labels(examples, outputs)
+
+
+def answers(
+    kept: Kept,
+    prompts: Sequence[str],
+    *,
+    system: str | None = None,
+    plain: bool = False,
+    max_new_tokens: int = 128,
+    key: jax.Array | None = None,
+    **sampling: Any,
+) -> Iterator[tuple[int, str]]:
+    """Text that the model writes after each prompt, piece by piece: ``(index of the prompt, next piece)``.
+
+    A prompt is a user's message where the tokenizer has a chat template, else, or with `plain`, text to go on with.
+
+    Args:
+      kept: of `load_run`.
+      prompts: texts.
+      system: a system message before each.
+      plain: use no chat template.
+      max_new_tokens: at most so many each.
+      key: for sampling.
+      **sampling: ``temperature``, ``top_k``, ``top_p``, ``min_p`` of `ft_jax.models.generate`.
+
+    Raises:
+      ValueError: the model writes no text, has no tokenizer, or a prompt is too long.
+    """
+    model = kept.model
+    if not gives_tokens(model.apply):
+        raise ValueError(f"the model of {kept.run} writes no text; ft-jax predict asks it for classes")
+    if model.tokenizer is None:
+        raise ValueError(f"the model of {kept.run} has no tokenizer, so it can't read a prompt")
+    chat = not plain and bool(getattr(model.tokenizer, "chat_template", None))
+    if system and not chat:
+        raise ValueError("a system message needs a chat template, which this prompt goes without; leave it out")
+    for index, prompt in enumerate(prompts):
+        ids = _prompt(model, prompt, system, chat)
+        own = None if key is None else jax.random.fold_in(key, index)
+        written: list[int] = []
+        shown = ""
+        for token in models.stream(model, model.params, ids, max_new_tokens=max_new_tokens, key=own, **sampling):
+            written.append(token)
+            text = model.tokenizer.decode(written, skip_special_tokens=True)
+            # A character may take several tokens; what is not whole yet decodes to a replacement character.
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                yield index, text[len(shown) :]
+                shown = text
+
+
+def _prompt(model: Model, prompt: str, system: str | None, chat: bool) -> np.ndarray:
+    if not chat:
+        return np.asarray(model.tokenizer(prompt)["input_ids"], np.int32)
+    messages = [{"role": "system", "content": system}] if system else []
+    text = render(model.tokenizer, [*messages, {"role": "user", "content": prompt}], generate=True)
+    return np.asarray(model.tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
