@@ -21,7 +21,7 @@ from ft_jax.training.parallel import start_processes
 from ft_jax.training.prepare import Plan, check_limits, flatten, prepare
 from ft_jax.training.process import set_up_process
 from ft_jax.training.result import Diverged, Moment, Progress, Result, summarise
-from ft_jax.training.run_folder import RunFolder, check_folder, finite
+from ft_jax.training.run_folder import RunFolder, RunRefused, check_folder, finite
 from ft_jax.training.serving.of_run import keep_of_run, why_unkeepable
 from ft_jax.training.signals import interruptions
 from ft_jax.training.stream import Feeder, check_batch, stack
@@ -59,14 +59,31 @@ def fit(
     start_processes()
     set_up_process()
     path = Path(run) if run is not None else experiment.folder
-    check_folder(experiment, path, resume)
+    going_on = check_folder(experiment, path, resume)
     plan = prepare(experiment)
+    if going_on is not None:
+        check_going_on(plan, path)
     folder = RunFolder(experiment, path, resume, command)
     try:
         folder.keep_classes(plan.classes)
         return _Loop(plan, folder, tuple(callbacks), quiet).run()
     finally:
         folder.release()
+
+
+def check_going_on(plan: Plan, path: Path) -> None:
+    """Raises RunRefused on a finished run that can't have more steps: its methods or tasks have moved on."""
+    leaves = [part.name for part in plan.composition if part.after_task is not None]
+    if len(plan.stream) > 1:
+        raise RunRefused(
+            f"run folder {path} is finished with {len(plan.stream)} tasks, and more steps would change all but the "
+            "last after the fact; choose another with --out"
+        )
+    if leaves:
+        raise RunRefused(
+            f"run folder {path} is finished and {', '.join(leaves)} took leave of its task, so it has no more steps; "
+            "choose another with --out"
+        )
 
 
 class _Loop:
@@ -104,6 +121,7 @@ class _Loop:
                     self.log.event(start, "damage", sentence)
                 if restored:
                     self.log.event(start, "resume", f"resumed from the checkpoint of step {start}")
+                    self.go_on()
                 unkept = why_unkeepable(self.plan)
                 if unkept and not restored:
                     self.log.event(0, "model", f"ft-jax export, predict and generate will not have it: {unkept}")
@@ -120,6 +138,23 @@ class _Loop:
         finally:
             self.checkpoints.close()
         return self.result(summary, self.distributed.compilations())
+
+    def go_on(self) -> None:
+        """Where a finished run was given more steps, stands before its end again, and says under what schedule."""
+        progress, stream = self.progress, self.plan.stream
+        if progress.task < len(stream) or progress.ended is None or self.plan.steps[-1] <= progress.ended["steps"]:
+            return
+        old, new = progress.ended["steps"], self.plan.total_steps
+        message = f"went on to {new} steps"
+        share = getattr(self.experiment.optimizer, "share", None)
+        if share is not None:
+            before, after = float(share(progress.step - 1, old)), float(share(progress.step, new))
+            message += (
+                f" under the {self.experiment.optimizer.schedule} schedule of {new}: the learning rate's share of its "
+                f"peak was {before:.3g} in the last of {old} and is {after:.3g} in the next"
+            )
+        self.log.event(progress.step, "more steps", message)
+        self.progress = progress.before_the_end()
 
     def train(self) -> dict[str, Any]:
         """All tasks from where the run stands; the summary."""
@@ -255,7 +290,7 @@ class _Loop:
         scores = {}
         if len(self.plan.stream) > 1:
             scores[f"after {task}"] = self.progress.latest
-        self.progress = self.progress.next_task()
+        self.progress = self.progress.next_task(self.plan.steps[self.progress.task])
         if self.progress.task == len(self.plan.stream):
             kept = self.progress.best_scores if self.experiment.evaluation.keep_best else None
             scores["after"] = kept or self.progress.latest

@@ -85,6 +85,7 @@ class Progress:
       best, bad: the best watched value of the task, and evaluations since.
       over: early stopping has ended the task.
       evaluated: the step of the latest evaluation.
+      ended: how the last task stood when it ended, and ``steps`` it was to have: a finished run may go on from there.
       scores: by phase, as in `Result`.
       latest, best_scores: scores of the latest and of the best evaluation.
       wall, seconds, examples, tokens: time in all, time of training, and what was trained on in it.
@@ -98,6 +99,7 @@ class Progress:
     bad: int = 0
     over: bool = False
     evaluated: int | None = None
+    ended: Mapping[str, Any] | None = None
     scores: Mapping[str, Scores] = dataclasses.field(default_factory=dict)
     latest: Scores = dataclasses.field(default_factory=dict)
     best_scores: Scores | None = None
@@ -117,9 +119,18 @@ class Progress:
             tokens=self.tokens + tokens,
         )
 
-    def next_task(self) -> "Progress":
-        """At the start of the next task."""
-        return dataclasses.replace(self, task=self.task + 1, done=0, place=None, best=None, bad=0, over=False)
+    def next_task(self, steps: int) -> "Progress":
+        """At the start of the next task; this one was to have so many steps."""
+        ended = {"done": self.done, "place": self.place, "best": self.best, "bad": self.bad, "steps": steps}
+        return dataclasses.replace(
+            self, task=self.task + 1, done=0, place=None, best=None, bad=0, over=False, ended=ended
+        )
+
+    def before_the_end(self) -> "Progress":
+        """At the end of the last task, before leave was taken of it."""
+        back = {name: value for name, value in self.ended.items() if name != "steps"}
+        scores = {phase: found for phase, found in self.scores.items() if phase != "after"}
+        return dataclasses.replace(self, task=self.task - 1, scores=scores, ended=None, **back)
 
 
 def summarise(plan: Plan, progress: Progress, found: Sequence[Outcome], status: str, wall: float) -> dict[str, Any]:

@@ -23,8 +23,11 @@ from ft_jax.training.experiment import Experiment
 from ft_jax.training.seal import Damaged, seal, unseal
 
 PACKAGES = ("ft_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
-NOT_IDENTITY = ("type", "out", "command", "versions", "doc", "expect", "log_every", "checkpoints")
+NOT_IDENTITY = ("type", "out", "command", "versions", "went_on", "doc", "expect", "log_every", "checkpoints")
 """Fields of ``experiment.json`` that may change between a run and its resumption."""
+
+GROWING = ("budget.steps", "budget.epochs")
+"""Fields that may grow once a run is finished, which then goes on from its end."""
 
 
 class RunRefused(ValueError):
@@ -124,28 +127,59 @@ def versions() -> dict[str, str]:
     return found
 
 
-def check_folder(experiment: Experiment, path: Path, resume: bool = True) -> None:
-    """Raises RunRefused, in one sentence, on a folder that an experiment must not write to; changes nothing."""
+@dataclasses.dataclass(frozen=True)
+class GoingOn:
+    """A finished run that is to have more steps.
+
+    Attributes:
+      field: of the experiment that says how many, ``"budget.steps"`` or ``"budget.epochs"``.
+      was, now: its values.
+      record: what ``experiment.json`` said.
+    """
+
+    field: str
+    was: float
+    now: float
+    record: Mapping[str, Any]
+
+
+def check_folder(experiment: Experiment, path: Path, resume: bool = True) -> GoingOn | None:
+    """Raises RunRefused, in one sentence, on a folder that an experiment must not write to; changes nothing.
+
+    Returns:
+      what is asked of a finished run whose budget alone has grown; None elsewhere.
+    """
     file = path / "experiment.json"
     if path.exists() and not path.is_dir():
         raise RunRefused(f"run folder {path} is a file; choose another with --out")
     if not file.exists():
         if path.exists() and any(child.name[0] != "." for child in path.iterdir()):
             raise RunRefused(f"run folder {path} holds files but no experiment.json; choose another with --out")
-        return
+        return None
     if not resume:
         raise RunRefused(f"run folder {path} holds a run already; choose another with --out, or resume it")
     try:
         old = read_sealed(file)
     except Damaged as error:
         raise RunRefused(f"{error}; bring it back from a copy, or choose another run folder with --out") from None
-    difference = first_difference(_identity(old), _identity(finite(describe(experiment))))
+    new = _identity(finite(describe(experiment)))
+    difference = first_difference(_identity(old), new)
     if difference:
         field, was, now = difference
+        if field in GROWING and _finished(path) and was is not None and now is not None:
+            budget = {**old["budget"], field.partition(".")[2]: now}
+            if now > was and first_difference(_identity({**old, "budget": budget}), new) is None:
+                return GoingOn(field, was, now, old)
+            if now < was:
+                raise RunRefused(
+                    f"run folder {path} is finished with {field} {was} and can't have {now}; give more to go on from "
+                    "its end, or choose another with --out"
+                )
         raise RunRefused(
             f"run folder {path} holds another experiment, whose {field} is {was!r:.60} and not {now!r:.60}; "
             "choose another with --out, or delete it"
         )
+    return None
 
 
 class RunFolder:
@@ -157,7 +191,7 @@ class RunFolder:
     """
 
     def __init__(self, experiment: Experiment, path: Path, resume: bool = True, command: Sequence[str] | None = None):
-        check_folder(experiment, path, resume)
+        going_on = check_folder(experiment, path, resume)
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(path / ".lock")
@@ -170,7 +204,18 @@ class RunFolder:
                 command = list(command or [Path(sys.argv[0]).name, *sys.argv[1:]])
                 described = {**describe(experiment), "command": command, "versions": versions()}
                 write_sealed(path / "experiment.json", described)
+            elif going_on is not None:
+                self._go_on(experiment, going_on)
         self.finished = self._summary()
+
+    def _go_on(self, experiment: Experiment, going_on: GoingOn) -> None:
+        """Notes that a finished run has more to do; killed in between, either command still goes on from its end."""
+        summary = read_sealed(self.path / "summary.json")
+        self.finish({**summary, "status": "interrupted"})
+        told = {"field": going_on.field, "from": going_on.was, "to": going_on.now, "step": summary["steps"]}
+        kept = {name: going_on.record[name] for name in ("command", "versions") if name in going_on.record}
+        went_on = [*going_on.record.get("went_on", []), told]
+        write_sealed(self.path / "experiment.json", {**describe(experiment), **kept, "went_on": went_on})
 
     def keep_classes(self, classes: Sequence[str]) -> None:
         """Writes ``classes.json``, the names of the class ids in their order.
@@ -179,14 +224,14 @@ class RunFolder:
           RunRefused: the folder's run was begun with other names, whose ids would now mean something else.
         """
         file = self.path / "classes.json"
-        old = json.loads(file.read_text(encoding="utf-8")) if file.exists() else list(classes)
+        old = list(read_sealed(file)["classes"]) if file.exists() else list(classes)
         if old != list(classes):
             raise RunRefused(
                 f"run folder {self.path} was begun with the classes {', '.join(old)} and the data now has "
                 f"{', '.join(classes) or 'none'}; give it the data it began with, or choose another with --out"
             )
         if classes and not file.exists() and jax.process_index() == 0:
-            write_json(file, list(classes))
+            write_sealed(file, {"classes": list(classes)})
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Writes ``summary.json``."""
@@ -198,11 +243,16 @@ class RunFolder:
         self._lock.release()
 
     def _summary(self):
-        try:
-            summary = read_sealed(self.path / "summary.json")
-        except (FileNotFoundError, Damaged):
-            return None  # the last checkpoint has all that it is made of
-        return summary if summary.get("status") == "finished" else None
+        return _finished(self.path)
+
+
+def _finished(path: Path) -> dict[str, Any] | None:
+    """The summary of a run that is through; None of another."""
+    try:
+        summary = read_sealed(path / "summary.json")
+    except (FileNotFoundError, Damaged):
+        return None  # the last checkpoint has all that it is made of
+    return summary if summary.get("status") == "finished" else None
 
 
 def _identity(record):

@@ -20,7 +20,7 @@ NAMES = ("neg", "neu", "pos")
 def test_two_files_with_other_labels_share_one_numbering(tmp_path):
     first, second = rows(tmp_path, "first.jsonl", NAMES), rows(tmp_path, "second.jsonl", ("pos", "neu"))
     result = fit(experiment(first, second, out=tmp_path / "run"), quiet=True)
-    assert json.loads((tmp_path / "run" / "classes.json").read_text()) == list(NAMES)
+    assert json.loads((tmp_path / "run" / "classes.json").read_text())["classes"] == list(NAMES)
     saved = models.save(result.model, merge(result.params), tmp_path / "saved")
     config = json.loads((saved / "config.json").read_text())
     assert config["id2label"] == {"0": "neg", "1": "neu", "2": "pos"}
