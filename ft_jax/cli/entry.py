@@ -28,6 +28,8 @@ COMMANDS = {
     "bench": ("ft_jax.cli.bench", "run benchmarks, the peers beside them; a JSON line each"),
     "reproduce": ("ft_jax.cli.reproduce", "measure published numbers again, ours beside the paper's"),
     "fetch": ("ft_jax.cli.fetch", "fetch an asset to this computer and print its path"),
+    "fuse": ("ft_jax.cli.fuse", "fuse and calibrate the predictions of several runs, and score them"),
+    "merge": ("ft_jax.cli.merge", "merge checkpoints, or LoRA adapters, into one"),
     "parity": ("ft_jax.cli.parity", "compare a checkpoint with transformers and torch"),
 }
 

@@ -1,39 +1,14 @@
 """Independent members in one program, and the fusion of what they predict."""
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from ft_jax.core.catalogue import register
 from ft_jax.core.members import MEMBER_AXES, map_members
 from ft_jax.core.method import Method, Program
-
-
-def mean(logits: Float[Array, "members ... classes"]) -> Float[Array, "... classes"]:
-    """Soft voting: ``log mean_k softmax(logits_k)``, the members' mean probability as log-probabilities."""
-    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(logits.shape[0])
-
-
-def product(logits: Float[Array, "members ... classes"]) -> Float[Array, "... classes"]:
-    """A normalised product of experts: ``log_softmax(mean_k log_softmax(logits_k))`` (Hinton 2002)."""
-    return jax.nn.log_softmax(jnp.mean(jax.nn.log_softmax(logits), axis=0))
-
-
-def vote(logits: Float[Array, "members ... classes"]) -> Float[Array, "... classes"]:
-    """Hard voting: the log of each class's share of the members' first choices.
-
-    One vote is spread over the classes by the mean probability, so a tie goes to the class that members
-    find likelier and no share is zero.
-    """
-    members, classes = logits.shape[0], logits.shape[-1]
-    votes = jnp.sum(jax.nn.one_hot(jnp.argmax(logits, axis=-1), classes), axis=0)
-    return jnp.log(votes + jnp.exp(mean(logits))) - jnp.log(members + 1.0)
-
-
-FUSIONS: dict[str, Callable[[Array], Array]] = {"mean": mean, "product": product, "vote": vote}
+from ft_jax.ensemble.fusion.rules import FUSIONS
 
 
 @register(

@@ -1,0 +1,62 @@
+"""``ft-jax fuse`` from the words a person types."""
+
+import numpy as np
+import pytest
+
+from ft_jax.cli import main
+from ft_jax.training.predictions import Predictions, read_predictions
+
+
+@pytest.fixture
+def files(tmp_path):
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, 300)
+    for name in "abc":
+        logits = 1.5 * generator.normal(size=(300, 3)) + 2 * np.eye(3)[labels]
+        Predictions((name,), np.float32(3 * logits)[None], labels).save(tmp_path / f"{name}.npz")
+    return [str(tmp_path / f"{name}.npz") for name in "abc"]
+
+
+def numbers(line):
+    return [float(word) for word in line.split()[-4:]]
+
+
+def test_members_and_fusions_are_scored_side_by_side(files, tmp_path, capsys):
+    words = ["fuse", *files, "--by", "mean", "weighted", "stack", "--calibrate", "temperature", "--conformal", "raps"]
+    assert main([*words, "--out", str(tmp_path / "page.html"), "--save", str(tmp_path / "all.npz")]) == 0
+    said = capsys.readouterr().out
+    table = said.partition("\n\n")[0].splitlines()[1:]
+    found = {line.split("  ")[0]: numbers(line) for line in table}
+    assert found["mean"][0] > found["members on average"][0] and found["mean"][1] > found["members on average"][1]
+    assert found["mean, temperature"][3] < found["mean"][3]
+    assert (
+        "scored on 149 examples, fitted on 151 others" in said
+        and "90% was promised" in said
+        and "weights of the mixture" in said
+    )
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<svg") == 9 and "members on average" in page
+    saved = read_predictions(tmp_path / "all.npz")
+    assert saved.logits.shape == (9, 300, 3) and saved.names[-1] == "stack, temperature"
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        (["--by", "stack", "--held-out", "0.001"], "leaves none to fuse on"),
+        (["--by", "median"], "can't fuse by 'median'"),
+        (["--calibrate", "isotonic"], "can't calibrate by 'isotonic'"),
+        (["--conformal", "aps", "--alpha", "0.001"], "give at least 999"),
+        (["--by", "stack", "--held-out", "1.5"], "held_out is 1.5"),
+        (["--seeds", "0"], "--seeds is 0"),
+        (["OTHER"], "speak of different examples"),
+        (["EMPTY"], "has no 'logits'"),
+        (["gone.npz"], "gone.npz"),
+    ],
+)
+def test_what_cannot_be_fused_is_refused_in_a_sentence(files, tmp_path, capsys, extra, says):
+    Predictions(("x",), np.zeros((1, 300, 3), np.float32), np.zeros(300, int)).save(tmp_path / "other.npz")
+    np.savez(tmp_path / "empty.npz", x=np.zeros(2))
+    places = {"OTHER": str(tmp_path / "other.npz"), "EMPTY": str(tmp_path / "empty.npz")}
+    assert main(["fuse", *files, *(places.get(word, word) for word in extra)]) == 2
+    assert says in capsys.readouterr().err
