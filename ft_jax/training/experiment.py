@@ -1,6 +1,7 @@
 """An experiment as a value: model, data, method, optimizer, schedule, parallelism, evaluation, budget."""
 
 import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ import numpy as np
 import optax
 
 from ft_jax.core import Loss, Optimizer, Outputs, optimizer, supervised
+from ft_jax.core.decay import decay_mask
 from ft_jax.core.params import nearest
 from ft_jax.training.composition import MethodLike
 from ft_jax.training.evaluate import MetricLike
@@ -21,6 +23,9 @@ from ft_jax.training.stream import Feed, Stream
 
 OPTIMIZERS = ("adafactor", "adagrad", "adam", "adamw", "lamb", "lars", "lion", "nadamw", "radam", "rmsprop", "sgd")
 """Names to suggest; any constructor of optax with a ``learning_rate`` will do."""
+
+MASKS = ("mask", "weight_decay_mask")
+"""What optax calls the parameters that weight decay acts on."""
 
 
 @runtime_checkable
@@ -49,6 +54,8 @@ class OptimizerSpec:
       name: of a constructor in optax, such as ``"adamw"``, ``"sgd"`` or ``"lion"``.
       learning_rate: the peak of the schedule.
       weight_decay: for constructors that take one; 0 where None.
+      undecayed: shell patterns of the parameters that it leaves out, such as ``("*/bias",)``; None for biases, norms,
+        tables of embeddings and all vectors (`ft_jax.core.decay.decays`), ``()`` for no parameter.
       max_norm: gradients are scaled down to this global norm first; None leaves them.
       schedule: of the learning rate after the warmup: ``"constant"``, or down to `final` by ``"linear"`` or
         ``"cosine"``.
@@ -60,6 +67,7 @@ class OptimizerSpec:
     name: str = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float | None = None
+    undecayed: tuple[str, ...] | None = None
     max_norm: float | None = None
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup: float = 0.0
@@ -82,6 +90,8 @@ class OptimizerSpec:
             raise ValueError(
                 f"optax.{self.name} takes no weight_decay, got {self.weight_decay}; use 'adamw' or leave it"
             )
+        if self.undecayed is not None and not any(name in known for name in MASKS):
+            raise ValueError(f"optax.{self.name} decays all parameters or none, so leave optimizer.undecayed out")
         for option in self.options:
             if option not in known:
                 raise ValueError(
@@ -95,6 +105,9 @@ class OptimizerSpec:
         numbers = {"learning_rate": self.learning_rate, **self.options}
         if "weight_decay" in inspect.signature(constructor).parameters:
             numbers.setdefault("weight_decay", self.weight_decay or 0.0)
+        mask = next((name for name in MASKS if name in inspect.signature(constructor).parameters), None)
+        if mask is not None:
+            constructor = functools.partial(constructor, **{mask: decay_mask(self.undecayed)})
         flat = self.schedule == "constant" and not self.warmup
         schedule = None if flat else lambda step: self.share(step, steps, jnp)
         return optimizer(constructor, schedule=schedule, max_norm=self.max_norm, **numbers)
