@@ -13,6 +13,9 @@ from ft_jax.core.outputs import masked_mean as float32_mean
 from ft_jax.models.architectures.naming import Tensor
 from ft_jax.models.networks.parts.layers import grafts_of, unit
 
+HEAD = "head/*"
+"""The paths of a head's parameters."""
+
 POOLINGS = ("mean", "cls", "last", "pooler")
 
 
@@ -90,8 +93,13 @@ def with_head(model, kind: str, key: jax.Array | None, outputs: int | None = Non
         kind = kind if head.unit else None
     elif hasattr(config, "tied"):
         config = dataclasses.replace(config, tied=True)
+    elif getattr(config, "pooler", False) and pooling != "pooler":
+        # Nothing reads it any more, so an adapter of every projection should not stand on it.
+        config = dataclasses.replace(config, pooler=False)
+        params = {name: child for name, child in params.items() if name != "pooler"}
     apply = dataclasses.replace(model.apply, config=config, pooling=pooling, kind=kind)
-    return dataclasses.replace(model, config=config, params=params, apply=apply, classes=())
+    drawn = tuple(dict.fromkeys((*model.drawn, HEAD))) if outputs else model.drawn
+    return dataclasses.replace(model, config=config, params=params, apply=apply, classes=(), drawn=drawn)
 
 
 def with_classifier(model, classes: int, key: jax.Array | None, pooling: str = "mean"):
@@ -172,9 +180,18 @@ def describe(apply, leaves: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def restore(model, described: Mapping[str, Any]):
-    """The inverse of `describe`: `model` with that head, as shapes alone."""
+    """The inverse of `describe`: `model` with that head, as shapes alone that a file is to fill."""
     kind = described.get("kind", "classification")
-    return with_head(model, kind, None, described["classes"] or None, described["pooling"])
+    headed = with_head(model, kind, None, described["classes"] or None, described["pooling"])
+    headed = dataclasses.replace(headed, drawn=model.drawn)
+    if "pooler" not in model.params or "pooler" in headed.params:
+        return headed
+    # The file has it, read or not.
+    config = dataclasses.replace(headed.config, pooler=True)
+    params = {**headed.params, "pooler": model.params["pooler"]}
+    return dataclasses.replace(
+        headed, config=config, params=params, apply=dataclasses.replace(headed.apply, config=config)
+    )
 
 
 def tensors(described: Mapping[str, Any]) -> dict[str, Tensor]:

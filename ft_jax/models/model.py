@@ -161,6 +161,7 @@ class Model:
       stop_tokens: ids that end a generated sequence.
       pad_token: id that fills up.
       classes: names of the head's outputs, as in ``id2label``; empty where they have none.
+      drawn: patterns over the paths of parameters that were drawn at random, such as a new head's ``"head/*"``.
     """
 
     config: Any
@@ -170,6 +171,7 @@ class Model:
     stop_tokens: tuple[int, ...] = ()
     pad_token: int = 0
     classes: tuple[str, ...] = ()
+    drawn: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -207,7 +209,7 @@ class Model:
 
 def build(config, key: jax.Array | None) -> Model:
     """A random model of any configuration; without a key, its shapes alone."""
-    return Model(config, initial_parameters(config, key), Forward(config))
+    return Model(config, initial_parameters(config, key), Forward(config), drawn=("*",))
 
 
 def encoder(config: EncoderConfig, key: jax.Array | None) -> Model:

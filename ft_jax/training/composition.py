@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from ft_jax.core import Composition, Method, catalogue, compose
-from ft_jax.core.params import nearest
+from ft_jax.core.params import learns, matches, nearest, paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +118,35 @@ class Use:
 
 
 MethodLike = Use | Method | Composition | Callable[[Parts], Method]
+
+
+def with_new_head(composition: Composition, model: Any) -> Composition:
+    """The composition, in which a head that was drawn anew learns where no method says that it does.
+
+    A method that freezes the base, such as an adapter, would else leave the classifier at its random start.
+    """
+    drawn = [path for path in _drawn(model) if path.startswith("model/head/")]
+    if all(learns(_filters(composition), path, None) for path in drawn):
+        return composition
+    return compose(composition, Method(name=NEW_HEAD, trainable=lambda path, leaf: True if path in drawn else None))
+
+
+NEW_HEAD = "new_head"
+"""The name under which `with_new_head` lets a drawn head learn."""
+
+
+def frozen_at_random(composition: Composition, model: Any) -> list[str]:
+    """The paths of parameters that were drawn at random and don't learn."""
+    return [path for path in _drawn(model) if not learns(_filters(composition), path, None)]
+
+
+def _drawn(model: Any) -> list[str]:
+    patterns = getattr(model, "drawn", ())
+    return [f"model/{path}" for path in (paths(model.params) if patterns else ()) if matches(path, patterns)]
+
+
+def _filters(composition: Composition) -> list[Any]:
+    return [part.trainable for part in composition if part.trainable is not None]
 
 
 def check_methods(methods: tuple[MethodLike, ...]) -> None:

@@ -18,7 +18,7 @@ from ft_jax.training.experiment import Experiment
 from ft_jax.training.logging import Log
 from ft_jax.training.outcome import outcomes
 from ft_jax.training.parallel import start_processes
-from ft_jax.training.prepare import Plan, check_limits, flatten, prepare
+from ft_jax.training.prepare import Plan, check_limits, flatten, notes_of, prepare
 from ft_jax.training.process import set_up_process
 from ft_jax.training.result import Diverged, Moment, Progress, Result, summarise
 from ft_jax.training.run_folder import RunFolder, RunRefused, check_folder, finite
@@ -123,8 +123,11 @@ class _Loop:
                     self.log.event(start, "resume", f"resumed from the checkpoint of step {start}")
                     self.go_on()
                 unkept = why_unkeepable(self.plan)
-                if unkept and not restored:
-                    self.log.event(0, "model", f"ft-jax export, predict and generate will not have it: {unkept}")
+                told = notes_of(self.plan)
+                if unkept:
+                    told.append(f"ft-jax export, predict and generate will not have this model: {unkept}")
+                for note in () if restored else told:
+                    self.log.event(0, "model", note)
                 summary = self.train()
                 self.keep_model(summary, unkept)
                 self.folder.finish(summary)

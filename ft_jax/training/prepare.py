@@ -11,7 +11,15 @@ import numpy as np
 from ft_jax.core import Composition, Program, TrainState, make_step
 from ft_jax.core.params import digest, paths
 from ft_jax.core.weights import shape
-from ft_jax.training.composition import Parts, build_methods, built, check_methods
+from ft_jax.training.composition import (
+    NEW_HEAD,
+    Parts,
+    build_methods,
+    built,
+    check_methods,
+    frozen_at_random,
+    with_new_head,
+)
 from ft_jax.training.evaluate import MetricLike, default_metrics, default_predict, measurer
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.parallel import Distributed, check_divides, parallelise
@@ -110,6 +118,7 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
     budget = experiment.budget
     steps = tuple(task.steps or budget.steps_for(task.name, task.examples) for task in stream)
     composition = build_methods(experiment.method, Parts(model, example, sum(steps), keys["methods"], outline))
+    composition = with_new_head(composition, model)
     first_set = next((next(iter(batches), {}) for batches in sets.values()), example)
     metrics = default_metrics(first_set) if experiment.metrics is None else dict(experiment.metrics)
     predict = experiment.predict or default_predict(composition.has("lift"))
@@ -138,8 +147,24 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
         limits=limits,
         classes=classes_of(stream),
     )
+    if not jax.tree.leaves(plan.abstract.params):
+        raise ValueError(
+            f"nothing learns: {', '.join(composition.names)} freeze every parameter; take one of them away, or name "
+            "leaves that learn with also=(...)"
+        )
     _trace(plan, plain, example)
     return plan
+
+
+def notes_of(plan: Plan) -> list[str]:
+    """What a person should know of a run before it starts, in sentences."""
+    notes = []
+    frozen = frozen_at_random(plan.composition, plan.model)
+    if frozen:
+        notes.append(f"{len(frozen)} parameters were drawn at random and do not learn, the first is {frozen[0]}")
+    if NEW_HEAD in plan.composition.names:
+        notes.append("the new head learns as well")
+    return notes
 
 
 def named(model: Any, classes: tuple[str, ...]) -> Any:

@@ -115,7 +115,7 @@ def load(
         return _read(where, tensor, stored, shape, storage, destination, quantize)
 
     filled = stack_each(named, parameter, destination) if scan else {where: parameter(where) for where in named}
-    return dataclasses.replace(scanned, params=nested(filled))
+    return dataclasses.replace(scanned, params=nested(filled), drawn=(*scanned.drawn, *sorted(drawn)))
 
 
 def _read(where, tensor, stored, shape, storage, destination, quantize):

@@ -113,3 +113,17 @@ def chat(model: Path, file: Path, name: str, method=()) -> Experiment:
         optimizer=OptimizerSpec(learning_rate=3e-2),
         budget=Budget(steps=30, batch_size=4),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """Random words of three classes, for models without a tokenizer."""
+
+    def build(self, model, feed: Feed):
+        import numpy as np
+
+        from ft_jax import data
+
+        draw = np.random.default_rng(0)
+        examples = data.Dataset({"input_ids": list(draw.integers(3, 40, (8, 5))), "labels": draw.integers(0, 3, 8)})
+        return Task("words", data.batches(examples, feed.batch_size, seed=feed.seed), {}, 8)
