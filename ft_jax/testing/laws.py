@@ -1,7 +1,5 @@
 """The laws that every method keeps: ``law(subject)`` raises an AssertionError, or returns why it does not apply."""
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,10 +10,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from ft_jax.core import Neutral, compose
 from ft_jax.core.grafts import ungrafted
 from ft_jax.core.members import map_members, member
+from ft_jax.testing import padding, serving
 from ft_jax.testing.comparing import close, finite, host, same_bits
 from ft_jax.testing.problem import program_of, rematerialised
 from ft_jax.testing.subject import STEPS, Subject, copied, plain_like, trained
-from ft_jax.training.checkpoint import Checkpoints
 
 DEVICES, MEMBERS = 2, 3
 
@@ -143,22 +141,6 @@ def changing_any_number_compiles_nothing(subject: Subject) -> None:
     assert subject.step.compilations() == before, f"a number of {subject.name} compiles the step again"
 
 
-def resume_is_bitwise_invisible(subject: Subject) -> None:
-    """Save, kill, restore: the rest of the run has the same bits."""
-    half, _ = subject.train(steps=2)
-    whole = subject.train(half, steps=2)
-    fresh = subject.start()
-    with tempfile.TemporaryDirectory() as folder:
-        saving = Checkpoints(Path(folder), (subject.name,), half)
-        saving.save(half, {"place": 2})
-        saving.close()
-        loading = Checkpoints(Path(folder), (subject.name,), fresh)
-        restored, record = loading.restore()
-        loading.close()
-    assert record == {"place": 2}
-    same_bits(whole, subject.train(restored.replace(frozen=fresh.frozen), steps=2))
-
-
 LAWS = (
     composing_has_an_identity_and_is_associative,
     a_step_is_pure,
@@ -170,7 +152,9 @@ LAWS = (
     merged_weights_give_the_unmerged_outputs,
     evaluation_takes_plain_examples,
     changing_any_number_compiles_nothing,
-    resume_is_bitwise_invisible,
+    serving.resume_is_bitwise_invisible,
+    serving.what_is_served_answers_as_evaluation,
+    padding.padding_counts_nothing,
 )
 
 

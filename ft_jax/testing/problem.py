@@ -10,7 +10,7 @@ import optax
 
 from ft_jax.core import Problem, catalogue, make_step, optimizer, supervised
 from ft_jax.core.state import Batch
-from ft_jax.models import tiny_decoder
+from ft_jax.models import Model, tiny_decoder
 
 BATCH, TIME, VOCABULARY = 8, 6, 32
 HALVES = 2
@@ -24,10 +24,16 @@ def problem(layers: int = 1) -> Problem:
 
     Example:
       >>> {name: value.shape for name, value in problem().batch.items()}
-      {'input_ids': (8, 6), 'labels': (8, 6), 'weights': (8, 6)}
+      {'input_ids': (8, 6), 'labels': (8, 6), 'weights': (8, 6), 'attention_mask': (8, 6)}
     """
-    model = tiny_decoder(jax.random.key(0), vocabulary=VOCABULARY, layers=layers)
-    return Problem(model.apply, model.params, examples(0), jax.random.key(2))
+    network = model(layers)
+    return Problem(network.apply, network.params, examples(0), jax.random.key(2))
+
+
+@functools.cache
+def model(layers: int = 1) -> Model:
+    """The problem's decoder."""
+    return tiny_decoder(jax.random.key(0), vocabulary=VOCABULARY, layers=layers)
 
 
 @functools.cache
@@ -35,8 +41,13 @@ def examples(half: int) -> Batch:
     """Eight plain examples; the problem's own are half 0."""
     tokens = jax.random.randint(jax.random.fold_in(jax.random.key(1), half), (BATCH, TIME + 1), 0, VOCABULARY)
     lengths = 2 + jnp.arange(BATCH) % (TIME - 1)
-    weights = (jnp.arange(TIME) < lengths[:, None]).astype(jnp.float32)
-    return {"input_ids": tokens[:, :-1], "labels": tokens[:, 1:], "weights": weights}
+    real = jnp.arange(TIME) < lengths[:, None]
+    return {
+        "input_ids": tokens[:, :-1],
+        "labels": tokens[:, 1:],
+        "weights": real.astype(jnp.float32),
+        "attention_mask": real.astype(jnp.int32),
+    }
 
 
 def layout_of(*names: str) -> Any:

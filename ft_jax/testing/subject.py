@@ -93,6 +93,10 @@ class Subject:
         """The model's dense parameters, adapters merged."""
         return merge(self.parameters(state))
 
+    def answers(self, state: Any) -> jax.Array:
+        """The tuned model's answer to plain examples."""
+        return self.logits(self.parameters(state))
+
     def logits(self, params: Any) -> jax.Array:
         """The network's answer to plain examples."""
         return self.problem.apply(params, self.problem.batch, None).logits
