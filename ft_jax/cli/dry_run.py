@@ -10,7 +10,7 @@ from ft_jax.cli.text import columns
 from ft_jax.core import catalogue
 from ft_jax.training.composition import Use
 from ft_jax.training.experiment import Experiment
-from ft_jax.training.prepare import Plan, prepare
+from ft_jax.training.prepare import Plan, notes_of, prepare
 from ft_jax.training.process import set_up_process
 from ft_jax.training.report.data import groups
 from ft_jax.training.stream import first_batch
@@ -31,6 +31,7 @@ def dry_run(experiment: Experiment) -> str:
         *_composition(plan),
         "parameters",
         *_parameters(plan),
+        *(("note", note) for note in notes_of(plan)),
         "data",
         *_data(plan, batch),
         "memory, over all devices",

@@ -9,6 +9,7 @@ import jax
 
 from ft_jax.core import Composition, Method, catalogue, compose
 from ft_jax.core.params import learns, matches, nearest, paths
+from ft_jax.models.heads import HEAD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +126,8 @@ def with_new_head(composition: Composition, model: Any) -> Composition:
 
     A method that freezes the base, such as an adapter, would else leave the classifier at its random start.
     """
-    drawn = [path for path in _drawn(model) if path.startswith("model/head/")]
+    on_its_own = HEAD in getattr(model, "drawn", ())
+    drawn = [path for path in (_drawn(model) if on_its_own else ()) if matches(path, (f"model/{HEAD}",))]
     if all(learns(_filters(composition), path, None) for path in drawn):
         return composition
     return compose(composition, Method(name=NEW_HEAD, trainable=lambda path, leaf: True if path in drawn else None))

@@ -67,9 +67,6 @@ def test_what_was_drawn_and_stays_frozen_is_said():
         def build(self, key):
             return models.with_classifier(models.build(config, key), 3, key)
 
-    plan = prepare(
-        Experiment(
-            "random", Random(), small_runs.Words(), method=(Use("transfer.lora", rank=2),), budget=Budget(steps=1)
-        )
-    )
+    adapter, budget = Use("transfer.lora", rank=2), Budget(steps=1, batch_size=8)
+    plan = prepare(Experiment("random", Random(), small_runs.Words(), method=(adapter,), budget=budget))
     assert any("were drawn at random and do not learn" in note for note in notes_of(plan))
