@@ -159,3 +159,55 @@ def _rows(name: str, values: Sequence, kind: Kind, length: int, filling: int) ->
             )
         rows[(place, *(slice(size) for size in array.shape[: kind.axes]))] = array
     return rows
+
+
+def of_one_length(batches: Sequence[Mapping[str, Any]], padding: int = 0) -> list[dict[str, Any]]:
+    """Batches whose rows are all as long as the longest batch's, as `collate` would have padded them.
+
+    A part's token fields are those whose first axis after the rows is as long as its ``input_ids``' in every batch, and
+    where the lengths differ a second axis likewise. Batches without a mask get one.
+
+    Args:
+      batches: with the same fields.
+      padding: id of the padding token.
+
+    Example:
+      >>> short, long = {"input_ids": np.array([[5, 6]])}, {"input_ids": np.array([[7, 8, 9]])}
+      >>> made, _ = of_one_length([short, long])
+      >>> made["input_ids"].tolist(), made["attention_mask"].tolist()
+      ([[5, 6, 0]], [[1, 1, 0]])
+    """
+    batches = [dict(batch) for batch in batches]
+    for name, first in batches[0].items():
+        if isinstance(first, Mapping):
+            parts = of_one_length([batch[name] for batch in batches], padding)
+            batches = [{**batch, name: part} for batch, part in zip(batches, parts, strict=True)]
+    if "input_ids" not in batches[0]:
+        return batches
+    sizes = [batch["input_ids"].shape[1] for batch in batches]
+    if len(set(sizes)) == 1:
+        return batches
+    if not {"attention_mask", "segment_ids"} & batches[0].keys():
+        batches = [{**one, "attention_mask": np.ones(one["input_ids"].shape, np.int32)} for one in batches]
+    axes = {}
+    for name, first in batches[0].items():
+        shapes = [() if isinstance(first, Mapping) else np.shape(batch[name])[1:3] for batch in batches]
+        along = [
+            all(shape[axis : axis + 1] == (size,) for shape, size in zip(shapes, sizes, strict=True)) for axis in (0, 1)
+        ]
+        axes[name] = 2 if all(along) else int(along[0])
+    return [
+        {
+            name: _longer(value, max(sizes), axes[name], padding if name == "input_ids" else FILLING.get(name, 0))
+            for name, value in batch.items()
+        }
+        for batch in batches
+    ]
+
+
+def _longer(value: Any, length: int, axes: int, filling: int) -> Any:
+    if not axes:
+        return value
+    array = np.asarray(value)
+    more = [(0, 0), *((0, length - array.shape[axis]) for axis in range(1, 1 + axes))]
+    return np.pad(array, more + [(0, 0)] * (array.ndim - len(more)), constant_values=filling)

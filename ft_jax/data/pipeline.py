@@ -148,6 +148,24 @@ class Plan:
             return example
         return self.transform(example, np.random.default_rng([self.seed, epoch, index]))
 
+    def every_shape(self) -> list[dict[str, Any]]:
+        """A batch of every shape that this stream's batches may have: of one length, of each bucket, or the extremes.
+
+        Where no length is given each batch is as long as its longest row, and only the shortest and the longest are
+        shown. Where tokens are made on the way nothing is known but the first batch.
+        """
+        if self._sizes is None or isinstance(self.length, int):
+            return [self[0]]
+        lasting = {bucket(int(size), self.length): place for place, size in enumerate(self._sizes)}
+        chosen = sorted(lasting) if self.length is not None else sorted({min(lasting), max(lasting)})
+        return [self._of_one(lasting[size]) for size in chosen]
+
+    def _of_one(self, index: int) -> dict[str, Any]:
+        """A batch of one example again and again."""
+        rows = [self._example(0, index)] * self.batch_size
+        batch = collate(rows, self.length, self.padding, self._kinds)
+        return with_row_weights(batch, self.batch_size) if self.remainder == "pad" else batch
+
     def identity(self) -> dict[str, Any]:
         """What must be equal for a saved place to mean the same batch."""
         return {
@@ -199,6 +217,10 @@ class Batches:
     def steps(self) -> int | None:
         """How many batches there are in all, or None without end."""
         return None if self.plan.epochs is None else len(self.plan)
+
+    def every_shape(self) -> list[dict[str, Any]]:
+        """A batch of every shape that may come, see `Plan.every_shape`; the place in the data stays where it is."""
+        return self.plan.every_shape()
 
     def get_state(self) -> dict[str, Any]:
         """The place after the last batch that was handed out."""
@@ -296,6 +318,10 @@ class EvaluationBatches:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(Batches(self.plan, threads=1, ahead=2))
+
+    def every_shape(self) -> list[dict[str, Any]]:
+        """A batch of every shape that may come, see `Plan.every_shape`."""
+        return self.plan.every_shape()
 
 
 def evaluation_batches(

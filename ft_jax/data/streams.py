@@ -1,6 +1,7 @@
 """Streams of batches side by side, and batches on the devices ahead of their turn."""
 
 import collections
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -43,6 +44,13 @@ class SideBySide:
         except StopIteration:
             raise ValueError(f"the stream {name!r} has no batches; give it data that fills at least one") from None
 
+    def every_shape(self) -> list[dict[str, Any]]:
+        """A batch of every combination of the streams' shapes; of streams that don't tell theirs the next batch."""
+        shapes = {name: _shapes(stream) for name, stream in (("main", self._main), *self._others.items())}
+        return [
+            {**one[0], **dict(zip(self._others, one[1:], strict=True))} for one in itertools.product(*shapes.values())
+        ]
+
     def get_state(self) -> dict[str, Any]:
         """The places of all streams."""
         return {"main": self._main.get_state(), **{name: one.get_state() for name, one in self._others.items()}}
@@ -52,6 +60,15 @@ class SideBySide:
         self._main.set_state(state["main"])
         for name, stream in self._others.items():
             stream.set_state(state[name])
+
+
+def _shapes(stream: Stream) -> list[Mapping[str, Any]]:
+    if hasattr(stream, "every_shape"):
+        return stream.every_shape()
+    place = stream.get_state()
+    batch = next(stream)
+    stream.set_state(place)
+    return [batch]
 
 
 def zip_streams(main: Stream, /, **others: Stream) -> SideBySide:

@@ -15,16 +15,18 @@ import numpy as np
 from ft_jax.training.checkpoint import Checkpoints
 from ft_jax.training.evaluate import score
 from ft_jax.training.experiment import Experiment
+from ft_jax.training.limits import check_limits
 from ft_jax.training.logging import Log
 from ft_jax.training.outcome import outcomes
 from ft_jax.training.parallel import start_processes
-from ft_jax.training.prepare import Plan, check_limits, flatten, notes_of, prepare
+from ft_jax.training.prepare import Plan, notes_of, prepare
 from ft_jax.training.process import set_up_process
 from ft_jax.training.result import Diverged, Moment, Progress, Result, summarise
 from ft_jax.training.run_folder import RunFolder, RunRefused, check_folder, finite
 from ft_jax.training.serving.of_run import keep_of_run, why_unkeepable
 from ft_jax.training.signals import interruptions
-from ft_jax.training.stream import Feeder, check_batch, stack
+from ft_jax.training.stream import Feeder, check_batch
+from ft_jax.training.tracing import flatten, memories
 
 IN_FLIGHT = 8
 """Steps that may be queued on the devices; more would only hold memory and find a divergence later."""
@@ -285,7 +287,9 @@ class _Loop:
         remembers = self.plan.composition.has("after_task")
         if remembers:
             collect = lambda: self.distributed.collect(self.state)  # noqa: E731
-            batches = stack([feeder.take(collect).host for _ in range(count)])
+            taken = [feeder.take(collect).host for _ in range(count)]
+            padding = getattr(self.plan.model, "pad_token", 0)
+            batches = memories(taken, self.plan.shapes[self.progress.task], padding)
             self.events("after_task", f"end of task {task}", lambda: self.distributed.after_task(self.state, batches))
         if remembers or self.progress.evaluated != self.progress.step:
             self.evaluation()

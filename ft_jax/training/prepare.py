@@ -5,12 +5,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from ft_jax.core import Composition, Program, TrainState, make_step
 from ft_jax.core.params import digest, paths
-from ft_jax.core.weights import shape
 from ft_jax.training.composition import (
     NEW_HEAD,
     Parts,
@@ -22,8 +19,10 @@ from ft_jax.training.composition import (
 )
 from ft_jax.training.evaluate import MetricLike, default_metrics, default_predict, measurer
 from ft_jax.training.experiment import Experiment
+from ft_jax.training.limits import limits_of
 from ft_jax.training.parallel import Distributed, check_divides, parallelise
 from ft_jax.training.stream import Batch, Feed, Stream, check_batch, check_stream, classes_of, first_batch
+from ft_jax.training.tracing import task_batches, trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +40,8 @@ class Plan:
       steps: updates on each task.
       key: for the state.
       abstract: shapes of the state.
-      limits: what batches are checked against, see `check_limits`.
+      limits: what batches are checked against, see `ft_jax.training.limits`.
+      shapes: of each task a host batch of every shape that it may train on.
       classes: names of the class ids, the same in all tasks; empty where there are none.
     """
 
@@ -56,6 +56,7 @@ class Plan:
     key: jax.Array
     abstract: TrainState
     limits: Mapping[str, int]
+    shapes: tuple[list[Batch], ...]
     classes: tuple[str, ...] = ()
 
     @property
@@ -114,6 +115,8 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
     stream = check_stream(experiment.data.build(model, _feed(experiment)))
     sets = evaluation_sets(stream)
     example = _example(stream, sets)
+    first = next((task for task in stream if not task.on_policy), None)
+    shapes = tuple(task_batches(task, example if task is first else None) for task in stream)
     limits = limits_of(model, example, experiment, stream[0].name)
     budget = experiment.budget
     steps = tuple(task.steps or budget.steps_for(task.name, task.examples) for task in stream)
@@ -145,6 +148,7 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
         key=keys["state"],
         abstract=jax.eval_shape(plain.init, model.params, keys["state"]),
         limits=limits,
+        shapes=shapes,
         classes=classes_of(stream),
     )
     if not jax.tree.leaves(plan.abstract.params):
@@ -152,7 +156,7 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
             f"nothing learns: {', '.join(composition.names)} freeze every parameter; take one of them away, or name "
             "leaves that learn with also=(...)"
         )
-    _trace(plan, plain, example)
+    trace(plan, plain)
     return plan
 
 
@@ -214,94 +218,3 @@ def _example(stream: Stream, sets) -> Batch:
             check_batch(batch, f"evaluation set {name!r}")
             return batch
     return {}
-
-
-def limits_of(model: Any, example: Batch, experiment: Experiment, task: str) -> dict[str, int]:
-    """``classes`` of the head, ``vocabulary`` and ``positions`` of the model, as far as they can be known."""
-    config, limits = getattr(model, "config", None), {}
-    for name in ("vocabulary", "positions"):
-        value = getattr(config, name, None)
-        if isinstance(value, int):
-            limits[name] = value
-    check_limits(example, limits, f"task {task!r}")
-    labels = example.get("labels")
-    if experiment.loss is None and labels is not None and np.issubdtype(np.asarray(labels).dtype, np.integer):
-        outputs = jax.eval_shape(lambda params: model.apply(params, example, None), model.params)
-        if outputs.unembedding is None:
-            raise ValueError("the model has no head for labels; give it one, such as models.with_classifier(...)")
-        limits["classes"] = shape(outputs.unembedding)[-1]
-        if np.shape(labels) != outputs.hidden.shape[:-1]:
-            raise ValueError(
-                f"labels have shape {np.shape(labels)}, but the model predicts {outputs.hidden.shape[:-1]}; "
-                "give one label an example to a classifier and one a token to a language model"
-            )
-    return limits
-
-
-def check_limits(batch: Batch, limits: Mapping[str, int], where: str) -> None:
-    """Raises ValueError on a label, token or length that the model doesn't have; XLA would clamp them silently."""
-    labels, ids = batch.get("labels"), batch.get("input_ids")
-    if labels is not None and "classes" in limits and np.max(labels) >= limits["classes"]:
-        raise ValueError(
-            f"{where} has label {int(np.max(labels))}, but the model's head has classes 0 to {limits['classes'] - 1}; "
-            "correct the label or give the model more classes"
-        )
-    if ids is None:
-        return
-    if "vocabulary" in limits and not 0 <= np.min(ids) <= np.max(ids) < limits["vocabulary"]:
-        wrong = int(np.min(ids)) if np.min(ids) < 0 else int(np.max(ids))
-        raise ValueError(
-            f"{where} has token {wrong}, but the model knows 0 to {limits['vocabulary'] - 1}; use the model's tokenizer"
-        )
-    if "positions" in limits and np.shape(ids)[-1] > limits["positions"]:
-        raise ValueError(
-            f"{where} has sequences of {np.shape(ids)[-1]} tokens, but the model takes {limits['positions']}; "
-            "cut the sequences or take a model for longer ones"
-        )
-
-
-def _trace(plan: Plan, program: Program, example: Batch) -> None:
-    """Runs every function of the program on shapes alone."""
-    evaluation, composition = plan.experiment.evaluation, plan.composition
-    check_limits(example, plan.limits, f"task {plan.stream[0].name!r}")
-    if not plan.stream[0].on_policy:
-        jax.eval_shape(program.step, plan.abstract, example)
-    if composition.has("after_task") and example:
-        several = jax.tree.map(lambda x: np.stack([x]), dict(example))
-        jax.eval_shape(program.after_task, plan.abstract, several)
-    sums: dict[str, Any] = {}
-    for name, batches in plan.sets.items():
-        batch = next(iter(batches), None)
-        if batch is None:
-            raise ValueError(f"evaluation set {name!r} is empty; give it at least one batch")
-        check_batch(batch, f"evaluation set {name!r}")
-        check_limits(batch, plan.limits, f"evaluation set {name!r}")
-        sums[name] = jax.eval_shape(measurer(plan.metrics)(program, None), plan.abstract, batch)[0]
-    if evaluation.on is not None and evaluation.on not in sums:
-        raise KeyError(
-            f"evaluation.on is {evaluation.on!r}, but the data's evaluation sets are {', '.join(sums) or 'none'}"
-        )
-    needs = evaluation.keep_best or plan.experiment.budget.patience or plan.experiment.budget.target is not None
-    if needs and not sums:
-        raise ValueError("keep_best, patience and target need an evaluation set, and the data has none; give it one")
-    if not sums:
-        return
-    known = list(dict.fromkeys([*next(iter(sums.values())), *plan.metrics]))
-    if evaluation.metric not in known:
-        raise KeyError(f"evaluation.metric is {evaluation.metric!r}, but the evaluation gives {', '.join(known)}")
-    if evaluation.keep_best and len(plan.stream) > 1:
-        raise ValueError(f"keep_best keeps one best state, but the data has {len(plan.stream)} tasks; set it to False")
-    watched = plan.watched(0)
-    flat = flatten(
-        {name: dict.fromkeys([*parts, *plan.metrics], jnp.zeros(program.trials)) for name, parts in sums.items()},
-        watched,
-    )
-    jax.eval_shape(program.after_eval, plan.abstract, flat)
-
-
-def flatten(scores: Mapping[str, Mapping[str, Any]], watched: str | None) -> dict[str, jax.Array]:
-    """Scores as methods see them: ``"set/metric"`` for all, and the watched set's metrics by their own names."""
-    flat = {f"{name}/{metric}": value for name, values in scores.items() for metric, value in values.items()}
-    flat |= scores.get(watched, {})
-    # Through numpy, which reads the None of a score that is not finite as NaN.
-    return {name: jnp.asarray(np.asarray(value, np.float32)) for name, value in flat.items()}

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from ft_jax.data import Dataset, batches, collate, evaluation_batches
+from ft_jax.data import Dataset, batches, collate, evaluation_batches, zip_streams
+from ft_jax.data.collate import of_one_length
 
 
 def numbers(count):
@@ -205,3 +206,29 @@ def test_types_are_those_of_the_device():
     }
     with pytest.raises(ValueError, match="field 'x' has values of the shapes"):
         collate([{"x": np.zeros(2)}, {"x": np.zeros(3)}])
+
+
+def test_every_shape_of_a_stream_is_told_before_it_runs():
+    sizes = [3, 5, 9, 2]
+    dataset = Dataset({"input_ids": [np.arange(size) for size in sizes], "labels": np.arange(4)})
+    stream = batches(dataset, 2, length=(4, 8, 16), epochs=3)
+    place = stream.get_state()
+    told = {batch["input_ids"].shape for batch in stream.every_shape()}
+    assert told == {(2, 4), (2, 8), (2, 16)} and stream.get_state() == place
+    assert {batch["input_ids"].shape for batch in stream} <= told
+    held_out = evaluation_batches(dataset, 3, length=(4, 8, 16))
+    assert {batch["weights"].shape for batch in held_out.every_shape()} == {(3,)}
+    assert {batch["input_ids"].shape for batch in held_out} <= {b["input_ids"].shape for b in held_out.every_shape()}
+    both = zip_streams(stream, other=batches(dataset, 1, length=(5, 9)))
+    found = {(batch["input_ids"].shape[1], batch["other"]["input_ids"].shape[1]) for batch in both.every_shape()}
+    assert found == {(a, b) for a in (4, 8, 16) for b in (5, 9)}
+
+
+def test_batches_of_other_lengths_are_padded_to_one_as_they_would_have_been():
+    examples = [{"input_ids": np.arange(1, n), "labels": np.arange(1, n), "weights": np.ones(n - 1)} for n in (3, 5, 4)]
+    made = of_one_length([{**collate([one]), "part": collate([one])} for one in examples], padding=7)
+    for batch, example in zip(made, examples, strict=True):
+        whole = collate([example], length=4, padding=7)
+        for field, value in whole.items():
+            np.testing.assert_array_equal(batch[field], value)
+            np.testing.assert_array_equal(batch["part"][field], value)

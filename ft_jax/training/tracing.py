@@ -1,0 +1,141 @@
+"""Everything that a run will do, traced for every shape it will meet, before any compute is spent."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ft_jax.core import Program
+from ft_jax.data.collate import of_one_length
+from ft_jax.training.evaluate import fill, measurer
+from ft_jax.training.limits import check_limits
+from ft_jax.training.stream import Batch, Task, check_batch, first_batch, size, stack
+
+
+def shapes_of(batch: Batch) -> tuple:
+    """A batch's fields with their types and shapes: what a compiled program is for."""
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    return tuple((jax.tree_util.keystr(path), str(np.asarray(leaf).dtype), np.shape(leaf)) for path, leaf in leaves)
+
+
+def task_batches(task: Task, first: Batch | None = None) -> list[Batch]:
+    """A host batch of every shape that a task may train on, as far as its source can tell; the first one elsewhere.
+
+    Args:
+      task: whose source nobody reads from meanwhile; of an on-policy one nothing is known.
+      first: its first batch, where it has been read already.
+    """
+    if task.on_policy:
+        return []
+    tell = getattr(task.train, "every_shape", None)
+    if tell is not None:
+        return _different(tell())
+    return [first_batch(task) if first is None else first]
+
+
+def set_batches(batches: Iterable[Batch]) -> list[Batch]:
+    """A host batch of every shape in an evaluation set; one that can't tell is gone through."""
+    tell = getattr(batches, "every_shape", None)
+    return _different(tell() if tell is not None else batches)
+
+
+def _different(batches: Iterable[Batch]) -> list[Batch]:
+    found: dict[tuple, Batch] = {}
+    for batch in batches:
+        found.setdefault(shapes_of(batch), batch)
+    return list(found.values())
+
+
+def memories(batches: Sequence[Batch], shapes: Sequence[Batch], padding: int = 0) -> Batch:
+    """A task's batches of any of its lengths as one, fields ``[count, batch, ...]``.
+
+    Args:
+      batches: of the task.
+      shapes: a batch of every shape of the task; the longest of them is the length, whatever lengths were drawn.
+      padding: id of the padding token.
+    """
+    return stack(of_one_length([*batches, *shapes], padding)[: len(batches)])
+
+
+def trace(plan: Any, program: Program) -> None:
+    """Runs every function of a run's program on shapes alone.
+
+    Steps of every task's batches, the end of every task, and the evaluation of every set, each for all of its shapes.
+
+    Args:
+      plan: a `ft_jax.training.prepare.Plan`.
+      program: its program on one device.
+
+    Raises:
+      ValueError, KeyError: whatever is wrong, with its remedy.
+    """
+    _trace_steps(plan, program)
+    sums = _trace_evaluation(plan, program)
+    evaluation = plan.experiment.evaluation
+    if evaluation.on is not None and evaluation.on not in sums:
+        raise KeyError(
+            f"evaluation.on is {evaluation.on!r}, but the data's evaluation sets are {', '.join(sums) or 'none'}"
+        )
+    needs = evaluation.keep_best or plan.experiment.budget.patience or plan.experiment.budget.target is not None
+    if needs and not sums:
+        raise ValueError("keep_best, patience and target need an evaluation set, and the data has none; give it one")
+    if not sums:
+        return
+    known = list(dict.fromkeys([*next(iter(sums.values())), *plan.metrics]))
+    if evaluation.metric not in known:
+        raise KeyError(f"evaluation.metric is {evaluation.metric!r}, but the evaluation gives {', '.join(known)}")
+    if evaluation.keep_best and len(plan.stream) > 1:
+        raise ValueError(f"keep_best keeps one best state, but the data has {len(plan.stream)} tasks; set it to False")
+    watched = plan.watched(0)
+    flat = flatten(
+        {name: dict.fromkeys([*parts, *plan.metrics], jnp.zeros(program.trials)) for name, parts in sums.items()},
+        watched,
+    )
+    jax.eval_shape(program.after_eval, plan.abstract, flat)
+
+
+def _trace_steps(plan: Any, program: Program) -> None:
+    seen: set[tuple] = set()
+    ends: set[tuple] = set()
+    leaves = any(part.after_task is not None for part in plan.composition)
+    for task, batches in zip(plan.stream, plan.shapes, strict=True):
+        for batch in batches:
+            check_batch(batch, f"task {task.name!r}")
+            check_limits(batch, plan.limits, f"task {task.name!r}")
+            if shapes_of(batch) not in seen:
+                seen.add(shapes_of(batch))
+                jax.eval_shape(program.step, plan.abstract, dict(batch))
+        if leaves and batches:
+            several = memories([batches[0]] * plan.experiment.evaluation.memories, batches)
+            if shapes_of(several) not in ends:
+                ends.add(shapes_of(several))
+                jax.eval_shape(program.after_task, plan.abstract, several)
+
+
+def _trace_evaluation(plan: Any, program: Program) -> dict[str, Mapping[str, Any]]:
+    """What the evaluation of each set gives."""
+    sums: dict[str, Any] = {}
+    traced: dict[tuple, Any] = {}
+    measure = measurer(plan.metrics)(program, None)
+    for name, batches in plan.sets.items():
+        where = f"evaluation set {name!r}"
+        for batch in set_batches(batches):
+            check_batch(batch, where)
+            check_limits(batch, plan.limits, where)
+            filled = fill(batch, size(batch))
+            if shapes_of(filled) not in traced:
+                traced[shapes_of(filled)] = jax.eval_shape(measure, plan.abstract, dict(filled))[0]
+            sums[name] = traced[shapes_of(filled)]
+        if name not in sums:
+            raise ValueError(f"{where} is empty; give it at least one batch")
+    return sums
+
+
+def flatten(scores: Mapping[str, Mapping[str, Any]], watched: str | None) -> dict[str, jax.Array]:
+    """Scores as methods see them: ``"set/metric"`` for all, and the watched set's metrics by their own names."""
+    flat = {f"{name}/{metric}": value for name, values in scores.items() for metric, value in values.items()}
+    flat |= scores.get(watched, {})
+    # Through numpy, which reads the None of a score that is not finite as NaN.
+    return {name: jnp.asarray(np.asarray(value, np.float32)) for name, value in flat.items()}
