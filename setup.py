@@ -57,9 +57,10 @@ setup(
             "importlib_resources",
             "array-record>=0.8; sys_platform == 'linux'",
         ],
+        "images": ["pillow>=10"],
         "docs": ["matplotlib>=3.9"],
         "dev": [
-            "ft_jax[tfds,docs]",
+            "ft_jax[tfds,docs,images]",
             "chex>=0.1.90",
             "setuptools>=77",
             "pytest>=8.3",

@@ -14,6 +14,7 @@ was stopped, and says so where it is finished.
 
   NAME                          an experiment of ft-jax list, or a file that defines experiment = Experiment(...)
   --budget.steps 50             any field of the experiment, parsed by its type
+  --method "transfer.lora(rank=8)" "incremental.ewc"   other methods, outermost first; "+..." adds to its own
   --method.transfer.lora.rank 4 any option of its methods
   --hyper.transfer.lora.alpha 8 any number in the state, by method and number
   --dry-run                     show shapes, parameters, memory and the composition; train nothing

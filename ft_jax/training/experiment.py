@@ -290,6 +290,9 @@ class Experiment:
                     f"experiment.{field} is a {type(getattr(self, field)).__name__} without build(...); "
                     f"give a {field.capitalize()}Spec"
                 )
+        for spec in (self.model, self.data):
+            if hasattr(spec, "check"):
+                spec.check()
         if isinstance(self.optimizer, OptimizerSpec):
             self.optimizer.check()
         self.budget.check()

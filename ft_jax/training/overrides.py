@@ -19,6 +19,13 @@ import tyro
 
 from ft_jax.core.catalogue import catalogue
 from ft_jax.core.params import nearest
+from ft_jax.training.written_methods import methods_of
+
+METHODS = "method"
+"""The field whose value is written as calls, see `ft_jax.training.written_methods`."""
+
+EITHER = (("budget.steps", "budget.epochs"), ("budget.epochs", "budget.steps"))
+"""Fields of which the second is None once the first is given."""
 
 GIVEN_BY_THE_RUN = ("apply", "params", "example")
 """Options of a method that the run fills in, see `ft_jax.training.composition.Use`."""
@@ -98,13 +105,21 @@ def override(experiment: Any, tokens: Sequence[str]) -> Any:
     Args:
       experiment: a tree of frozen dataclasses.
       tokens: ``["--budget.steps", "50", "--method.transfer.lora.rank", "4", "--hyper.optimizer.learning_rate",
-        "1e-3"]``.
+        "1e-3"]``; ``["--method", "transfer.lora(rank=8)", "distillation.logits(...)"]`` replaces the methods.
 
     Raises:
       KeyError: a field that isn't there, with the nearest ones.
       ValueError: a value that is not of the field's type.
     """
-    for path, texts in parse(tokens).items():
+    given = parse(tokens)
+    if METHODS in given and hasattr(experiment, METHODS):
+        # First, so that options of the methods named here can be given as well.
+        methods = methods_of(given.pop(METHODS), experiment.method)
+        experiment = dataclasses.replace(experiment, method=methods)
+    for one, other in EITHER:
+        if one in given and other not in given and other in {field.path for field in fields(experiment)}:
+            experiment = _set(experiment, other, ["None"])
+    for path, texts in given.items():
         experiment = _set(experiment, path, texts)
     return experiment
 

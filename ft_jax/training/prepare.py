@@ -111,7 +111,8 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
     check_methods(experiment.method)
     root = jax.random.key(experiment.seed)
     keys = {name: jax.random.fold_in(root, digest(name)) for name in ("model", "methods", "state")}
-    model = built(experiment.model, keys["model"], outline)
+    spec = experiment.model.for_data(experiment.data) if hasattr(experiment.model, "for_data") else experiment.model
+    model = built(spec, keys["model"], outline)
     stream = check_stream(experiment.data.build(model, _feed(experiment)))
     sets = evaluation_sets(stream)
     example = _example(stream, sets)

@@ -1,7 +1,7 @@
 """Models and data that experiments name: frozen values that build when a run starts."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ class Pretrained:
 
     Attributes:
       address: ``pkg://NAME==VERSION/member``, ``hf://org/model`` or a path.
-      classes: of a new head; None keeps the model's own output.
+      classes: of a new head; ``"data"`` for as many as the data has, None keeps the model's own output.
       pooling: one vector an example for the new head, see `ft_jax.models.with_classifier`.
       dtype: compute type; None for float32.
       dropout: rate on hidden states; None keeps the configuration's.
@@ -25,13 +25,34 @@ class Pretrained:
       remat: what the backward pass computes again, ``"none"``, ``"dots"`` or ``"full"``; None for nothing.
     """
 
-    address: str
-    classes: int | None = None
+    address: str = ""
+    classes: int | Literal["data"] | None = None
     pooling: str = "mean"
     dtype: str | None = None
     dropout: float | None = None
     scan: bool | None = None
     remat: str | None = None
+
+    def check(self) -> None:
+        """Raises ValueError on what can be seen to be wrong before the files are read."""
+        if not self.address:
+            raise ValueError("model.address names no model; give it, such as --model.address hf://org/model")
+        if isinstance(self.classes, int) and self.classes < 1:
+            raise ValueError(f"model.classes is {self.classes}; a head needs at least 1 output")
+
+    def for_data(self, spec: Any) -> "Pretrained":
+        """With as many classes as the data has, where they are to be those.
+
+        Raises:
+          ValueError: the data doesn't say how many it has.
+        """
+        if self.classes != "data":
+            return self
+        if not hasattr(spec, "outputs"):
+            raise ValueError(
+                f"model.classes is 'data', and {type(spec).__name__} doesn't say how many it has; give a number"
+            )
+        return dataclasses.replace(self, classes=spec.outputs())
 
     def base(self) -> dict[str, Any]:
         """Where the parameters come from that training leaves alone, see `ft_jax.training.serving`."""
@@ -42,6 +63,8 @@ class Pretrained:
         model = models.load(self.address, dtype=self.dtype, abstract=key is None, scan=self.scan)
         changes = {"dropout": self.dropout, "remat": self.remat}
         model = model.configure(**{name: value for name, value in changes.items() if value is not None})
+        if self.classes == "data":
+            raise ValueError("model.classes is 'data', which only a run knows; give a number")
         return model if self.classes is None else models.with_classifier(model, self.classes, key, self.pooling)
 
 
@@ -53,6 +76,12 @@ class Perceptron:
     widths: tuple[int, ...] = (64,)
     classes: int | None = 10
     dropout: float = 0.0
+
+    def check(self) -> None:
+        """Raises ValueError on widths that can't be."""
+        wrong = [width for width in (*self.image, *self.widths) if width < 1]
+        if wrong:
+            raise ValueError(f"a perceptron has a width of {wrong[0]}; give sizes of at least 1")
 
     def build(self, key: jax.Array | None):
         """The model; without a key its shapes alone."""
@@ -95,6 +124,18 @@ class Texts:
     split: str = "validation"
     buckets: tuple[int, ...] = ()
     quotes: bool | None = None
+
+    def check(self) -> None:
+        """Raises ValueError where no data set is named."""
+        if not self.addresses:
+            raise ValueError("data.addresses names no data; give it, such as --data.addresses first.csv second.csv")
+
+    def outputs(self) -> int:
+        """How many classes the data sets have together."""
+        sets = {address: data.load(address, None, self.quotes) for address in self.addresses}
+        found = data.one_mapping(sets)
+        named = max(len(one.classes) for one in found.values())
+        return named or 1 + max(int(np.max(one.column("labels"))) for one in found.values())
 
     def build(self, model: Any, feed: Feed) -> Stream:
         """The tasks, with one numbering of classes; every evaluation set is measured after each."""
