@@ -149,6 +149,23 @@ class Forward:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a model was loaded from, and what its files said beside its parameters.
+
+    Attributes:
+      address: of its folder or file.
+      configuration: of its config.json.
+      described: what config.json would have said, had it been written here when the model was read.
+      files: further ones as text, by name, such as ``"generation_config.json"``.
+    """
+
+    address: str
+    configuration: dict[str, Any] = dataclasses.field(default_factory=dict)
+    described: dict[str, Any] = dataclasses.field(default_factory=dict)
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
     """A network with its parameters.
@@ -162,6 +179,7 @@ class Model:
       pad_token: id that fills up.
       classes: names of the head's outputs, as in ``id2label``; empty where they have none.
       drawn: patterns over the paths of parameters that were drawn at random, such as a new head's ``"head/*"``.
+      origin: of a loaded model, what its files said.
     """
 
     config: Any
@@ -172,6 +190,7 @@ class Model:
     pad_token: int = 0
     classes: tuple[str, ...] = ()
     drawn: tuple[str, ...] = ()
+    origin: Origin | None = None
 
     @property
     def parameters(self) -> int:

@@ -121,4 +121,5 @@ BERT = Architecture(
         "cls.seq_relationship.bias",
     ),
     fits=lambda config: isinstance(config, EncoderConfig) and config.family == "bert",
+    copies={"predictions.decoder.weight": "embeddings/tokens", "predictions.decoder.bias": "prediction/bias"},
 )

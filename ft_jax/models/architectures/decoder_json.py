@@ -87,6 +87,7 @@ def decoder_architecture(
         fits=fits,
         read_gguf=read_gguf,
         gguf=gguf,
+        copies={"lm_head.weight": "embeddings/tokens"},
     )
 
 

@@ -71,5 +71,6 @@ DISTILBERT = Architecture(
     tensors=tensors,
     prefix="distilbert.",
     unread=("embeddings.position_ids", "vocab_projector.weight"),
+    copies={"vocab_projector.weight": "embeddings/tokens"},
     fits=lambda config: isinstance(config, EncoderConfig) and config.family == "distilbert",
 )

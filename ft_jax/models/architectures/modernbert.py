@@ -120,5 +120,6 @@ MODERNBERT = Architecture(
     tensors=tensors,
     prefix="model.",
     unread=("decoder.weight",),
+    copies={"decoder.weight": "embeddings/tokens"},
     fits=lambda config: isinstance(config, ModernEncoderConfig),
 )

@@ -154,6 +154,7 @@ class Architecture:
       tensors: ``config -> {path: Tensor}`` for safetensors.
       prefix: what a checkpoint with a head puts before the network's names, such as ``"bert."``.
       unread: endings of tensor names that hold nothing of their own (a constant, a tied copy) and are passed over.
+      copies: endings of those of them that hold a parameter again, to that parameter's path.
       fits: whether a configuration is saved as this architecture.
       read_gguf: ``(metadata, tensor names) -> config``, or None where there is no GGUF form.
       gguf: ``config -> {path: Tensor}`` for GGUF, or None.
@@ -168,6 +169,7 @@ class Architecture:
     fits: Callable[[Any], bool]
     read_gguf: Callable[[Mapping[str, Any], set[str]], Any] | None = None
     gguf: Callable[[Any], dict[str, Tensor]] | None = None
+    copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def required(mapping: Mapping[str, Any], name: str, source: str):

@@ -47,4 +47,5 @@ ROBERTA = Architecture(
     prefix="roberta.",
     unread=("embeddings.position_ids", "lm_head.decoder.weight", "lm_head.decoder.bias"),
     fits=lambda config: isinstance(config, EncoderConfig) and config.family in CLASSES,
+    copies={"lm_head.decoder.weight": "embeddings/tokens", "lm_head.decoder.bias": "prediction/bias"},
 )

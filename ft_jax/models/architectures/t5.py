@@ -106,5 +106,6 @@ T5 = Architecture(
         "decoder.embed_tokens.weight",
         "EncDecAttention.relative_attention_bias.weight",
     ),
+    copies={f"{side}.embed_tokens.weight": "embeddings/tokens" for side in ("encoder", "decoder")},
     fits=lambda config: isinstance(config, T5Config),
 )

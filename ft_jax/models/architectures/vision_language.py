@@ -137,6 +137,7 @@ LLAVA, PALIGEMMA = (
         tensors=tensors,
         prefix="",
         unread=("rotary_emb.inv_freq", "embeddings.position_ids", "language_model.lm_head.weight"),
+        copies={"language_model.lm_head.weight": "language/embeddings/tokens"},
         fits=lambda config, kind=kind: isinstance(config, VisionLanguageConfig) and config.family == kind,
     )
     for kind, read in (("llava", read_llava), ("paligemma", read_paligemma))

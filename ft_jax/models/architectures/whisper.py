@@ -96,5 +96,6 @@ WHISPER = Architecture(
     tensors=tensors,
     prefix="",
     unread=("proj_out.weight",),
+    copies={"proj_out.weight": "embeddings/tokens"},
     fits=lambda config: isinstance(config, WhisperConfig),
 )

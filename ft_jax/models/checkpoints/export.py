@@ -14,10 +14,10 @@ from ft_jax.core.weights import fold_bias, is_weight, materialize, merge
 from ft_jax.models import heads
 from ft_jax.models.architectures import architecture_for, flat
 from ft_jax.models.architectures.naming import Tensor, Writer, writers
+from ft_jax.models.checkpoints.described import TYPES, config_of, files_of
 from ft_jax.models.checkpoints.safetensors_file import shards_of, write_safetensors
 from ft_jax.models.checkpoints.whole_folder import building, vacant
 from ft_jax.models.model import Model
-from ft_jax.models.networks.decoder_config import DecoderConfig
 from ft_jax.models.networks.parts.stacking import STACKED, unstack_layers
 
 INDEX = "model.safetensors.index.json"
@@ -33,6 +33,9 @@ def save(
     overwrite: bool = False,
 ) -> Path:
     """Writes config.json, the weights as safetensors and the tokenizer, adapters merged into the weights.
+
+    Of a loaded model, config.json and the files beside it (of generation, of preprocessing) go out as they came in, but
+    for what was changed since.
 
     `load` and transformers' ``AutoModel.from_pretrained`` read the folder. Weights that don't fit into one file are
     sharded, with an index. A classifier's head is saved beside the network as ``classifier.weight`` and
@@ -69,34 +72,26 @@ def save(
         raise ValueError(f"max_shard_bytes is {max_shard_bytes}; a file needs at least 1")
     _refuse_grafts(params)
     architecture = architecture_for(model.config)
-    table, described = architecture.tensors(model.config), architecture.write(model.config)
+    table = architecture.tensors(model.config)
     outline = flat(jax.eval_shape(lambda params: merge(unstack_layers(params)), params))
     head = heads.describe(model.apply, outline)
     if head is not None:
         table = {path: tensor for path, tensor in table.items() if not path.startswith("head/")} | heads.tensors(head)
-        described["ft_jax_head"] = head
-        described["id2label"] = {str(i): f"LABEL_{i}" for i in range(head["classes"])}
-    if model.classes:
-        names = dict(described.get("id2label") or {}) | {str(i): name for i, name in enumerate(model.classes)}
-        described |= {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
     if set(outline) != set(table):
         raise ValueError(
             f"parameters don't fit the configuration: missing {sorted(set(table) - set(outline))[:4]}, "
             f"unknown {sorted(set(outline) - set(table))[:4]}; pass the parameters of this model alone"
         )
-    if model.stop_tokens:
-        described["eos_token_id"] = list(model.stop_tokens)
-    described["pad_token_id"] = model.pad_token
-    described["torch_dtype"] = str(jnp.dtype(dtype or next(iter(outline.values())).dtype))
+    described = config_of(model, outline, set(writers(table)))
+    called = next((name for name in TYPES if model.origin is not None and name in model.origin.configuration), TYPES[1])
+    described[called] = str(jnp.dtype(dtype or next(iter(outline.values())).dtype))
     with building(folder) as unfinished:
         _write_weights(unfinished, table, params, outline, dtype, max_shard_bytes)
         _write_json(unfinished / "config.json", described)
-        # Beside an encoder, transformers takes more from there than is known here, and makes it from config.json else.
-        if model.stop_tokens and isinstance(model.config, DecoderConfig):
-            ends = {"eos_token_id": list(model.stop_tokens), "pad_token_id": model.pad_token}
-            _write_json(unfinished / "generation_config.json", ends)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(unfinished)
+        for name, text in files_of(model).items():
+            (unfinished / name).write_text(text, encoding="utf-8")
     return folder
 
 

@@ -12,12 +12,15 @@ from ft_jax import assets
 from ft_jax.core.adapters import Targets
 from ft_jax.models import heads
 from ft_jax.models.architectures import Tensor, architecture_of, flat, nested
+from ft_jax.models.checkpoints.copies import own_copies
+from ft_jax.models.checkpoints.described import origin
+from ft_jax.models.checkpoints.float8 import dequantised
 from ft_jax.models.checkpoints.gguf_file import read_gguf
 from ft_jax.models.checkpoints.placement import Sharding, kept, place, place_blocks, quantized, whole
 from ft_jax.models.checkpoints.safetensors_file import read_folder
 from ft_jax.models.checkpoints.stored import Stored
 from ft_jax.models.checkpoints.tokenizers import tokenizer_of_folder, tokenizer_of_gguf
-from ft_jax.models.model import Forward, Model, initial_parameters, shapes
+from ft_jax.models.model import Forward, Model, Origin, initial_parameters, shapes
 from ft_jax.models.networks.parts.scanned import deep
 from ft_jax.models.networks.parts.stacking import stack_each
 
@@ -41,6 +44,8 @@ def load(
     scan: bool | None = None,
 ) -> Model:
     """A model with its weights and tokenizer.
+
+    Float8 tensors are read as the numbers that they stand for, with their scales of blocks, rows or tensors.
 
     Files are mapped, and tensors go one after another from them into their type, quantisation and sharding. So
     beside the parameters no more than one tensor is in memory, neither on the host nor on a device; with `scan`, on a
@@ -89,7 +94,8 @@ def load(
             )
         path = found[0]
     read = _read_checkpoint if path.is_dir() else _read_gguf
-    model, table, prefix, unread, tensors = read(path, tokenizer)
+    model, table, prefix, unread, tensors = read(path, tokenizer, strict)
+    model = dataclasses.replace(model, origin=dataclasses.replace(model.origin, address=_address(address)))
     if dtype is not None:
         model = model.configure(dtype=dtype)
     if strict:
@@ -127,14 +133,23 @@ def _read(where, tensor, stored, shape, storage, destination, quantize):
     return array
 
 
-def _read_checkpoint(folder, tokenizer):
+def _address(address) -> str:
+    """An address that means the same from every folder."""
+    address = os.fspath(address)
+    return address if "://" in address else os.path.abspath(address)
+
+
+def _read_checkpoint(folder, tokenizer, strict):
     config_json = _json(folder / "config.json")
-    architecture, tensors = architecture_of(config_json.get("model_type")), read_folder(folder)
+    architecture = architecture_of(config_json.get("model_type"))
+    tensors = dequantised(folder, read_folder(folder), config_json)
     try:
         config = architecture.read(config_json, set(tensors))
     except (TypeError, AttributeError) as error:
         raise ValueError(f"{folder / 'config.json'} has a value of the wrong type ({error})") from None
     _check_layers(folder, config, tensors)
+    said = config
+    config, tensors = own_copies(folder, architecture, config, tensors, strict)
     table, head = architecture.tensors(config), config_json.get("ft_jax_head")
     if head is None:
         head = heads.published(config_json, {name: tensor.shape for name, tensor in tensors.items()})
@@ -155,6 +170,8 @@ def _read_checkpoint(folder, tokenizer):
         model = dataclasses.replace(model, classes=_names(config_json.get("id2label"), outputs))
     if head is not None:
         table = {path: tensor for path, tensor in table.items() if not path.startswith("head/")} | heads.tensors(head)
+    as_said = dataclasses.replace(model, config=model.config if head is not None else said)
+    model = dataclasses.replace(model, origin=origin(folder, config_json, as_said, flat(model.params)))
     return model, table, architecture.prefix, architecture.unread, tensors
 
 
@@ -168,7 +185,7 @@ def _json(path) -> dict:
     return content
 
 
-def _read_gguf(path, tokenizer):
+def _read_gguf(path, tokenizer, strict):
     if path.suffix == ".safetensors":
         raise ValueError(f"{path} is one tensor file; give its folder, which has config.json too")
     file = read_gguf(path)
@@ -186,6 +203,7 @@ def _read_gguf(path, tokenizer):
         tokenizer=tokenizer_of_gguf(file.metadata, path) if tokenizer else None,
         stop_tokens=_ids(file.metadata.get("tokenizer.ggml.eos_token_id")),
         pad_token=_pad(file.metadata.get("tokenizer.ggml.padding_token_id"), config),
+        origin=Origin(str(path)),
     )
     return model, architecture.gguf(config), "", architecture.unread, file.tensors
 

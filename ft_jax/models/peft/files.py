@@ -274,7 +274,7 @@ def save_adapter(
     config = {
         "peft_type": kind.peft_type,
         "task_type": modules.task,
-        "base_model_name_or_path": None,
+        **_base(model),
         "inference_mode": True,
         **kind.describe(holders, modules),
         **({"target_modules": modules.around(own)} if own else {}),
@@ -282,6 +282,17 @@ def save_adapter(
     }
     write_whole(folder, config, {key: np.asarray(jax.device_get(x)) for key, x in tensors.items()})
     return folder
+
+
+def _base(model: Model) -> dict[str, Any]:
+    """Where peft finds the base: the hub's name of a model, or a path on this computer; None for one that was made."""
+    address = None if model.origin is None else model.origin.address
+    if address is None:
+        return {"base_model_name_or_path": None}
+    if address.startswith("hf://"):
+        name, _, revision = address.removeprefix("hf://").partition("@")
+        return {"base_model_name_or_path": name, "revision": revision or None}
+    return {"base_model_name_or_path": os.fspath(assets.resolve(address))}
 
 
 def write_whole(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:

@@ -15,7 +15,7 @@ from ft_jax.core.params import path_of
 from ft_jax.models.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from ft_jax.models.checkpoints.tokenizers import tokenizer_of_folder
 from ft_jax.models.checkpoints.whole_folder import building
-from ft_jax.models.model import Model
+from ft_jax.models.model import Model, Origin
 from ft_jax.training.serving.trees import Unwritable, put_together, take_apart
 
 FOLDER, RECORD, WEIGHTS, TOKENIZER = "model", "model.json", "weights.safetensors", "tokenizer"
@@ -107,6 +107,7 @@ def keep(run: Path, model: Model, params: Any, base: Mapping[str, Any] | None, r
         "stop_tokens": list(model.stop_tokens),
         "pad_token": model.pad_token,
         "classes": list(model.classes),
+        "origin": None if model.origin is None else dataclasses.asdict(model.origin),
         "reads": dict(reads),
     }
     outlines = {name: (array.shape, np.dtype(array.dtype)) for name, array in own.items()}
@@ -176,6 +177,7 @@ def load_run(run: str | Path, base: str | None = None) -> Kept:
         stop_tokens=tuple(record["stop_tokens"]),
         pad_token=record["pad_token"],
         classes=tuple(record["classes"]),
+        origin=Origin(**record["origin"]) if record.get("origin") else None,
     )
     return Kept(run, model, record["base"] if base is None else {**record["base"], "address": base}, record["reads"])
 
