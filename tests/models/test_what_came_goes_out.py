@@ -1,4 +1,4 @@
-"""A folder that was loaded is saved with what it said: configuration, generation, preprocessing; ties as in the file."""
+"""A folder that was loaded is saved with what it said: configuration, generation, preprocessing; ties as it has them."""
 
 import json
 import shutil
