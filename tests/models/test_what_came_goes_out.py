@@ -1,4 +1,4 @@
-"""A folder that was loaded is saved with what it said: configuration, generation, preprocessing; ties as it has them."""
+"""A folder that was loaded is saved with what it said: configuration, generation, preprocessing; its ties."""
 
 import json
 import shutil
