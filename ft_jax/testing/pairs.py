@@ -48,7 +48,7 @@ def composed(*names: str, layers: int = 1) -> Any:
 def composition(*names: str, layers: int = 1) -> Subject:
     """A composition as the laws take it; raises as `composed` does."""
     method = composed(*names, layers=layers)
-    return Subject(" over ".join(names), lambda problem: method, batch=layout_of(*names), layers=layers)
+    return Subject(lambda problem: method, batch=layout_of(*names), layers=layers)
 
 
 def refusal(outer: str, inner: str) -> str | None:

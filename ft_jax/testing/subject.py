@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ft_jax.core import Method, Neutral, Problem, catalogue, compose, jit_step, merge, parameters
+from ft_jax.core import Neutral, Problem, catalogue, compose, jit_step, merge, parameters
 from ft_jax.core.state import Batch
 from ft_jax.testing.problem import HALVES, example, examples, joined, problem, program_of
 
@@ -15,14 +15,13 @@ STEPS = 3
 
 
 class Subject:
-    """What the laws are asked of: a method, built for the tiny problem, and how to run it.
+    """What the laws are asked of: a method or a composition, built for the tiny problem, and how to run it.
 
     A step is compiled once, with its state donated, and serves most of the laws; what runs once (surgery, evaluation,
     merging) is evaluated operation by operation, whose small programs all methods share.
 
     Args:
-      name: the method's name.
-      build: ``problem -> method``.
+      build: ``problem -> method``, or a composition.
       batch: from the problem's batch to the one that the method trains on; the same by default.
       neutral: where it does nothing, or why there is no such place, see `ft_jax.core.catalogue.Entry`.
       pretrained, mergeable: as in `ft_jax.core.catalogue.Entry`.
@@ -31,7 +30,6 @@ class Subject:
 
     def __init__(
         self,
-        name: str,
         build: Callable[[Problem], Any],
         *,
         batch: Callable[[Batch], Batch] | None = None,
@@ -40,10 +38,11 @@ class Subject:
         mergeable: bool = True,
         layers: int = 1,
     ):
-        self.name, self.neutral, self.pretrained, self.mergeable = name, neutral, pretrained, mergeable
+        self.neutral, self.pretrained, self.mergeable = neutral, pretrained, mergeable
         self.layers, self.layout = layers, batch or (lambda batch: batch)
         self.problem = problem(layers)
         self.method = build(self.problem)
+        self.name = " over ".join(compose(self.method).names) or "nothing"
         self.program = program_of(self.method, layers)
         self.step = jit_step(self.program.step)
 
@@ -119,7 +118,7 @@ def trained(step: Callable, state: Any, batch: Batch, steps: int = STEPS) -> tup
 @functools.cache
 def nothing(layers: int = 1) -> Subject:
     """Training without any method."""
-    return Subject("nothing", lambda problem: compose(), layers=layers)
+    return Subject(lambda problem: compose(), layers=layers)
 
 
 @functools.lru_cache(maxsize=1)
@@ -127,7 +126,6 @@ def subject(name: str, layers: int = 1) -> Subject:
     """A method of the catalogue; the last one is kept, so ask for its laws one after the other."""
     entry = catalogue[name]
     return Subject(
-        name,
         lambda problem: example(name, layers=layers),
         batch=entry.batch,
         neutral=entry.neutral,
@@ -141,9 +139,4 @@ def plain_like(subject: Subject) -> Subject:
     """What `subject` is to equal at its neutral point."""
     if subject.neutral.like is None:
         return nothing(subject.layers)
-    return Subject(f"like {subject.name}", subject.neutral.like, layers=subject.layers)
-
-
-def is_method(value: Any) -> bool:
-    """Whether `value` is a method already, rather than something that builds one."""
-    return isinstance(value, Method) or hasattr(value, "parts")
+    return Subject(subject.neutral.like, layers=subject.layers)

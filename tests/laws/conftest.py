@@ -5,16 +5,16 @@ import gc
 import jax
 import pytest
 
+from ft_jax.testing.quick import few_optimisations
+
 KEPT = 12
 """Methods after which a worker forgets compiled programs: each adds some 50 MiB, and shares the small ones."""
 
 
 @pytest.fixture(autouse=True)
 def quick_compilation():
-    """Compiles with few optimisations."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with few_optimisations():
+        yield
 
 
 @pytest.fixture(autouse=True)

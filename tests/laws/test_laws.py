@@ -4,6 +4,7 @@ import pytest
 
 import ft_jax
 from ft_jax.testing import laws, padding
+from ft_jax.testing.check import check_law
 from ft_jax.testing.subject import subject
 
 NAMES = tuple(ft_jax.catalogue)
@@ -21,7 +22,7 @@ def over_every_method(law):
     def test(name, law_counts, request):
         if law is padding.padding_counts_nothing and name in COUNTING_PADDING:
             request.applymarker(pytest.mark.xfail(strict=False))
-        reason = law(subject(name))
+        reason = check_law(subject(name), law)
         law_counts.append({"laws of single methods": 1})
         if reason is not None:
             pytest.skip(reason)

@@ -4,6 +4,7 @@ import pytest
 from laws.test_laws import COUNTING_PADDING, NAMES
 
 from ft_jax.testing import laws, padding, separate
+from ft_jax.testing.check import check_law
 from ft_jax.testing.subject import subject
 
 pytestmark = pytest.mark.laws
@@ -14,7 +15,7 @@ def over_every_method(law):
     def test(name, law_counts, request):
         if law is padding.padding_counts_nothing and name in COUNTING_PADDING:
             request.applymarker(pytest.mark.xfail(strict=False))
-        reason = law(subject(name, layers=2))
+        reason = check_law(subject(name, layers=2), law)
         law_counts.append({"laws of single methods": 1})
         if reason is not None:
             pytest.skip(reason)
