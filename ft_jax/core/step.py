@@ -212,11 +212,13 @@ def _with_total_weight(batch: Batch, accumulate: int, axis: str | None) -> Batch
         return batch
     batch = {name: _with_total_weight(x, accumulate, axis) if isinstance(x, dict) else x for name, x in batch.items()}
     weights = batch.get("weights")
+    # Labels that are numbers count whatever they are, one time an example.
+    classes = "labels" in batch and jnp.issubdtype(batch["labels"].dtype, jnp.integer)
     if weights is None and "labels" in batch:
-        weights = jnp.ones(batch["labels"].shape)
+        weights = jnp.ones(batch["labels"].shape if classes else batch["labels"].shape[:1])
     if weights is None:
         return batch
-    if "labels" in batch:
+    if classes:
         weights = jnp.where(batch["labels"] >= 0, weights, 0.0)
     total = divisor(weights) if axis is None else divisor(jax.lax.pmean(jnp.sum(weights), axis))
     return {**batch, "total_weight": total / accumulate}

@@ -77,7 +77,7 @@ def bucket(longest: int, length: Length) -> int:
 def with_row_weights(batch: Mapping[str, Any], real: int) -> dict[str, Any]:
     """The batch with ``weights`` in it, 0 in every row from ``real`` on; parts with weights of their own too.
 
-    Weights that are missing are 1, of the shape of ``labels``, or one for each row where there are none. Parts that
+    Weights that are missing are 1, of the shape of whole-number ``labels``, or else one for each row. Parts that
     carry ``labels`` are given weights in the same way.
 
     Example:
@@ -93,8 +93,10 @@ def with_row_weights(batch: Mapping[str, Any], real: int) -> dict[str, Any]:
     if not plain:
         return weighted
     rows_of = next(iter(plain.values()))
-    counted = plain.get("labels", np.zeros(len(rows_of)))
-    weights = plain.get("weights", np.ones(counted.shape, dtype=np.float32))
+    labels = plain.get("labels")
+    # Several numbers are one label of an example; several whole numbers are a label a token each.
+    shape = labels.shape if labels is not None and labels.dtype.kind in "iu" else (len(rows_of),)
+    weights = plain.get("weights", np.ones(shape, dtype=np.float32))
     rows = (np.arange(len(rows_of)) < real).reshape((-1,) + (1,) * (weights.ndim - 1))
     return {**plain, **weighted, "weights": weights * rows.astype(np.float32)}
 

@@ -1,7 +1,7 @@
 """Training: an experiment as a value, and `fit`."""
 
 from ft_jax.training.composition import Parts, Use
-from ft_jax.training.evaluate import HostMetric, Metric, evaluate
+from ft_jax.training.evaluate import evaluate
 from ft_jax.training.experiment import (
     Budget,
     CheckpointSpec,
@@ -12,6 +12,7 @@ from ft_jax.training.experiment import (
     OptimizerSpec,
 )
 from ft_jax.training.fit import fit
+from ft_jax.training.metrics import HostMetric, Metric
 from ft_jax.training.parallel import Mesh, parallelise
 from ft_jax.training.prepare import Plan, prepare
 from ft_jax.training.process import set_up_process

@@ -1,6 +1,5 @@
 """Metrics of a state on evaluation sets: sums on the devices, one fetch at the end."""
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -8,120 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ft_jax.core import Outputs, Program, TrainState
-from ft_jax.core.losses import default_chunk
-from ft_jax.core.outputs import logits_of
-from ft_jax.core.step import logits
+from ft_jax.core import Program, TrainState
+from ft_jax.data.collate import of_one_length
+from ft_jax.training.causes import one_sentence
+from ft_jax.training.metrics import Batch, HostMetric, Metric, MetricLike, counted, default_metrics
 
-Batch = Mapping[str, Any]
 Scores = dict[str, Any]
 """Metric name to a float, or to an array ``[trials]`` where a lifted program keeps its trials apart."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """A mean over examples or tokens, made on the devices.
-
-    Attributes:
-      sums: ``(predictions, batch) -> (sum, count)``; rows that don't count have ``batch["weights"]`` 0.
-      finish: of the mean over the whole set, such as ``exp`` for perplexity.
-    """
-
-    sums: Callable[[Any, Batch], tuple[jax.Array, jax.Array]]
-    finish: Callable[[np.ndarray], Any] = lambda mean: mean
-
-
-@dataclasses.dataclass(frozen=True)
-class HostMetric:
-    """A metric that is no mean, such as F1 or ROC-AUC, made on the host from all predictions.
-
-    Attributes:
-      score: ``(predictions, batch) -> float`` on numpy arrays of the whole set, rows that don't count left out.
-    """
-
-    score: Callable[[np.ndarray, Mapping[str, np.ndarray]], float]
-
-
-MetricLike = Metric | HostMetric | Callable[[Any, Batch], tuple[jax.Array, jax.Array]]
-
-
-def counted(batch: Batch) -> jax.Array:
-    """How much each label counts: ``weights`` or ones, 0 where an integer label is negative."""
-    labels = batch["labels"]
-    weights = batch.get("weights")
-    weights = jnp.ones(labels.shape, jnp.float32) if weights is None else weights
-    return jnp.where(labels >= 0, weights, 0.0) if jnp.issubdtype(labels.dtype, jnp.integer) else weights
-
-
-def accuracy(predictions, batch):
-    """Share of examples whose likeliest class is the label; ``predictions [batch, classes]``."""
-    weights = counted(batch)
-    return jnp.sum(weights * (jnp.argmax(predictions, axis=-1) == batch["labels"])), jnp.sum(weights)
-
-
-def token_accuracy(predictions, batch):
-    """Share of counted tokens that are the model's first choice."""
-    weights = counted(batch)
-    return jnp.sum(weights * token_scores(predictions, batch)["correct"]), jnp.sum(weights)
-
-
-def negative_log_likelihood(predictions, batch):
-    """Mean ``-log p`` of the counted tokens, in nats."""
-    weights = counted(batch)
-    return -jnp.sum(weights * token_scores(predictions, batch)["log_probability"]), jnp.sum(weights)
-
-
-def token_scores(predictions, batch):
-    """What `predict_tokens` gives, also from whole logits ``[batch, time, vocabulary]``."""
-    if isinstance(predictions, Mapping):
-        return predictions
-    return _scores(predictions, batch["labels"])
-
-
-def predict_tokens(outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-    """``log_probability`` and ``correct`` of each label, ``[batch, time]``, without holding all logits."""
-    labels, chunk = batch["labels"], default_chunk(outputs)
-    if labels.shape[1] <= chunk:
-        return _scores(logits_of(outputs.hidden, outputs.head, outputs.softcap), labels)
-
-    def pieces(x):
-        x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % chunk)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
-
-    def one(piece):
-        hidden, labels = piece
-        return _scores(logits_of(hidden, outputs.head, outputs.softcap), labels)
-
-    scores = jax.lax.map(one, (pieces(outputs.hidden), pieces(labels)))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1)[:, : labels.shape[1]], scores)
-
-
-def _scores(logits, labels):
-    chosen = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[..., None], axis=-1)[..., 0]
-    return {
-        "log_probability": chosen - jax.nn.logsumexp(logits, axis=-1),
-        "correct": (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32),
-    }
-
-
-def default_metrics(batch: Batch) -> dict[str, MetricLike]:
-    """What fits a batch's labels: accuracy for ``[batch]`` classes, token accuracy and perplexity for tokens."""
-    labels = batch.get("labels")
-    if labels is None or not np.issubdtype(np.asarray(labels).dtype, np.integer):
-        return {}
-    if np.ndim(labels) == 1:
-        return {"accuracy": accuracy}
-    return {"token_accuracy": token_accuracy, "perplexity": Metric(negative_log_likelihood, np.exp)}
-
-
-def default_predict(lifted: bool) -> Callable[[Outputs, Batch], Any]:
-    """Logits for classes; for labels of tokens their scores, or logits where members of an ensemble fuse them."""
-
-    def predict(outputs, batch):
-        tokens = "labels" in batch and jnp.ndim(batch["labels"]) == 2 and outputs.hidden.ndim == 3
-        return predict_tokens(outputs, batch) if tokens and not lifted else logits(outputs, batch)
-
-    return predict
 
 
 def measurer(metrics: Mapping[str, MetricLike]) -> Callable[[Program, str | None], Callable]:
@@ -229,22 +121,36 @@ def _host_scores(predictions, batches, metrics, trials):
 
     def join(*parts):
         cut = [np.take(part, range(count), axis=axis) for part, count in zip(parts, counts, strict=True)]
-        return np.concatenate(cut, axis=axis)
+        return _together(cut, axis)
 
     whole = jax.tree.map(join, *fetched)
-    labels = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
-    if "labels" in labels and np.ndim(labels["labels"]) == 1:
-        keep = np.asarray(counted(labels)) > 0
+    batch = jax.tree.map(lambda *parts: _together([np.asarray(part) for part in parts], 0), *of_one_length(batches))
+    weights = np.asarray(counted(batch)) if "labels" in batch else None
+    if weights is not None and weights.ndim == 1:
+        keep = weights > 0
         whole = jax.tree.map(lambda x: np.compress(keep, x, axis=axis), whole)
-        labels = jax.tree.map(lambda x: np.asarray(x)[keep], labels)
+        batch = jax.tree.map(lambda x: x[keep], batch)
     scores = {}
     for name, metric in metrics.items():
         if isinstance(metric, HostMetric):
-            values = [
-                float(metric.score(jax.tree.map(lambda x, at=at: x[at], whole), labels)) for at in np.ndindex(*trials)
-            ]
+            with one_sentence(f"metric {name!r} can't be made of this set", "take another metric or a larger set"):
+                values = [
+                    float(metric.score(jax.tree.map(lambda x, at=at: x[at], whole), batch))
+                    for at in np.ndindex(*trials)
+                ]
             scores[name] = _plain(np.reshape(values, trials))
     return scores
+
+
+def _together(parts, axis: int) -> np.ndarray:
+    """Arrays one after the other; where sets have rows of several lengths, those of tokens filled up with zeros."""
+    widths = {part.shape[axis + 1 : axis + 2] for part in parts}
+    if len(widths) > 1:
+        most = max(width[0] for width in widths)
+        parts = [
+            np.pad(part, [(0, most - n if at == axis + 1 else 0) for at, n in enumerate(part.shape)]) for part in parts
+        ]
+    return np.concatenate(parts, axis=axis)
 
 
 def _plain(value):
@@ -276,42 +182,3 @@ def evaluate(
     batches = list(batches)
     metrics = default_metrics(batches[0] if batches else {}) if metrics is None else metrics
     return score(jax.jit(measurer(metrics)(program, None)), state, batches, metrics, program.trials)
-
-
-def _positive(predictions):
-    shifted = predictions - predictions.max(axis=-1, keepdims=True)
-    return np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
-
-
-def f1(average: str = "macro") -> HostMetric:
-    """scikit-learn's F1 of classes."""
-    from sklearn.metrics import f1_score
-
-    return HostMetric(lambda logits, batch: f1_score(batch["labels"], logits.argmax(-1), average=average))
-
-
-def roc_auc() -> HostMetric:
-    """scikit-learn's area under the ROC curve; one against the rest where there are more than two classes."""
-    from sklearn.metrics import roc_auc_score
-
-    def area(logits, batch):
-        p = _positive(logits)
-        return roc_auc_score(batch["labels"], p[:, 1] if p.shape[1] == 2 else p, multi_class="ovr")
-
-    return HostMetric(area)
-
-
-def calibration_error(bins: int = 15) -> HostMetric:
-    """Expected calibration error: mean gap between confidence and accuracy over equal-width bins.
-
-    Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599, equation 3.
-    """
-
-    def gap(logits, batch):
-        p = _positive(logits)
-        confidence, correct = p.max(axis=-1), p.argmax(axis=-1) == batch["labels"]
-        place = np.minimum((confidence * bins).astype(int), bins - 1)
-        gaps = [abs(np.sum(confidence[place == b] - correct[place == b])) for b in range(bins)]
-        return sum(gaps) / len(confidence)
-
-    return HostMetric(gap)

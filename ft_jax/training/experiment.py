@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ft_jax.core import Loss, Optimizer, Outputs, optimizer, supervised
+from ft_jax.core import Loss, Optimizer, Outputs, optimizer
 from ft_jax.core.decay import decay_mask
 from ft_jax.core.params import nearest
 from ft_jax.training.composition import MethodLike
-from ft_jax.training.evaluate import MetricLike
+from ft_jax.training.metrics import MetricLike
+from ft_jax.training.objective import objective_of
 from ft_jax.training.parallel import Parallelism, as_parallelism
 from ft_jax.training.stream import Feed, Stream
 
@@ -62,6 +63,8 @@ class OptimizerSpec:
       warmup: the share of all steps in which the rate rises linearly from 0.
       final: the share of the peak at which a schedule ends.
       options: further numbers of the constructor, such as ``{"b2": 0.98}``.
+      half_precision: what makes small updates count on parameters that learn in half precision: ``"master"`` (a float32
+        copy, `ft_jax.transfer.master_copies`), ``"stochastic"`` (`ft_jax.transfer.stochastic_rounding`), or ``"none"``.
     """
 
     name: str = "adamw"
@@ -73,6 +76,7 @@ class OptimizerSpec:
     warmup: float = 0.0
     final: float = 0.0
     options: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    half_precision: Literal["master", "stochastic", "none"] = "master"
 
     def check(self) -> None:
         """Raises ValueError on a number or name that can't be."""
@@ -83,6 +87,10 @@ class OptimizerSpec:
             raise ValueError(f"optimizer.max_norm is {self.max_norm}; give a norm above 0, or None for no clipping")
         if self.schedule not in ("constant", "linear", "cosine"):
             raise ValueError(f"optimizer.schedule is {self.schedule!r}; use 'constant', 'linear' or 'cosine'")
+        if self.half_precision not in ("master", "stochastic", "none"):
+            raise ValueError(
+                f"optimizer.half_precision is {self.half_precision!r}; use 'master', 'stochastic' or 'none'"
+            )
         if not 0 <= self.warmup < 1:
             raise ValueError(f"optimizer.warmup is {self.warmup}; give a share of all steps from 0 to below 1")
         known = inspect.signature(build).parameters
@@ -243,7 +251,8 @@ class Experiment:
       checkpoints: see `CheckpointSpec`.
       seed: of everything random: parameters, dropout, sampling and the data's order.
       hyper: numbers to change at the start, by ``"method.number"``.
-      loss: ``model -> Loss``; cross-entropy with the batch's labels by default.
+      loss: ``model -> Loss``; by default what fits the model's head and the labels, cross-entropy for classes,
+        see `ft_jax.training.objective.target_of`.
       predict: ``(outputs, batch) -> predictions`` for metrics and memories; see `ft_jax.training.evaluate`.
       metrics: by name, ``(predictions, batch) -> (sum, count)`` or more; by default what fits the labels.
       expect: the outcome that tests check, see `ft_jax.training.outcome`.
@@ -276,9 +285,9 @@ class Experiment:
         """The run folder."""
         return Path(self.out) if self.out else Path("runs") / self.name
 
-    def loss_of(self, model) -> Loss:
-        """The plain loss, without any method's additions."""
-        return supervised(model.apply) if self.loss is None else self.loss(model)
+    def loss_of(self, model, example: Mapping[str, Any]) -> Loss:
+        """The plain loss, without any method's additions: the experiment's, or what fits the head and the labels."""
+        return objective_of(model, example) if self.loss is None else self.loss(model)
 
     def check(self) -> None:
         """Raises ValueError, in one sentence, on what can be seen to be wrong without data or model."""

@@ -8,11 +8,16 @@ import numpy as np
 
 from ft_jax.core.weights import shape
 from ft_jax.training.experiment import Experiment
+from ft_jax.training.objective import target_of
 from ft_jax.training.stream import Batch
 
 
 def limits_of(model: Any, example: Batch, experiment: Experiment, task: str) -> dict[str, int]:
-    """``classes`` of the head, ``vocabulary`` and ``positions`` of the model, as far as they can be known."""
+    """``vocabulary`` and ``positions`` of the model, ``classes`` of its head, ``several`` of one for several classes.
+
+    Raises:
+      ValueError: the batch is beyond them, or its labels don't fit the head.
+    """
     config, limits = getattr(model, "config", None), {}
     for name in ("vocabulary", "positions"):
         value = getattr(config, name, None)
@@ -20,16 +25,14 @@ def limits_of(model: Any, example: Batch, experiment: Experiment, task: str) -> 
             limits[name] = value
     check_limits(example, limits, f"task {task!r}")
     labels = example.get("labels")
-    if experiment.loss is None and labels is not None and np.issubdtype(np.asarray(labels).dtype, np.integer):
+    if experiment.loss is not None or labels is None:
+        return limits
+    target = target_of(model, example)
+    if target in ("classes", "several classes"):
         outputs = jax.eval_shape(lambda params: model.apply(params, example, None), model.params)
-        if outputs.unembedding is None:
-            raise ValueError("the model has no head for labels; give it one, such as models.with_classifier(...)")
-        limits["classes"] = shape(outputs.unembedding)[-1]
-        if np.shape(labels) != outputs.hidden.shape[:-1]:
-            raise ValueError(
-                f"labels have shape {np.shape(labels)}, but the model predicts {outputs.hidden.shape[:-1]}; "
-                "give one label an example to a classifier and one a token to a language model"
-            )
+        limits["classes" if target == "classes" else "several"] = shape(outputs.unembedding)[-1]
+    if target == "numbers":
+        limits["numbers"] = 1
     return limits
 
 
@@ -40,6 +43,17 @@ def check_limits(batch: Batch, limits: Mapping[str, int], where: str) -> None:
         raise ValueError(
             f"{where} has label {int(np.max(labels))}, but the model's head has classes 0 to {limits['classes'] - 1}; "
             "correct the label or give the model more classes"
+        )
+    if labels is not None and "numbers" in limits and np.asarray(labels).dtype.kind == "i" and np.min(labels) < 0:
+        raise ValueError(
+            f"{where} has the whole number {int(np.min(labels))} as its label, and negative whole numbers don't count; "
+            "make the labels of a regression floats"
+        )
+    if labels is not None and "several" in limits and not 0 <= np.min(labels) <= np.max(labels) <= 1:
+        wrong = np.min(labels) if np.min(labels) < 0 else np.max(labels)
+        raise ValueError(
+            f"{where} has {wrong:.4g} among its labels, which are 0 to 1 for each of several classes; correct it, or "
+            "take a regression head"
         )
     if ids is None:
         return

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import optax
 
-from ft_jax.core import Composition, Program, TrainState, make_step
+from ft_jax.core import Composition, Program, TrainState, compose, make_step
 from ft_jax.core.params import digest, paths
 from ft_jax.training.composition import (
     NEW_HEAD,
@@ -17,12 +18,17 @@ from ft_jax.training.composition import (
     frozen_at_random,
     with_new_head,
 )
-from ft_jax.training.evaluate import MetricLike, default_metrics, default_predict, measurer
+from ft_jax.training.evaluate import measurer
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.limits import limits_of
+from ft_jax.training.metrics import MetricLike, default_metrics, default_predict
+from ft_jax.training.objective import target_of
 from ft_jax.training.parallel import Distributed, check_divides, parallelise
 from ft_jax.training.stream import Batch, Feed, Stream, check_batch, check_stream, classes_of, first_batch
 from ft_jax.training.tracing import task_batches, trace
+from ft_jax.transfer.half_precision import in_half, master_copies, stochastic_rounding
+
+HALF_PRECISION = ("transfer.master_copies", "transfer.stochastic_rounding")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,11 +129,13 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
     steps = tuple(task.steps or budget.steps_for(task.name, task.examples) for task in stream)
     composition = build_methods(experiment.method, Parts(model, example, sum(steps), keys["methods"], outline))
     composition = with_new_head(composition, model)
+    composition = in_full_precision(composition, model, getattr(experiment.optimizer, "half_precision", "none"))
+    target = target_of(model, example) if experiment.loss is None else None
     first_set = next((next(iter(batches), {}) for batches in sets.values()), example)
-    metrics = default_metrics(first_set) if experiment.metrics is None else dict(experiment.metrics)
+    metrics = default_metrics(first_set, target) if experiment.metrics is None else dict(experiment.metrics)
     predict = experiment.predict or default_predict(composition.has("lift"))
     optimizer = experiment.optimizer.build(sum(steps))
-    loss = experiment.loss_of(model)
+    loss = experiment.loss_of(model, example)
 
     def build(axis):
         program = make_step(loss, optimizer, composition, accumulate=budget.accumulate, axis=axis, predict=predict)
@@ -170,6 +178,21 @@ def notes_of(plan: Plan) -> list[str]:
     if NEW_HEAD in plan.composition.names:
         notes.append("the new head learns as well")
     return notes
+
+
+ROUNDINGS = {"master": master_copies, "stochastic": stochastic_rounding}
+
+
+def in_full_precision(composition: Composition, model: Any, rounding: str) -> Composition:
+    """The composition in which small updates count on what learns in half precision, see `ft_jax.transfer`.
+
+    Outermost stands the method that `rounding` names, where a leaf learns in half precision and none does so already.
+    """
+    if rounding == "none" or any(part.name in HALF_PRECISION for part in composition):
+        return composition
+    start = make_step(None, optax.identity(), composition).init
+    learned = jax.eval_shape(start, model.params, jax.random.key(0)).params
+    return compose(ROUNDINGS[rounding](), composition) if in_half(learned) else composition
 
 
 def named(model: Any, classes: tuple[str, ...]) -> Any:

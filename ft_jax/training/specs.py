@@ -8,6 +8,7 @@ import numpy as np
 
 from ft_jax import data, models
 from ft_jax.data.description import summary
+from ft_jax.training.objective import NUMBERS
 from ft_jax.training.stream import Feed, Stream, Task
 
 
@@ -17,12 +18,13 @@ class Pretrained:
 
     Attributes:
       address: ``pkg://NAME==VERSION/member``, ``hf://org/model`` or a path.
-      classes: of a new head; ``"data"`` for as many as the data has, None keeps the model's own output.
+      classes: outputs of a new head; ``"data"`` for as many as the data has, None keeps the model's own output.
       pooling: one vector an example for the new head, see `ft_jax.models.with_classifier`.
       dtype: compute type; None for float32.
       dropout: rate on hidden states; None keeps the configuration's.
       scan: whether layers run in one scan; None for where they are many, see `ft_jax.models.load`.
       remat: what the backward pass computes again, ``"none"``, ``"dots"`` or ``"full"``; None for nothing.
+      head: the kind of the new head, ``"classification"`` or ``"regression"``.
     """
 
     address: str = ""
@@ -32,6 +34,7 @@ class Pretrained:
     dropout: float | None = None
     scan: bool | None = None
     remat: str | None = None
+    head: str = "classification"
 
     def check(self) -> None:
         """Raises ValueError on what can be seen to be wrong before the files are read."""
@@ -65,7 +68,9 @@ class Pretrained:
         model = model.configure(**{name: value for name, value in changes.items() if value is not None})
         if self.classes == "data":
             raise ValueError("model.classes is 'data', which only a run knows; give a number")
-        return model if self.classes is None else models.with_classifier(model, self.classes, key, self.pooling)
+        if self.classes is None and self.head == "classification":
+            return model
+        return models.with_head(model, self.head, key, self.classes, self.pooling)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,11 +136,14 @@ class Texts:
             raise ValueError("data.addresses names no data; give it, such as --data.addresses first.csv second.csv")
 
     def outputs(self) -> int:
-        """How many classes the data sets have together."""
+        """How many outputs a head for the data sets needs: their classes together, 1 for a number an example."""
         sets = {address: data.load(address, None, self.quotes) for address in self.addresses}
         found = data.one_mapping(sets)
         named = max(len(one.classes) for one in found.values())
-        return named or 1 + max(int(np.max(one.column("labels"))) for one in found.values())
+        labels = [np.asarray(one.column("labels")) for one in found.values()]
+        if named or labels[0].ndim == 2:
+            return named or labels[0].shape[1]
+        return 1 if labels[0].dtype.kind == "f" else 1 + max(int(one.max()) for one in labels)
 
     def build(self, model: Any, feed: Feed) -> Stream:
         """The tasks, with one numbering of classes; every evaluation set is measured after each."""
@@ -218,7 +226,8 @@ def check_targets(examples: data.Dataset, model: Any) -> data.Dataset:
       ValueError: a class id that the head doesn't have.
     """
     labels = data.check_columns(examples, ["labels"]).columns["labels"]
-    if isinstance(labels, np.ndarray) and labels.dtype.kind == "f":
+    numbers = getattr(model.apply, "kind", None) in NUMBERS or classes_of(model) == 1
+    if numbers or (isinstance(labels, np.ndarray) and labels.dtype.kind == "f"):
         return data.check_finite(examples)
     return data.check_labels(examples, classes_of(model))
 

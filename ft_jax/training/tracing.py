@@ -9,8 +9,10 @@ import numpy as np
 
 from ft_jax.core import Program
 from ft_jax.data.collate import of_one_length
+from ft_jax.training.causes import fields_of, one_sentence
 from ft_jax.training.evaluate import fill, measurer
 from ft_jax.training.limits import check_limits
+from ft_jax.training.metrics import HostMetric
 from ft_jax.training.stream import Batch, Task, check_batch, first_batch, size, stack
 
 
@@ -106,12 +108,14 @@ def _trace_steps(plan: Any, program: Program) -> None:
             check_limits(batch, plan.limits, f"task {task.name!r}")
             if shapes_of(batch) not in seen:
                 seen.add(shapes_of(batch))
-                jax.eval_shape(program.step, plan.abstract, dict(batch))
+                with _on(f"a step on task {task.name!r}", batch):
+                    jax.eval_shape(program.step, plan.abstract, dict(batch))
         if leaves and batches:
             several = memories([batches[0]] * plan.experiment.evaluation.memories, batches)
             if shapes_of(several) not in ends:
                 ends.add(shapes_of(several))
-                jax.eval_shape(program.after_task, plan.abstract, several)
+                with _on(f"the end of task {task.name!r}", several):
+                    jax.eval_shape(program.after_task, plan.abstract, several)
 
 
 def _trace_evaluation(plan: Any, program: Program) -> dict[str, Mapping[str, Any]]:
@@ -126,11 +130,40 @@ def _trace_evaluation(plan: Any, program: Program) -> dict[str, Mapping[str, Any
             check_limits(batch, plan.limits, where)
             filled = fill(batch, size(batch))
             if shapes_of(filled) not in traced:
-                traced[shapes_of(filled)] = jax.eval_shape(measure, plan.abstract, dict(filled))[0]
+                with _on(f"the evaluation of {where[11:]}", filled):
+                    traced[shapes_of(filled)] = jax.eval_shape(measure, plan.abstract, dict(filled))[0]
             sums[name] = traced[shapes_of(filled)]
         if name not in sums:
             raise ValueError(f"{where} is empty; give it at least one batch")
+        _check_metrics(plan, batches, where)
     return sums
+
+
+def _on(what: str, batch: Batch):
+    remedy = "change the data, model or method"
+    return one_sentence(f"{what} is not possible with {fields_of(batch)}", remedy, ValueError)
+
+
+def _check_metrics(plan: Any, batches: Iterable[Batch], where: str) -> None:
+    """Refuses a set that a metric can't be made of, such as one without a class."""
+    asking = {name: one for name, one in plan.metrics.items() if isinstance(one, HostMetric) and one.lacks is not None}
+    if not asking:
+        return
+    labels = [np.asarray(batch["labels"])[_real(batch)] for batch in batches if "labels" in batch]
+    if not labels or any(one.ndim != labels[0].ndim or one.shape[1:] != labels[0].shape[1:] for one in labels):
+        return
+    whole = np.concatenate(labels)
+    for name, metric in asking.items():
+        lack = metric.lacks(whole, plan.limits.get("classes", plan.limits.get("several")))
+        if lack:
+            raise ValueError(f"metric {name!r} can't be made of {where}, which {lack}; take another split or metric")
+
+
+def _real(batch: Batch) -> np.ndarray:
+    """Which rows of a host batch count."""
+    labels, weights = np.asarray(batch["labels"]), batch.get("weights")
+    counts = np.ones(len(labels), bool) if weights is None else np.asarray(weights).reshape(len(labels), -1).any(axis=1)
+    return counts & (labels >= 0) if labels.ndim == 1 and labels.dtype.kind == "i" else counts
 
 
 def flatten(scores: Mapping[str, Mapping[str, Any]], watched: str | None) -> dict[str, jax.Array]:

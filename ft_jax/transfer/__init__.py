@@ -38,6 +38,7 @@ from ft_jax.transfer.fixmatch import fixmatch
 from ft_jax.transfer.full import full
 from ft_jax.transfer.galore import galore
 from ft_jax.transfer.gradual_unfreezing import gradual_unfreezing
+from ft_jax.transfer.half_precision import master_copies, stochastic_rounding
 from ft_jax.transfer.head_only import head_only
 from ft_jax.transfer.joint import joint
 from ft_jax.transfer.l2_sp import l2_sp
@@ -84,6 +85,7 @@ __all__ = [
     "lp_ft",
     "masked_image_modelling",
     "masked_language_modelling",
+    "master_copies",
     "mmd",
     "norm_tuning",
     "oft",
@@ -94,6 +96,7 @@ __all__ = [
     "pseudo_labels",
     "quantize",
     "rslora",
+    "stochastic_rounding",
     "training_signal_annealing",
     "uda",
     "vera",

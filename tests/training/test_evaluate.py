@@ -10,16 +10,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 from ft_jax.core import Outputs, make_step, supervised
 from ft_jax.ensemble import members
 from ft_jax.training import HostMetric, evaluate
-from ft_jax.training.evaluate import (
-    accuracy,
-    calibration_error,
-    f1,
-    fill,
-    measurer,
-    predict_tokens,
-    roc_auc,
-    score,
-)
+from ft_jax.training.evaluate import fill, measurer, score
+from ft_jax.training.metrics import accuracy, calibration_error, f1, predict_tokens, roc_auc
 
 CLASSES = 4
 
@@ -81,7 +73,7 @@ def test_tokens_scores_equal_those_from_whole_logits(monkeypatch):
         unembedding=jnp.asarray(draw.normal(size=(5, 11)), jnp.float32),
     )
     batch = {"labels": jnp.asarray(draw.integers(-1, 11, (3, 7)))}
-    monkeypatch.setattr(sys.modules["ft_jax.training.evaluate"], "default_chunk", lambda outputs: 3)
+    monkeypatch.setattr(sys.modules["ft_jax.training.metrics"], "default_chunk", lambda outputs: 3)
     scores = predict_tokens(outputs, batch)
     log_p = jax.nn.log_softmax(outputs.logits)
     expected = np.take_along_axis(np.asarray(log_p), np.maximum(batch["labels"], 0)[..., None], -1)[..., 0]
