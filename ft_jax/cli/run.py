@@ -86,6 +86,7 @@ def _train(experiment: Any, told: list[str]) -> int:
 def outcome(result: Any, report: Any) -> str:
     """What a run came to: scores before and after, expectations, where things are."""
     from ft_jax.training.report.data import headline, read_run
+    from ft_jax.training.trials import Winner
 
     lines = []
     if result.status == "finished" and result.compilations == 0:
@@ -93,6 +94,8 @@ def outcome(result: Any, report: Any) -> str:
     for score in headline(read_run(result.run)):
         values = " → ".join(f"{value:.3f} {phase.replace('_', ' ')}" for phase, value in score.by_phase.items())
         lines.append(f"{score.metric} on {score.set}: {values}")
+    if "winner" in result.summary:
+        lines.append(str(Winner(**result.summary["winner"])))
     lines += [f"expected {one}" for one in result.outcomes]
     if result.status != "finished":
         lines.append(f"{result.status}; the same command goes on from the last checkpoint")

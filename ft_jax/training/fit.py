@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ft_jax.training.checkpoint import Checkpoints
+from ft_jax.training.clock import Stretch
 from ft_jax.training.evaluate import score
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.limits import check_limits
@@ -27,6 +28,7 @@ from ft_jax.training.serving.of_run import keep_of_run, why_unkeepable
 from ft_jax.training.signals import interruptions
 from ft_jax.training.stream import Feeder, check_batch
 from ft_jax.training.tracing import flatten, memories
+from ft_jax.training.trials import Winner, winner_of
 
 IN_FLIGHT = 8
 """Steps that may be queued on the devices; more would only hold memory and find a divergence later."""
@@ -195,7 +197,8 @@ class _Loop:
             while self.progress.done < steps and not self.progress.over:
                 # The first step compiles, so it is a stretch of its own, which speeds leave out.
                 until = self.next_stop(steps) if compiled else self.progress.done + 1
-                metrics = self.stretch(feeder, until, interrupted, timed=compiled)
+                with contextlib.nullcontext() if compiled else self.log.waiting("compiling the step"):
+                    metrics = self.stretch(feeder, until, interrupted, timed=compiled)
                 compiled = True
                 if self.due(self.experiment.evaluation.every) and self.progress.done < steps:
                     self.evaluation()
@@ -212,7 +215,7 @@ class _Loop:
     def stretch(self, feeder: Feeder, until: int, interrupted, timed: bool) -> dict[str, Any]:
         """Steps without a pause, until so many are done on the task; the last one's metrics, computed."""
         queued: collections.deque = collections.deque()
-        begin, metrics = time.perf_counter(), {}
+        clock, metrics = Stretch(self.progress.seconds, timed), {}
         while self.progress.done < until and not interrupted() and self.log.diverged is None:
             fed = feeder.take(lambda: self.distributed.collect(self.state))
             self.state, metrics = self.distributed.step(self.state, fed.batch)
@@ -223,12 +226,10 @@ class _Loop:
             self.progress = self.progress.after_step(fed.place, fed.examples * count, (fed.tokens or 0) * count)
             step = self.progress.step
             if step % self.experiment.log_every == 0 or step in (1, self.plan.total_steps):
-                seconds = self.progress.seconds + (time.perf_counter() - begin if timed else 0.0)
                 told = {**metrics, **self.rates(step)}
-                self.log.train(step, told, seconds, self.progress.examples, self.progress.tokens)
+                self.log.train(step, told, clock.seconds, self.progress.examples, self.progress.tokens)
         jax.block_until_ready(metrics)
-        if timed:
-            self.note(seconds=self.progress.seconds + time.perf_counter() - begin)
+        self.note(seconds=clock.end())
         if self.log.diverged is not None:
             self.refuse_divergence(self.log.diverged)
         return metrics
@@ -401,7 +402,17 @@ class _Loop:
     def summary(self, status: str) -> dict[str, Any]:
         """What ``summary.json`` says."""
         wall = self.progress.wall + time.perf_counter() - self.since
-        return summarise(self.plan, self.progress, self.outcomes(), status, wall)
+        summary = summarise(self.plan, self.progress, self.outcomes(), status, wall)
+        won = self.winner()
+        return summary if won is None else {**summary, "winner": dataclasses.asdict(won)}
+
+    def winner(self) -> Winner | None:
+        """The best of several trials, by the watched metric at the end."""
+        spec, watched = self.experiment.evaluation, self.plan.watched(len(self.plan.stream) - 1)
+        scores = self.progress.scores.get("after", {}).get(watched, {})
+        if not self.plan.program.trials or not scores:
+            return None
+        return winner_of(scores, _numbers(self.distributed.collect(self.state.hyper)), spec.metric, spec.mode)
 
     def outcomes(self):
         """What came of the experiment's expectations."""

@@ -1,11 +1,13 @@
 """Metrics to ``metrics.jsonl``, TensorBoard and a progress line, written by a thread that training never waits for."""
 
+import contextlib
 import json
 import math
 import os
 import queue
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ import jax
 import numpy as np
 import tensorboardX
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ft_jax.assets.cache import replacing
 from ft_jax.training.run_folder import finite
+
+WORTH_SAYING = 2.0
+"""Seconds of a wait after which it is told."""
 
 
 class Log:
@@ -51,6 +56,7 @@ class Log:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[told]}"),
+                TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 console=self._console,
             )
@@ -62,9 +68,25 @@ class Log:
         if folder is not None and damaged:
             self.event(start, "repair", f"metrics.jsonl had {damaged} damaged lines, which are dropped")
 
-    def train(self, step: int, metrics: Mapping[str, Any], seconds: float, examples: int, tokens: int) -> None:
-        """A training step's metrics; `seconds`, `examples` and `tokens` are those of all training so far."""
+    def train(
+        self, step: int, metrics: Mapping[str, Any], seconds: Callable[[], float], examples: int, tokens: int
+    ) -> None:
+        """A training step's metrics, with the `examples` and `tokens` of all training so far.
+
+        `seconds` gives those of all training, and is read once the metrics are there.
+        """
         self._queue.put(("train", step, metrics, (seconds, examples, tokens)))
+
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Says what is waited for, and afterwards how long it took where that was long."""
+        begin = time.perf_counter()
+        if self._progress is not None:
+            self._progress.update(self._task, told=what)
+        yield
+        seconds = time.perf_counter() - begin
+        if seconds > WORTH_SAYING:
+            self._console.print(f"{what}: {seconds:.1f} s")
 
     def evaluation(self, step: int, phase: str, scores: Mapping[str, Mapping[str, Any]]) -> None:
         """Scores by evaluation set and metric."""
@@ -122,6 +144,7 @@ class Log:
 
     def _train(self, step, metrics, seen):
         metrics = {name: np.asarray(value, np.float64) for name, value in jax.device_get(dict(metrics)).items()}
+        seen = (seen[0](), *seen[1:])
         if not np.isfinite(metrics["loss"]).any() and self.diverged is None:
             self.diverged = step
         values = {**metrics, **self._rates(seen), "seconds": round(seen[0], 3)}

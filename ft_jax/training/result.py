@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from ft_jax.core import Composition, Program, TrainState, parameters
+from ft_jax.core.members import member
 from ft_jax.training.outcome import Outcome
 from ft_jax.training.parallel import as_parallelism
 from ft_jax.training.prepare import Plan
@@ -72,6 +73,17 @@ class Result:
     def params(self):
         """The model's tuned parameters with adapters in place; `ft_jax.core.merge` makes them dense."""
         return parameters(self.state, self.composition)["model"]
+
+    def best_trial(self) -> TrainState:
+        """The state of the best of several trials, by the watched metric at the end, as its own run would have it.
+
+        Raises:
+          ValueError: the run had no trials.
+        """
+        won = self.summary.get("winner")
+        if won is None:
+            raise ValueError("the run had no trials to choose from; result.state is its state")
+        return member(self.state, won["trial"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -230,6 +230,7 @@ def charts(run: Run) -> list[Chart]:
     if rest and (len(rest) > 1 or not loss):
         found.append(Chart("Terms of the loss", [Series(name, points) for name, points in rest.items()], smooth=True))
     found += _evaluation_charts(run)
+    found += _winner_charts(run)
     for name, points in {**_changed_numbers(run), **hyper}.items():
         if len({str(value) for _, value in points}) > 1:
             found.append(Chart(name, [Series(name, points)]))
@@ -281,6 +282,23 @@ def _evaluation_charts(run: Run) -> list[Chart]:
         for metric, sets in ordered
         if any(len(points) > 1 for points in sets.values())
     ]
+
+
+def _winner_charts(run: Run) -> list[Chart]:
+    """The watched metric of every trial against each number that differs between them."""
+    won = run.summary.get("winner") or {}
+    found = []
+    for name, tried in won.get("tried", {}).items():
+        far = min(tried) > 0 and max(tried) / min(tried) > FAR
+        places = [math.log10(value) for value in tried] if far else tried
+        points = sorted((x, y) for x, y in zip(places, won["values"], strict=True) if y is not None)
+        title = f"{won['metric'].replace('_', ' ')} by {'log₁₀ of ' * far}{name}"
+        found.append(Chart(title, [Series(won["metric"], points)]))
+    return found
+
+
+FAR = 20.0
+"""Numbers that lie further apart than by this factor are drawn by their logarithms."""
 
 
 def duration(seconds: float) -> str:

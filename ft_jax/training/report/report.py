@@ -18,6 +18,7 @@ from ft_jax.training.report.attention import attention_section
 from ft_jax.training.report.charts import line_chart, number
 from ft_jax.training.report.data import PHASES, Run, Score
 from ft_jax.training.report.page import PAGE, STYLE
+from ft_jax.training.trials import Winner
 
 MOST_GROUPS = 20
 GOOD = ("finished", "completed", "done")
@@ -159,8 +160,8 @@ def _facts(run: Run) -> list[str]:
 
 
 def _expected(summary: Mapping[str, Any]) -> str:
-    expected = summary.get("expected")
-    return "" if not expected else f"Expected: {expected}"
+    told = [] if "winner" not in summary else [str(Winner(**summary["winner"])).capitalize()]
+    return "; ".join([*told, *([f"Expected: {summary['expected']}"] if summary.get("expected") else [])])
 
 
 def _parts(run: Run) -> list[dict[str, Any]]:

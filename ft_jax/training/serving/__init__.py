@@ -7,7 +7,7 @@
 
 from ft_jax.training.serving.export import export_adapter, export_merged, read_by
 from ft_jax.training.serving.kept import Kept, NoModel, keep, load_run, unkeepable
-from ft_jax.training.serving.of_run import best_trial, keep_of_run, why_unkeepable
+from ft_jax.training.serving.of_run import keep_of_run, why_unkeepable
 from ft_jax.training.serving.use import Prediction, answers, measured, predict
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "NoModel",
     "Prediction",
     "answers",
-    "best_trial",
     "export_adapter",
     "export_merged",
     "keep",

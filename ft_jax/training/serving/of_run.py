@@ -6,31 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from ft_jax import assets
 from ft_jax.core import TrainState, parameters
 from ft_jax.core.members import member
 from ft_jax.training.prepare import Plan
 from ft_jax.training.serving.kept import keep, unkeepable
-
-
-def best_trial(scores: Mapping[str, Any], metric: str, mode: str) -> int | None:
-    """The trial whose metric is best; None where there are no trials, or none has a finite value.
-
-    Args:
-      scores: of one evaluation set.
-      metric: by which.
-      mode: ``"max"`` or ``"min"``.
-
-    Example:
-      >>> best_trial({"accuracy": [0.5, 0.9, None]}, "accuracy", "max")
-      1
-    """
-    values = np.asarray(scores.get(metric), np.float64)
-    if values.ndim != 1 or not np.isfinite(values).any():
-        return None
-    return int(np.nanargmax(values) if mode == "max" else np.nanargmin(values))
+from ft_jax.training.trials import best_trial
 
 
 def seen(plan: Plan, state: TrainState, trial: int | None = None) -> Any:

@@ -1,0 +1,31 @@
+"""Time spent training, read when a step is done and not when it is sent to the devices."""
+
+import time
+
+
+class Stretch:
+    """Seconds of training up to now, of which one stretch of steps without a pause is going on.
+
+    Steps are sent ahead of the devices, so what a step took is known when its metrics are there: the log reads
+    `seconds` then, on its own thread. What follows the stretch, such as an evaluation, is no training.
+
+    Args:
+      before: seconds of training before it.
+      timed: whether it counts at all; the step that compiles does not.
+    """
+
+    def __init__(self, before: float, timed: bool):
+        self._before, self._timed = before, timed
+        self._begin, self._end = time.perf_counter(), None
+
+    def seconds(self) -> float:
+        """Seconds of training so far, this stretch's with them."""
+        if not self._timed:
+            return self._before
+        now = time.perf_counter() if self._end is None else self._end
+        return self._before + now - self._begin
+
+    def end(self) -> float:
+        """Ends the stretch, all of whose steps are done; `seconds` from here on."""
+        self._end = time.perf_counter()
+        return self.seconds()
