@@ -8,7 +8,7 @@ import platform
 
 import jax
 
-from ft_jax.assets import cache_folder
+from ft_jax.assets.compiled import use_compilation_cache
 
 ALLOCATOR = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
 """Settings of glibc's ``mallopt(3)``: one heap, no mapping of single arrays, nothing given back."""
@@ -18,17 +18,6 @@ def set_up_process() -> None:
     """Both of the below; `fit`, dry runs and ``ft-jax bench`` call it, a script of your own may at its start."""
     use_compilation_cache()
     keep_freed_memory()
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs in the ft_jax cache between processes.
-
-    Where jax was told of another place (``JAX_COMPILATION_CACHE_DIR``) they are kept there;
-    ``JAX_ENABLE_COMPILATION_CACHE=false`` turns it off.
-    """
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def keep_freed_memory() -> bool:

@@ -1,5 +1,6 @@
 """Speeds are those of steps that are done: the log, its mean and the summary agree."""
 
+import itertools
 import json
 import time
 
@@ -56,7 +57,7 @@ def test_no_line_of_the_log_is_faster_than_the_device(run):
 
 def test_the_logs_mean_is_the_summarys_speed(run):
     result, lines = run
-    gaps = [(line["seconds"] - before["seconds"], line) for before, line in zip(lines, lines[1:], strict=False)]
+    gaps = [(line["seconds"] - before["seconds"], line) for before, line in itertools.pairwise(lines)]
     examples = sum(gap * line.get("examples_per_second", 0.0) for gap, line in gaps)
     mean = examples / sum(gap for gap, _ in gaps)
     assert mean == pytest.approx(result.summary["throughput"]["examples_per_second"], rel=0.1)
@@ -87,6 +88,5 @@ def test_a_population_names_its_winner_and_gives_its_state(tmp_path):
     page = write_report([tmp_path], tmp_path / "report.html")
     assert f"best: trial 1, optimizer.learning_rate=0.05, accuracy {won['value']:.4g}" in outcome(result, page)
     text = page.read_text()
-    assert (
-        "Best: trial 1, optimizer.learning_rate=0.05" in text and "accuracy by log₁₀ of optimizer.learning_rate" in text
-    )
+    assert "Best: trial 1, optimizer.learning_rate=0.05" in text
+    assert "accuracy by log₁₀ of optimizer.learning_rate" in text

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 
 from ft_jax import assets
+from ft_jax.assets.compiled import use_compilation_cache
 from ft_jax.core.adapters import Targets
 from ft_jax.models import heads
 from ft_jax.models.architectures import Tensor, architecture_of, flat, nested
@@ -85,6 +86,7 @@ def load(
     """
     if quantize is not None and quantize not in FORMATS:
         raise ValueError(f"quantize is {quantize!r}; use None or one of {', '.join(map(repr, FORMATS))}")
+    use_compilation_cache()
     path = Path(assets.resolve(os.fspath(address)))
     if path.is_dir() and not (path / "config.json").is_file():
         found = sorted(path.glob("*.gguf"))
