@@ -98,6 +98,12 @@ def compare(
             f"{len(names)} members have logits {logits.shape} and labels {labels.shape}; give [members, rows, classes] "
             "and [rows], the same examples in the same order for all"
         )
+    for one in range(1, len(logits)):
+        if any(np.array_equal(logits[one], logits[other]) for other in range(one)):
+            raise ValueError(
+                f"{names[one]} predicts the same as another member to the last bit, so they are one; give "
+                "each its own start, rows or features (ensemble.own_start, ensemble.bagging)"
+            )
     stages = {"fuse": bool({"weighted", "stack"} & set(by)), "calibrate": bool(calibrate), "conform": bool(conformal)}
     parts, judge = _split(labels, held_out, [stage for stage, wanted in stages.items() if wanted], seed)
     fit = parts.get("fuse", np.array([], int))

@@ -35,3 +35,9 @@ def test_members_of_other_shapes_are_refused():
     logits, labels = noise()
     with pytest.raises(ValueError, match=r"3 members have logits \(4, 1200, 3\)"):
         compare(list("abc"), logits, labels)
+
+
+def test_members_that_are_one_are_refused():
+    logits, labels = noise()
+    with pytest.raises(ValueError, match="c predicts the same as another member to the last bit"):
+        compare(list("abc"), np.stack([logits[0], logits[1], logits[0]]), labels)
