@@ -135,6 +135,6 @@ def sentence(error: BaseException) -> str:
     line = " ".join(message.split())
     if len(line) > 1000:
         line = line[:997] + "..."
-    if line and (bad_input or isinstance(error, RunFailed)):
+    if line and (bad_input or isinstance(error, RunFailed) or getattr(error, "one_sentence", False)):
         return line
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -1,7 +1,7 @@
 """Errors of other libraries in one sentence: what could not be done, what they said, and what helps."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,13 +17,15 @@ MOST = 300
 class Failed(RuntimeError):
     """Something that failed while a run went on, in one sentence; what was raised first is its ``__cause__``."""
 
+    one_sentence = True
+
 
 @contextlib.contextmanager
-def one_sentence(what: str, remedy: str, kind: type[Exception] = Failed) -> Iterator[None]:
+def one_sentence(what: str | Callable[[], str], remedy: str, kind: type[Exception] = Failed) -> Iterator[None]:
     """Turns what another library raises inside into one sentence; what this package says goes through as it is.
 
     Args:
-      what: can't be done, such as ``"a training step on task 'movies' failed"``.
+      what: can't be done, such as ``"a training step on task 'movies' failed"``, or a function that says it then.
       remedy: what to change.
       kind: of the error, `Failed` while a run goes on and ValueError before it starts.
 
@@ -43,7 +45,7 @@ def one_sentence(what: str, remedy: str, kind: type[Exception] = Failed) -> Iter
         if "RESOURCE_EXHAUSTED" in words or "ut of memory" in words:
             remedy = "it does not fit the device's memory; make budget.batch_size smaller or budget.accumulate larger"
         said = f"{type(error).__name__}: {words}" if words else type(error).__name__
-        raise kind(f"{what} ({said}); {remedy}") from error
+        raise kind(f"{what if isinstance(what, str) else what()} ({said}); {remedy}") from error
 
 
 def foreign(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ft_jax.training.causes import one_sentence
 from ft_jax.training.checkpoint import Checkpoints
 from ft_jax.training.clock import Stretch
 from ft_jax.training.evaluate import score
@@ -167,7 +168,7 @@ class _Loop:
         """All tasks from where the run stands; the summary."""
         with interruptions() as interrupted:
             if "before" not in self.progress.scores:
-                self.note(scores={"before": self.measure("before")})
+                self.note(scores={"before": self.guarded("the evaluation", self.measure, "before")})
             while self.progress.task < len(self.plan.stream):
                 if not self.task(interrupted):
                     self.log.event(self.progress.step, "signal", "interrupted; the same command goes on from here")
@@ -198,7 +199,7 @@ class _Loop:
                 # The first step compiles, so it is a stretch of its own, which speeds leave out.
                 until = self.next_stop(steps) if compiled else self.progress.done + 1
                 with contextlib.nullcontext() if compiled else self.log.waiting("compiling the step"):
-                    metrics = self.stretch(feeder, until, interrupted, timed=compiled)
+                    metrics = self.guarded("training", self.stretch, feeder, until, interrupted, compiled)
                 compiled = True
                 if self.due(self.experiment.evaluation.every) and self.progress.done < steps:
                     self.evaluation()
@@ -211,6 +212,16 @@ class _Loop:
                     return False
             self.end_of_task(feeder)
         return True
+
+    def guarded(self, what: str, act: Callable, *arguments: Any) -> Any:
+        """What `act` gives; what other libraries raise in it is told in one sentence, with where the run stood."""
+
+        def where():
+            place = min(self.progress.task, len(self.plan.stream) - 1)
+            return f"{what} failed at step {self.progress.step} of task {self.plan.stream[place].name!r}"
+
+        with one_sentence(where, "change what it names; the same command goes on from the last checkpoint"):
+            return act(*arguments)
 
     def stretch(self, feeder: Feeder, until: int, interrupted, timed: bool) -> dict[str, Any]:
         """Steps without a pause, until so many are done on the task; the last one's metrics, computed."""
@@ -258,7 +269,11 @@ class _Loop:
         """Measures all sets, lets methods act on it, and sees whether the task is over or this state the best."""
         progress, spec, budget = self.progress, self.experiment.evaluation, self.experiment.budget
         task = self.plan.stream[progress.task].name
-        scores = self.measure("training" if progress.done < self.plan.steps[progress.task] else f"after {task}")
+        scores = self.guarded(
+            "the evaluation",
+            self.measure,
+            "training" if progress.done < self.plan.steps[progress.task] else f"after {task}",
+        )
         self.note(latest=scores, evaluated=progress.step)
         watched = self.plan.watched(progress.task)
         if not scores:
@@ -338,7 +353,7 @@ class _Loop:
     def events(self, field: str, cause: str, change: Callable) -> None:
         """Runs the methods' functions of an event; every number they changed is a line of the log."""
         before = self.numbers
-        self.state = change()
+        self.state = self.guarded(f"what methods do at {cause}", change)
         self.numbers = _numbers(self.distributed.collect(self.state.hyper))
         names = [part.name for part in self.plan.composition if getattr(part, field) is not None]
         for number, new in self.numbers.items():

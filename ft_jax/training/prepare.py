@@ -190,7 +190,9 @@ def in_full_precision(composition: Composition, model: Any, rounding: str) -> Co
     """
     if rounding == "none" or any(part.name in HALF_PRECISION for part in composition):
         return composition
-    start = make_step(None, optax.identity(), composition).init
+    # What lifts a program may ask for the run's optimizer, and changes nothing of what learns.
+    unlifted = compose(*(part for part in composition if part.lift is None))
+    start = make_step(None, optax.identity(), unlifted).init
     learned = jax.eval_shape(start, model.params, jax.random.key(0)).params
     return compose(ROUNDINGS[rounding](), composition) if in_half(learned) else composition
 

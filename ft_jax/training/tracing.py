@@ -130,7 +130,7 @@ def _trace_evaluation(plan: Any, program: Program) -> dict[str, Mapping[str, Any
             check_limits(batch, plan.limits, where)
             filled = fill(batch, size(batch))
             if shapes_of(filled) not in traced:
-                with _on(f"the evaluation of {where[11:]}", filled):
+                with _on(f"the evaluation of {name!r}", filled):
                     traced[shapes_of(filled)] = jax.eval_shape(measure, plan.abstract, dict(filled))[0]
             sums[name] = traced[shapes_of(filled)]
         if name not in sums:

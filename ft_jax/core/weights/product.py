@@ -63,6 +63,12 @@ def _batched(arguments, axes):
 
 
 def _outline(x, weight):
+    # The product is formed when it is lowered; a trace alone would pass over shapes that don't fit.
+    if x.shape[-1:] != weight.shape[:1]:
+        raise ValueError(
+            f"a product of activations {list(x.shape)} with a weight {list(weight.shape)} has {x.shape[-1]} inputs for "
+            f"{weight.shape[0]}; give the model what it was made for"
+        )
     return x.update(shape=(*x.shape[:-1], weight.shape[1]), weak_type=False)
 
 
