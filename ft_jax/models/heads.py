@@ -1,7 +1,7 @@
 """Heads: what a network's hidden states are turned into, one vector an example or one a token."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -10,13 +10,20 @@ from jaxtyping import Array, Float
 
 from ft_jax.core.outputs import Outputs
 from ft_jax.core.outputs import masked_mean as float32_mean
-from ft_jax.models.architectures.naming import Tensor
-from ft_jax.models.networks.parts.layers import grafts_of, unit
+from ft_jax.core.weights import matmul
+from ft_jax.models.architectures import architecture_for, flat, nested
+from ft_jax.models.architectures.naming import Between, PublishedHead, Tensor, head_tensors
+from ft_jax.models.networks.parts.layers import activation, grafts_of, layer_norm, unit
 
 HEAD = "head/*"
 """The paths of a head's parameters."""
 
 POOLINGS = ("mean", "cls", "last", "pooler")
+PUBLISHED = "published"
+"""In place of a pooling: that of transformers' class for the architecture, and its layers."""
+
+FIELDS = {"classifier_pooling": "cls"}
+"""What config.json means where it says nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +68,13 @@ def with_head(model, kind: str, key: jax.Array | None, outputs: int | None = Non
       kind: of the head.
       key: draws the head's kernel from N(0, 0.02²), a bias is zero; None for shapes alone.
       outputs: classes, or targets of a regression; needed for the classifications alone.
-      pooling: ``"mean"``, ``"cls"``, ``"last"`` or ``"pooler"``, where one vector an example is read (see `pool`).
+      pooling: ``"mean"``, ``"cls"``, ``"last"`` or ``"pooler"``, where one vector an example is read (see `pool`);
+        ``"published"`` for the pooling and the layers of transformers' class for this architecture and kind, such as
+        ``RobertaForSequenceClassification``, which then loads what `save` writes.
 
     Raises:
-      ValueError: on an unknown kind or pooling, a number of outputs or a pooling that don't fit the kind, or
-        ``"pooler"`` where there is none.
+      ValueError: on an unknown kind or pooling, a number of outputs or a pooling that don't fit the kind,
+        ``"pooler"`` where there is none, or ``"published"`` where transformers has no such class.
 
     Example:
       >>> import jax
@@ -84,10 +93,38 @@ def with_head(model, kind: str, key: jax.Array | None, outputs: int | None = Non
     if sees_images and head.pooling is None:
         raise ValueError(f"head {kind!r} reads tokens and {type(config).__name__} gives one vector an image")
     outputs = _outputs(kind, head, outputs)
-    pooling = _pooling(kind, head, pooling, config)
+    if pooling == PUBLISHED and not sees_images:
+        chosen = _published(kind, config)
+        if chosen.pooling is not None:
+            _pooling(kind, head, chosen.pooling, config)
+        model, own = _given_over(model, chosen)
+        headed = _headed(model, kind, outputs, chosen.pooling, chosen.between, chosen.bias, key)
+        return dataclasses.replace(headed, params=nested(flat(headed.params) | own))
+    if pooling is not None or head.pooling is not None:
+        pooling = _pooling(kind, head, pooling, config)
+    return _headed(model, kind, outputs, pooling, None, head.bias, key)
+
+
+def _given_over(model, head: PublishedHead):
+    """`model` without a prediction head whose tensors a classifier takes over, and these by the classifier's paths."""
+    stored = {tensor.name: path for path, tensor in architecture_for(model.config).tensors(model.config).items()}
+    shared = {path: stored[tensor.name] for path, tensor in head.tensors.items() if tensor.name in stored}
+    if not shared or not getattr(model.config, "prediction", False):
+        return model, {}
+    leaves, config = flat(model.params), dataclasses.replace(model.config, prediction=False)
+    rest = {name: child for name, child in model.params.items() if name != "prediction"}
+    apply = dataclasses.replace(model.apply, config=config)
+    bare = dataclasses.replace(model, config=config, params=rest, apply=apply)
+    return bare, {path: leaves[place] for path, place in shared.items()}
+
+
+def _headed(model, kind, outputs, pooling, between, bias, key):
+    """`model` with a head of all these choices."""
+    head, config = HEADS[kind], model.config
+    sees_images = hasattr(config, "classes")
     params = {name: child for name, child in model.params.items() if name != "head"}
     if outputs:
-        params["head"] = _drawn(config.width, outputs, head.bias, key)
+        params["head"] = _drawn(config.width, outputs, bias, between, key)
     if sees_images:
         config, pooling = dataclasses.replace(config, classes=outputs or None), None
         kind = kind if head.unit else None
@@ -97,7 +134,7 @@ def with_head(model, kind: str, key: jax.Array | None, outputs: int | None = Non
         # Nothing reads it any more, so an adapter of every projection should not stand on it.
         config = dataclasses.replace(config, pooler=False)
         params = {name: child for name, child in params.items() if name != "pooler"}
-    apply = dataclasses.replace(model.apply, config=config, pooling=pooling, kind=kind)
+    apply = dataclasses.replace(model.apply, config=config, pooling=pooling, kind=kind, between=between)
     drawn = tuple(dict.fromkeys((*model.drawn, HEAD))) if outputs else model.drawn
     return dataclasses.replace(model, config=config, params=params, apply=apply, classes=(), drawn=drawn)
 
@@ -109,7 +146,7 @@ def with_classifier(model, classes: int, key: jax.Array | None, pooling: str = "
       model: any model with one vector a token, or a vision model (which pools by itself).
       classes: outputs of the head; 1 for a regression or a reward.
       key: draws the head's kernel from N(0, 0.02²), the bias is zero; None for shapes alone.
-      pooling: ``"mean"``, ``"cls"``, ``"last"`` or ``"pooler"`` (see `pool`).
+      pooling: ``"mean"``, ``"cls"``, ``"last"``, ``"pooler"`` (see `pool`) or ``"published"`` (see `with_head`).
 
     Raises:
       ValueError: on an unknown pooling, fewer than one class, or ``"pooler"`` where there is none.
@@ -148,12 +185,42 @@ def _pooling(kind, head, pooling, config):
     return pooling
 
 
-def _drawn(width, outputs, bias, key):
+def _published(kind, config) -> PublishedHead:
+    architecture = architecture_for(config)
+    wanted = "classification" if kind == "regression" else kind
+    chosen = next((one for one in architecture.heads(config) if one.kind == wanted), None)
+    if chosen is None:
+        raise ValueError(
+            f"transformers has no head {kind!r} for {architecture.model_types[0]}; use a pooling of "
+            f"{', '.join(map(repr, POOLINGS))}"
+        )
+    return chosen
+
+
+def _drawn(width, outputs, bias, between, key):
     if key is None:
-        head = {"kernel": jax.ShapeDtypeStruct((width, outputs), jnp.float32)}
-        return head | ({"bias": jax.ShapeDtypeStruct((outputs,), jnp.float32)} if bias else {})
+        drawn = jax.eval_shape(lambda: _drawn(width, outputs, bias, between, jax.random.key(0)))
+        return jax.tree.map(lambda leaf: leaf, drawn)
     head = {"kernel": 0.02 * jax.random.normal(key, (width, outputs))}
-    return head | ({"bias": jnp.zeros((outputs,))} if bias else {})
+    head |= {"bias": jnp.zeros((outputs,))} if bias else {}
+    if between is not None:
+        head["dense"] = {"kernel": 0.02 * jax.random.normal(jax.random.fold_in(key, 1), (width, width))}
+        head["dense"] |= {"bias": jnp.zeros((width,))} if between.bias else {}
+        if between.epsilon is not None:
+            head["norm"] = {"scale": jnp.ones((width,))} | ({"bias": jnp.zeros((width,))} if between.norm_bias else {})
+    return head
+
+
+def through(
+    between: Between | None, head: Mapping[str, Any], x: Float[Array, "... width"]
+) -> Float[Array, "... width"]:
+    """What a head's outputs are made of: `x`, or what the layer between makes of it."""
+    if between is None:
+        return x
+    x = activation(between.activation)(matmul(head["dense"]["kernel"], x, head["dense"].get("bias")))
+    if between.epsilon is None:
+        return x
+    return layer_norm(x, head["norm"]["scale"], head["norm"].get("bias"), between.epsilon)
 
 
 def _without_head(model):
@@ -162,7 +229,7 @@ def _without_head(model):
     if model.apply.kind is None:
         return model
     params = {name: child for name, child in model.params.items() if name != "head"}
-    apply = dataclasses.replace(model.apply, pooling=None, kind=None)
+    apply = dataclasses.replace(model.apply, pooling=None, kind=None, between=None)
     return dataclasses.replace(model, params=params, apply=apply, classes=())
 
 
@@ -176,13 +243,18 @@ def describe(apply, leaves: Mapping[str, Any]) -> dict[str, Any] | None:
     if apply.kind is None:
         return None
     classes = int(leaves["head/kernel"].shape[-1]) if HEADS[apply.kind].outputs != 0 else 0
-    return {"kind": apply.kind, "pooling": apply.pooling, "classes": classes}
+    described = {"kind": apply.kind, "pooling": apply.pooling, "classes": classes}
+    if classes and ("head/bias" in leaves) != HEADS[apply.kind].bias:
+        described["bias"] = "head/bias" in leaves
+    return described | ({} if apply.between is None else {"between": dataclasses.asdict(apply.between)})
 
 
 def restore(model, described: Mapping[str, Any]):
     """The inverse of `describe`: `model` with that head, as shapes alone that a file is to fill."""
     kind = described.get("kind", "classification")
-    headed = with_head(model, kind, None, described["classes"] or None, described["pooling"])
+    pooling = None if described["pooling"] is None else _pooling(kind, HEADS[kind], described["pooling"], model.config)
+    bias, between = described.get("bias", HEADS[kind].bias), _between(described)
+    headed = _headed(model, kind, described["classes"], pooling, between, bias, None)
     headed = dataclasses.replace(headed, drawn=model.drawn)
     if "pooler" not in model.params or "pooler" in headed.params:
         return headed
@@ -194,39 +266,77 @@ def restore(model, described: Mapping[str, Any]):
     )
 
 
-def tensors(described: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Where a saved model has its head's parameters; transformers' networks without a head pass over these names."""
+def _between(described) -> Between | None:
+    return Between(**described["between"]) if described.get("between") else None
+
+
+def class_of(described: Mapping[str, Any], config: Any) -> PublishedHead | None:
+    """The head of transformers that computes what is described, as `describe` says it; None where it has none.
+
+    Example:
+      >>> from ft_jax import models
+      >>> config = models.tiny_decoder(None).config
+      >>> class_of({"kind": "reward", "pooling": "last", "classes": 1}, config).class_name
+      'LlamaForSequenceClassification'
+    """
+    kind = described.get("kind", "classification")
+    wanted = "classification" if kind == "regression" else kind
+    bias = described.get("bias", HEADS[kind].bias)
+    for head in architecture_for(config).heads(config):
+        alike = (head.kind, head.pooling, head.between, head.bias)
+        if alike == (wanted, described["pooling"], _between(described), bias):
+            return head
+    return None
+
+
+def tensors(described: Mapping[str, Any], config: Any, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Where a saved model has its head's parameters; transformers' networks without a head pass over these names.
+
+    Args:
+      described: as `describe` says it.
+      config: of the network.
+      names: of the tensors in a file that is read; None to write one.
+    """
     kind = described.get("kind", "classification")
     if HEADS[kind].outputs == 0:
         return {}
-    # A reward model's scalar is where transformers' decoders for sequence classification have it.
+    head = class_of(described, config)
+    if head is not None and (names is None or all(tensor.name in names for tensor in head.tensors.values())):
+        return dict(head.tensors)
+    bias, between = described.get("bias", HEADS[kind].bias), _between(described)
     name = "score" if kind == "reward" else "classifier"
-    table = {"head/kernel": Tensor(f"{name}.weight", transposed=True)}
-    return table | ({"head/bias": Tensor(f"{name}.bias")} if HEADS[kind].bias else {})
+    return head_tensors(name, bias, f"{name}_dense", f"{name}_norm", between)
 
 
-def published(config_json: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
+def published(
+    config_json: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], known: Iterable[PublishedHead]
+) -> dict[str, Any] | None:
     """The head, as `describe` says it, of a checkpoint that transformers saved; None where there is none it knows.
-
-    Known are BERT's classifier over its pooler, classifiers of every token of BERT, RoBERTa and DistilBERT, and the
-    scalar of a decoder's reward model.
 
     Args:
       config_json: of the checkpoint.
       shapes: of its tensors.
+      known: the heads of its architecture.
 
     Example:
-      >>> published({"architectures": ["LlamaForSequenceClassification"]}, {"score.weight": (1, 64)})["kind"]
+      >>> from ft_jax import models
+      >>> known = architecture_for(models.tiny_decoder(None).config).heads(None)
+      >>> published({"architectures": ["LlamaForSequenceClassification"]}, {"score.weight": (1, 64)}, known)["kind"]
       'reward'
     """
-    name = (config_json.get("architectures") or [""])[0]
-    classes = shapes.get("classifier.weight", (0,))[0]
-    if name == "BertForSequenceClassification" and classes:
-        return {"kind": "classification", "pooling": "pooler", "classes": classes}
-    if name in ("BertForTokenClassification", "RobertaForTokenClassification", "DistilBertForTokenClassification"):
-        return {"kind": "token_classification", "pooling": None, "classes": classes} if classes else None
-    if name.endswith("ForSequenceClassification") and shapes.get("score.weight", (0,))[0] == 1:
-        return {"kind": "reward", "pooling": "last", "classes": 1}
+    name, known = (config_json.get("architectures") or [""])[0], tuple(known)
+    for head in known:
+        told = all(config_json.get(field, FIELDS[field]) == value for field, value in head.fields.items())
+        if head.class_name != name or not told or any(one.name not in shapes for one in head.tensors.values()):
+            continue
+        kind, classes = head.kind, shapes[head.tensors["head/kernel"].name][0]
+        if kind == "classification" and config_json.get("problem_type") == "regression":
+            kind = "regression"
+        elif kind == "classification" and classes == 1:
+            kind = "reward" if any(one.kind == "reward" for one in known) else "regression"
+        described = {"kind": kind, "pooling": head.pooling, "classes": classes}
+        described |= {"bias": head.bias} if head.bias != HEADS[kind].bias else {}
+        return described | ({} if head.between is None else {"between": dataclasses.asdict(head.between)})
     return None
 
 

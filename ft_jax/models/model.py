@@ -12,7 +12,8 @@ from ft_jax.core.grafts import ungrafted
 from ft_jax.core.outputs import Outputs
 from ft_jax.core.params import paths
 from ft_jax.core.weights import Transposed, is_weight
-from ft_jax.models.heads import HEADS, pool
+from ft_jax.models.architectures.naming import Between
+from ft_jax.models.heads import HEADS, pool, through
 from ft_jax.models.networks.audio import Whisper, WhisperConfig
 from ft_jax.models.networks.decoder import Decoder, DecoderConfig
 from ft_jax.models.networks.dual import Dual, DualConfig
@@ -68,11 +69,13 @@ class Forward:
       config: of the network.
       pooling: None for a vector per token; ``"mean"``, ``"cls"``, ``"last"`` or ``"pooler"`` for one per example.
       kind: of the head, see `ft_jax.models.heads`; None for the network's own.
+      between: the layer of the head before its outputs, if any.
     """
 
     config: Any
     pooling: str | None = None
     kind: str | None = None
+    between: Between | None = None
 
     def module(self, params):
         """The flax NNX module of `params`, without a head.
@@ -114,6 +117,8 @@ class Forward:
             hidden = pool(hidden, batch, self.pooling, module)
         elif self.kind is None and getattr(module, "prediction", None) is not None:
             hidden = module.prediction(hidden)
+        if self.kind is not None:
+            hidden = through(self.between, params.get("head", {}), hidden)
         if self.kind is not None and HEADS[self.kind].unit:
             hidden = unit(hidden)
         unembedding, bias = self.head(params)

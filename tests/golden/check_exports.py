@@ -18,7 +18,9 @@ HERE = Path(__file__).parent
 NAMES = (
     "tiny_bert_lm", "tiny_roberta", "tiny_distilbert", "tiny_modernbert", "tiny_t5", "tiny_t5_gated", "tiny_vit",
     "tiny_dinov2", "tiny_dinov2_swiglu", "tiny_clip", "tiny_siglip", "tiny_whisper", "tiny_llava", "tiny_paligemma",
-    "tiny_bert_classifier", "tiny_roberta_tagger", "tiny_llama_reward",
+    "tiny_bert_classifier", "tiny_roberta_tagger", "tiny_llama_reward", "tiny_bert_regression",
+    "tiny_roberta_classifier", "tiny_distilbert_classifier", "tiny_modernbert_classifier", "tiny_modernbert_first",
+    "tiny_modernbert_tagger", "tiny_qwen2_classifier", "tiny_qwen3_tagger", "tiny_gpt2_classifier", "tiny_gpt2_tagger",
 )  # fmt: skip
 TOLERANCE = 2e-5
 

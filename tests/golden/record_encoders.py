@@ -60,17 +60,46 @@ def encoders() -> None:
 
 
 def heads() -> None:
-    """A classifier over BERT's pooler, one of every token, and a decoder's reward."""
+    """The classifiers of examples and tokens that transformers has, and a decoder's reward."""
     sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 24}
     sizes |= {"num_attention_heads": 2, "pad_token_id": 1, "attn_implementation": "eager"}
     ids, mask = padded([8, 5], VOCABULARY, 1)
+    gpt2 = {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16, "pad_token_id": 1}
+    local = {"local_attention": 8, "global_attn_every_n_layers": 2, "num_hidden_layers": 2, "classifier_bias": True}
+    local |= {"bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
+    special = {
+        "tiny_distilbert_classifier": {
+            "vocab_size": VOCABULARY, "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 24, "pad_token_id": 1,
+            "max_position_embeddings": 16,
+        },
+        "tiny_modernbert_classifier": sizes | local | {"classifier_pooling": "mean", "norm_bias": True},
+        "tiny_modernbert_first": sizes | local | {"classifier_pooling": "cls"},
+        "tiny_modernbert_tagger": sizes | local,
+        "tiny_gpt2_classifier": gpt2,
+        "tiny_gpt2_tagger": gpt2,
+        "tiny_bert_regression": sizes | {"problem_type": "regression"},
+    }  # fmt: skip
     for name, kind, labels, parameter in (
         ("tiny_bert_classifier", "BertForSequenceClassification", 3, "bert.pooler.dense.weight"),
         ("tiny_roberta_tagger", "RobertaForTokenClassification", 4, "classifier.weight"),
         ("tiny_llama_reward", "LlamaForSequenceClassification", 1, "score.weight"),
+        ("tiny_bert_regression", "BertForSequenceClassification", 2, "classifier.bias"),
+        ("tiny_roberta_classifier", "RobertaForSequenceClassification", 3, "classifier.dense.weight"),
+        ("tiny_distilbert_classifier", "DistilBertForSequenceClassification", 3, "pre_classifier.weight"),
+        ("tiny_modernbert_classifier", "ModernBertForSequenceClassification", 3, "head.norm.weight"),
+        ("tiny_modernbert_first", "ModernBertForSequenceClassification", 3, "head.dense.weight"),
+        ("tiny_modernbert_tagger", "ModernBertForTokenClassification", 3, "head.dense.weight"),
+        ("tiny_qwen2_classifier", "Qwen2ForSequenceClassification", 3, "score.weight"),
+        ("tiny_gpt2_classifier", "GPT2ForSequenceClassification", 3, "score.weight"),
+        ("tiny_gpt2_tagger", "GPT2ForTokenClassification", 3, "classifier.weight"),
+        ("tiny_qwen3_tagger", "Qwen3ForTokenClassification", 3, "score.weight"),
     ):
         model = getattr(transformers, kind)
-        model = randomise(model(model.config_class(**sizes, num_labels=labels)))
+        chosen = special.get(name, sizes)
+        small = {} if "n_embd" in chosen else {"max_position_embeddings": 16}
+        small = small if name not in ("tiny_bert_classifier", "tiny_roberta_tagger", "tiny_llama_reward") else {}
+        small |= {"head_dim": 8, "num_key_value_heads": 1} if "qwen" in name else {}
+        model = randomise(model(model.config_class(**chosen | small, num_labels=labels)))
         logits = model(input_ids=ids, attention_mask=mask).logits
         seen = mask[..., None] if logits.ndim == 3 else torch.ones(1)
         record(

@@ -1,13 +1,16 @@
 """What each kind of head reads and gives, and that it is saved with its model."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models.tiny_checkpoints import recorded
+from models.tiny_checkpoints import GOLDEN, recorded
 from safetensors.numpy import load_file
 
 from ft_jax import models
+from ft_jax.models.architectures import architecture_for, architecture_of, flat
 
 KEY = jax.random.key(0)
 IDS = jax.random.randint(jax.random.key(1), (3, 9), 1, 32)
@@ -70,25 +73,80 @@ def test_a_head_is_saved_with_its_model(kind, tmp_path):
         np.testing.assert_array_equal(after.logits, before.logits)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "tensor"),
-    [
-        ("tiny_bert_classifier", "classification", "classifier.weight"),
-        ("tiny_roberta_tagger", "token_classification", "classifier.weight"),
-        ("tiny_llama_reward", "reward", "score.weight"),
-    ],
-)
-def test_heads_that_transformers_saved_are_loaded(name, kind, tensor, tmp_path):
+PUBLISHED = {
+    "tiny_bert_classifier": "classification",
+    "tiny_bert_regression": "regression",
+    "tiny_roberta_classifier": "classification",
+    "tiny_roberta_tagger": "token_classification",
+    "tiny_distilbert_classifier": "classification",
+    "tiny_modernbert_classifier": "classification",
+    "tiny_modernbert_first": "classification",
+    "tiny_modernbert_tagger": "token_classification",
+    "tiny_llama_reward": "reward",
+    "tiny_qwen2_classifier": "classification",
+    "tiny_qwen3_tagger": "token_classification",
+    "tiny_gpt2_classifier": "classification",
+    "tiny_gpt2_tagger": "token_classification",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_heads_that_transformers_saved_make_the_round_trip(name, tmp_path):
     case = recorded(name)
-    batch = case.batch()
-    outputs = case.model.apply(case.model.params, batch)
+    batch, kind = case.batch(), PUBLISHED[name]
     assert case.model.apply.kind == kind
-    gaps = np.abs(np.asarray(outputs.logits) - case.output("logits"))
-    assert gaps[np.asarray(batch["attention_mask"]) > 0 if gaps.ndim == 3 else ...].max() < 2e-5
+    real = np.asarray(batch["attention_mask"]) > 0
+
+    def loss(params):
+        logits = case.model.apply(params, batch).logits
+        return (logits * case.arrays["probe"]).sum(), logits
+
+    gradients, logits = jax.jit(jax.grad(loss, has_aux=True))(case.model.params)
+    gaps = np.abs(np.asarray(logits) - case.output("logits"))
+    assert gaps[real if gaps.ndim == 3 else ...].max() < 2e-5
+    table = dict(architecture_for(case.model.config).heads(case.model.config)[0].tensors)
+    leaves = flat(gradients)
+    for path, tensor in table.items():
+        want = case.arrays.get(f"gradient/{tensor.name}")
+        if want is not None and kind != "token_classification":
+            np.testing.assert_allclose(leaves[path], tensor.read(want), rtol=1e-4, atol=1e-4)
     models.save(case.model, case.model.params, tmp_path / "saved")
     saved, original = (load_file(folder / "model.safetensors") for folder in (tmp_path / "saved", case.folder))
-    np.testing.assert_array_equal(saved[tensor], original[tensor])
-    assert len(saved) == len(original)
+    assert sorted(saved) == sorted(original)
+    for tensor in original:
+        np.testing.assert_array_equal(saved[tensor], original[tensor], err_msg=tensor)
+    classes = [json.loads((f / "config.json").read_text())["architectures"] for f in (tmp_path / "saved", case.folder)]
+    assert classes[0] == classes[1]
+
+
+@pytest.mark.parametrize("name", ["tiny_roberta", "tiny_distilbert", "tiny_modernbert", "tiny_bert", "tiny_qwen2"])
+@pytest.mark.parametrize("kind", ["classification", "token_classification", "regression"])
+def test_a_published_head_is_transformers_class(name, kind, tmp_path):
+    model = models.load(GOLDEN / name, tokenizer=False)
+    outputs = None if kind == "regression" else 3
+    before, model = model, models.with_head(model, kind, KEY, outputs, "published")
+    if name == "tiny_modernbert":
+        # transformers begins a classifier's layer at that of the masked-language head, which has the same name.
+        jax.tree.map(np.testing.assert_array_equal, model.params["head"]["dense"], before.params["prediction"]["dense"])
+    models.save(model, model.params, tmp_path / "saved")
+    config = json.loads((tmp_path / "saved/config.json").read_text())
+    wanted = "TokenClassification" if kind == "token_classification" else "SequenceClassification"
+    assert config["architectures"][0].endswith(wanted)
+    # As transformers would write it, without a word of this library.
+    config.pop("ft_jax_head")
+    (tmp_path / "saved/config.json").write_text(json.dumps(config))
+    again = models.load(tmp_path / "saved", tokenizer=False)
+    assert again.apply == model.apply
+    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+
+
+def test_a_classifier_is_never_taken_for_a_language_model():
+    folder = GOLDEN / "tiny_modernbert_classifier"
+    config = json.loads((folder / "config.json").read_text())
+    names = set(load_file(folder / "model.safetensors"))
+    assert not architecture_of("modernbert").read(config, names).prediction
+    with pytest.raises(ValueError, match="transformers has no head 'value' for llama"):
+        models.with_head(DECODER, "value", KEY, pooling="published")
 
 
 def test_a_classifier_of_images_is_saved_with_its_model(tmp_path):

@@ -1,6 +1,14 @@
 """BERT: all-MiniLM-L6-v2 and every checkpoint of model type ``bert``."""
 
-from ft_jax.models.architectures.naming import Architecture, Tensor, norm, projection, required
+from ft_jax.models.architectures.naming import (
+    Architecture,
+    PublishedHead,
+    Tensor,
+    head_tensors,
+    norm,
+    projection,
+    required,
+)
 from ft_jax.models.networks.encoder import EncoderConfig
 
 ACTIVATIONS = {
@@ -107,6 +115,15 @@ def tensors(config: EncoderConfig) -> dict[str, Tensor]:
     return network(config, "bert.") | prediction(f"{head}.dense", f"{head}.LayerNorm", "cls.predictions.bias")
 
 
+def heads(config: EncoderConfig) -> tuple[PublishedHead, ...]:
+    """A classifier over the pooler, and one of every token."""
+    tensors = head_tensors("classifier")
+    return (
+        PublishedHead("BertForSequenceClassification", "classification", "pooler", tensors),
+        PublishedHead("BertForTokenClassification", "token_classification", None, tensors),
+    )
+
+
 BERT = Architecture(
     model_types=("bert",),
     read=read,
@@ -121,5 +138,6 @@ BERT = Architecture(
         "cls.seq_relationship.bias",
     ),
     fits=lambda config: isinstance(config, EncoderConfig) and config.family == "bert",
+    heads=heads,
     copies={"predictions.decoder.weight": "embeddings/tokens", "predictions.decoder.bias": "prediction/bias"},
 )

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ft_jax.models.architectures.naming import Architecture, Tensor, required
+from ft_jax.models.architectures.naming import Architecture, PublishedHead, Tensor, head_tensors, required
 from ft_jax.models.architectures.rope_json import read_rope, write_rope
 from ft_jax.models.networks.decoder_config import DecoderConfig, shortest
 
@@ -88,7 +88,26 @@ def decoder_architecture(
         read_gguf=read_gguf,
         gguf=gguf,
         copies={"lm_head.weight": "embeddings/tokens"},
+        heads=lambda config: decoder_heads(class_name),
     )
+
+
+def decoder_heads(class_name: str) -> tuple[PublishedHead, ...]:
+    """A classifier of the last token without a bias, and one of every token, beside a class for language models.
+
+    Example:
+      >>> [head.class_name for head in decoder_heads("LlamaForCausalLM")]
+      ['LlamaForSequenceClassification', 'LlamaForTokenClassification']
+    """
+    name = class_name.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
+    text, token = {"Gemma3": ("Gemma3Text", ""), "GPT2": ("GPT2", "classifier")}.get(name, (name, "score"))
+    heads = [
+        PublishedHead(f"{text}ForSequenceClassification", kind, "last", head_tensors("score", False), bias=False)
+        for kind in ("classification", "reward")
+    ]
+    if token:
+        heads.append(PublishedHead(f"{text}ForTokenClassification", "token_classification", None, head_tensors(token)))
+    return tuple(heads)
 
 
 def _essence(config):

@@ -1,7 +1,16 @@
 """DistilBERT: BERT's layers without token types and pooler, under other names."""
 
 from ft_jax.models.architectures import bert
-from ft_jax.models.architectures.naming import Architecture, Tensor, norm, projection, required
+from ft_jax.models.architectures.naming import (
+    Architecture,
+    Between,
+    PublishedHead,
+    Tensor,
+    head_tensors,
+    norm,
+    projection,
+    required,
+)
 from ft_jax.models.networks.encoder import EncoderConfig
 
 PARTS = {"query": "q_lin", "key": "k_lin", "value": "v_lin", "output": "out_lin"}
@@ -64,6 +73,16 @@ def tensors(config: EncoderConfig) -> dict[str, Tensor]:
     return table
 
 
+def heads(config: EncoderConfig) -> tuple[PublishedHead, ...]:
+    """A classifier over a dense layer of the first token, and one of every token."""
+    between = Between("relu")
+    example = head_tensors("classifier", dense="pre_classifier", between=between)
+    return (
+        PublishedHead("DistilBertForSequenceClassification", "classification", "cls", example, between),
+        PublishedHead("DistilBertForTokenClassification", "token_classification", None, head_tensors("classifier")),
+    )
+
+
 DISTILBERT = Architecture(
     model_types=("distilbert",),
     read=read,
@@ -71,6 +90,7 @@ DISTILBERT = Architecture(
     tensors=tensors,
     prefix="distilbert.",
     unread=("embeddings.position_ids", "vocab_projector.weight"),
+    heads=heads,
     copies={"vocab_projector.weight": "embeddings/tokens"},
     fits=lambda config: isinstance(config, EncoderConfig) and config.family == "distilbert",
 )

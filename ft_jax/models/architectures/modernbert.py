@@ -1,7 +1,17 @@
 """ModernBERT: fused attention and MLP projections, local and global layers."""
 
 from ft_jax.models.architectures.bert import PUBLISHED, activation_of
-from ft_jax.models.architectures.naming import Architecture, Part, Tensor, norm, projection, required
+from ft_jax.models.architectures.naming import (
+    Architecture,
+    Between,
+    Part,
+    PublishedHead,
+    Tensor,
+    head_tensors,
+    norm,
+    projection,
+    required,
+)
 from ft_jax.models.networks.modern_encoder import ModernEncoderConfig
 
 
@@ -39,7 +49,8 @@ def read(json, names) -> ModernEncoderConfig:
         embedding_dropout=json.get("embedding_dropout", 0.0),
         dropout=json.get("mlp_dropout", 0.0),
         attention_dropout=json.get("attention_dropout", 0.0),
-        prediction="head.dense.weight" in names,
+        # A classifier has the dense layer too, but no bias of logits over tokens.
+        prediction={"head.dense.weight", "decoder.bias"} <= names,
         prediction_bias=json.get("classifier_bias", False),
     )
 
@@ -113,6 +124,23 @@ def tensors(config: ModernEncoderConfig) -> dict[str, Tensor]:
     return table
 
 
+def heads(config: ModernEncoderConfig) -> tuple[PublishedHead, ...]:
+    """Classifiers over the masked-language head's dense layer and norm: of the first token, their mean, and each."""
+    between = Between(config.activation, config.prediction_bias, config.epsilon, config.norm_biases)
+    tensors = head_tensors("classifier", dense="head.dense", norm="head.norm", between=between)
+    examples = [
+        PublishedHead(
+            "ModernBertForSequenceClassification", "classification", pooling, tensors, between,
+            fields={"classifier_pooling": pooling},
+        )
+        for pooling in ("cls", "mean")
+    ]  # fmt: skip
+    return (
+        *examples,
+        PublishedHead("ModernBertForTokenClassification", "token_classification", None, tensors, between),
+    )
+
+
 MODERNBERT = Architecture(
     model_types=("modernbert",),
     read=read,
@@ -120,6 +148,7 @@ MODERNBERT = Architecture(
     tensors=tensors,
     prefix="model.",
     unread=("decoder.weight",),
+    heads=heads,
     copies={"decoder.weight": "embeddings/tokens"},
     fits=lambda config: isinstance(config, ModernEncoderConfig),
 )

@@ -144,6 +144,59 @@ def writers(table: Mapping[str, Tensor]) -> dict[str, Writer]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Between:
+    """The layer between what a network gives and a head's outputs: ``norm(activation(x @ kernel + bias))``.
+
+    Attributes:
+      activation: its name.
+      bias: whether there is one.
+      epsilon: of the layer norm after it; None for none.
+      norm_bias: whether the norm has a bias.
+    """
+
+    activation: str
+    bias: bool = True
+    epsilon: float | None = None
+    norm_bias: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedHead:
+    """A head that transformers has for an architecture.
+
+    Attributes:
+      class_name: of transformers.
+      kind: of `ft_jax.models.heads.HEADS` (a regression is a classification there).
+      pooling: how tokens become one vector an example; None for one a token.
+      tensors: where its parameters are, by their paths.
+      between: the layer before the outputs, if any.
+      bias: whether the outputs have one.
+      fields: of config.json that say so.
+    """
+
+    class_name: str
+    kind: str
+    pooling: str | None
+    tensors: Mapping[str, Tensor]
+    between: Between | None = None
+    bias: bool = True
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def head_tensors(
+    output: str, bias: bool = True, dense: str = "", norm: str = "", between: Between | None = None
+) -> dict[str, Tensor]:
+    """The entries of a head whose outputs, dense layer and norm are the modules of these names."""
+    entries = projection("head", output, bias)
+    if between is not None:
+        entries |= projection("head/dense", dense, between.bias)
+        if between.epsilon is not None:
+            entries["head/norm/scale"] = Tensor(f"{norm}.weight")
+            entries |= {"head/norm/bias": Tensor(f"{norm}.bias")} if between.norm_bias else {}
+    return entries
+
+
+@dataclasses.dataclass(frozen=True)
 class Architecture:
     """A published architecture.
 
@@ -155,6 +208,7 @@ class Architecture:
       prefix: what a checkpoint with a head puts before the network's names, such as ``"bert."``.
       unread: endings of tensor names that hold nothing of their own (a constant, a tied copy) and are passed over.
       copies: endings of those of them that hold a parameter again, to that parameter's path.
+      heads: ``config -> `` the heads that transformers has for it, the usual one of a kind first.
       fits: whether a configuration is saved as this architecture.
       read_gguf: ``(metadata, tensor names) -> config``, or None where there is no GGUF form.
       gguf: ``config -> {path: Tensor}`` for GGUF, or None.
@@ -170,6 +224,7 @@ class Architecture:
     read_gguf: Callable[[Mapping[str, Any], set[str]], Any] | None = None
     gguf: Callable[[Any], dict[str, Tensor]] | None = None
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    heads: Callable[[Any], tuple[PublishedHead, ...]] = lambda config: ()
 
 
 def required(mapping: Mapping[str, Any], name: str, source: str):

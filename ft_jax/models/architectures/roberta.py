@@ -1,7 +1,7 @@
 """RoBERTa: BERT's network with positions counted from after the padding token's row."""
 
 from ft_jax.models.architectures import bert
-from ft_jax.models.architectures.naming import Architecture, Tensor
+from ft_jax.models.architectures.naming import Architecture, Between, PublishedHead, Tensor, head_tensors
 from ft_jax.models.networks.encoder import EncoderConfig
 
 CLASSES = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
@@ -39,6 +39,16 @@ def tensors(config: EncoderConfig) -> dict[str, Tensor]:
     return bert.network(config, "roberta.") | head
 
 
+def heads(config: EncoderConfig) -> tuple[PublishedHead, ...]:
+    """A classifier over a dense layer of the first token, and one of every token."""
+    name, between = CLASSES[config.family], Between("tanh")
+    example = head_tensors("classifier.out_proj", dense="classifier.dense", between=between)
+    return (
+        PublishedHead(f"{name}ForSequenceClassification", "classification", "cls", example, between),
+        PublishedHead(f"{name}ForTokenClassification", "token_classification", None, head_tensors("classifier")),
+    )
+
+
 ROBERTA = Architecture(
     model_types=tuple(CLASSES),
     read=read,
@@ -47,5 +57,6 @@ ROBERTA = Architecture(
     prefix="roberta.",
     unread=("embeddings.position_ids", "lm_head.decoder.weight", "lm_head.decoder.bias"),
     fits=lambda config: isinstance(config, EncoderConfig) and config.family in CLASSES,
+    heads=heads,
     copies={"lm_head.decoder.weight": "embeddings/tokens", "lm_head.decoder.bias": "prediction/bias"},
 )

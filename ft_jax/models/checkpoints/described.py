@@ -42,6 +42,11 @@ def describe(model: Model, leaves: Mapping[str, Any]) -> dict[str, Any]:
     head = heads.describe(model.apply, leaves)
     if head is not None:
         described["ft_jax_head"] = head
+        published = heads.class_of(head, model.config)
+        if published is not None:
+            described |= {"architectures": [published.class_name], **published.fields}
+        if head["kind"] == "regression":
+            described["problem_type"] = "regression"
         described["id2label"] = {str(i): f"LABEL_{i}" for i in range(head["classes"])}
     if model.classes:
         names = dict(described.get("id2label") or {}) | {str(i): name for i, name in enumerate(model.classes)}

@@ -1,9 +1,11 @@
 """Models into folders that transformers loads."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +40,9 @@ def save(
     for what was changed since.
 
     `load` and transformers' ``AutoModel.from_pretrained`` read the folder. Weights that don't fit into one file are
-    sharded, with an index. A classifier's head is saved beside the network as ``classifier.weight`` and
-    ``classifier.bias``, its pooling in config.json under ``ft_jax_head``. Tensors are merged and written one after
+    sharded, with an index. A head that transformers has for the architecture is saved under its names and its
+    class in config.json, another beside the network as ``classifier.weight`` and ``classifier.bias``; what it is stands
+    in config.json under ``ft_jax_head``. Tensors are merged and written one after
     another, and the folder appears whole or not at all.
 
     Args:
@@ -76,7 +79,7 @@ def save(
     outline = flat(jax.eval_shape(lambda params: merge(unstack_layers(params)), params))
     head = heads.describe(model.apply, outline)
     if head is not None:
-        table = {path: tensor for path, tensor in table.items() if not path.startswith("head/")} | heads.tensors(head)
+        table = with_head_names(architecture, table, head, model.config)
     if set(outline) != set(table):
         raise ValueError(
             f"parameters don't fit the configuration: missing {sorted(set(table) - set(outline))[:4]}, "
@@ -93,6 +96,16 @@ def save(
         for name, text in files_of(model).items():
             (unfinished / name).write_text(text, encoding="utf-8")
     return folder
+
+
+def with_head_names(architecture, table: Mapping[str, Tensor], head: Mapping[str, Any], config) -> dict[str, Tensor]:
+    """The tensors of a model with a head; beside one of transformers' own, the network's names have their prefix."""
+    network = {path: tensor for path, tensor in table.items() if not path.startswith("head/")}
+    if architecture.prefix and heads.class_of(head, config) is not None:
+        prefixed = any(tensor.name.startswith(architecture.prefix) for tensor in network.values())
+        prefix = "" if prefixed else architecture.prefix
+        network = {path: dataclasses.replace(one, name=prefix + one.name) for path, one in network.items()}
+    return network | heads.tensors(head, config)
 
 
 def _refuse_grafts(params):

@@ -154,7 +154,8 @@ def _read_checkpoint(folder, tokenizer, strict):
     config, tensors = own_copies(folder, architecture, config, tensors, strict)
     table, head = architecture.tensors(config), config_json.get("ft_jax_head")
     if head is None:
-        head = heads.published(config_json, {name: tensor.shape for name, tensor in tensors.items()})
+        shapes_ = {name: tensor.shape for name, tensor in tensors.items()}
+        head = heads.published(config_json, shapes_, architecture.heads(config))
     generation = folder / "generation_config.json"
     extra = _json(generation) if generation.is_file() else {}
     model = Model(
@@ -171,7 +172,8 @@ def _read_checkpoint(folder, tokenizer, strict):
     if outputs:
         model = dataclasses.replace(model, classes=_names(config_json.get("id2label"), outputs))
     if head is not None:
-        table = {path: tensor for path, tensor in table.items() if not path.startswith("head/")} | heads.tensors(head)
+        table = {path: tensor for path, tensor in table.items() if not path.startswith("head/")}
+        table |= heads.tensors(head, config, set(tensors))
     as_said = dataclasses.replace(model, config=model.config if head is not None else said)
     model = dataclasses.replace(model, origin=origin(folder, config_json, as_said, flat(model.params)))
     return model, table, architecture.prefix, architecture.unread, tensors

@@ -11,7 +11,8 @@ import numpy as np
 
 from ft_jax import models
 from ft_jax.core.weights import merge
-from ft_jax.models.architectures import architecture_for
+from ft_jax.models import heads
+from ft_jax.models.architectures import architecture_for, flat
 from ft_jax.models.checkpoints.safetensors_file import write_safetensors
 from ft_jax.models.checkpoints.whole_folder import building, vacant
 from ft_jax.models.model import Model
@@ -46,32 +47,23 @@ def read_by(model: Model) -> str:
     written = architecture.write(model.config)["architectures"][0]
     if kind is None:
         return written
-    family = "".join(architecture.model_types[:1])
-    tokens = hasattr(model.config, "vocabulary")
-    if kind in ("classification", "regression") and family == "bert" and pooling == "pooler":
-        return "BertForSequenceClassification"
-    if kind == "token_classification" and family in TAGGERS:
-        return TAGGERS[family]
-    if kind == "reward":
-        return f"{written.removesuffix('ForCausalLM')}ForSequenceClassification"
-    if kind in ("classification", "regression", "embedding") and tokens and pooling in POOLERS:
+    published = heads.class_of(heads.describe(model.apply, flat(model.params)), model.config)
+    if published is not None:
+        return published.class_name
+    linear = hasattr(model.config, "vocabulary") and model.apply.between is None
+    if kind in ("classification", "regression", "embedding") and linear and pooling in POOLERS:
         return SENTENCE
     raise NotExpressible(
         f"no class of transformers computes a head {kind!r} with pooling {pooling!r} over {written}; "
-        f"{_remedy(family, kind)}"
+        f"{_remedy(model.config, kind)}"
     )
 
 
-TAGGERS = {
-    "bert": "BertForTokenClassification",
-    "roberta": "RobertaForTokenClassification",
-    "distilbert": "DistilBertForTokenClassification",
-}
-
-
-def _remedy(family: str, kind: str) -> str:
-    if family == "bert" and kind in ("classification", "regression"):
-        return "train with model.pooling='pooler' for BertForSequenceClassification"
+def _remedy(config: Any, kind: str) -> str:
+    wanted = "classification" if kind == "regression" else kind
+    known = [head.class_name for head in architecture_for(config).heads(config) if head.kind == wanted]
+    if known:
+        return f"train with model.pooling={heads.PUBLISHED!r} for {known[0]}"
     return "train with model.pooling='mean', 'cls' or 'last' for a sentence-transformers folder"
 
 
@@ -125,11 +117,10 @@ def export_adapter(kept: Kept, folder: str | os.PathLike, overwrite: bool = Fals
     """
     folder, model, reader = vacant(folder, overwrite), kept.model, read_by(kept.model)
     if reader == SENTENCE:
-        family = architecture_for(model.config).model_types[0]
         raise NotExpressible(
             f"peft would load the adapter over a class of transformers that pools otherwise than "
             f"{model.apply.pooling!r} and answers differently; "
-            f"{_remedy(family, model.apply.kind) if family == 'bert' else 'another head'}, or export --merged, which "
+            f"{_remedy(model.config, model.apply.kind)}, or export --merged, which "
             "writes a sentence-transformers folder"
         )
     original = kept.original()

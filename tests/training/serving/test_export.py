@@ -38,7 +38,7 @@ def runs(place, encoder):
 def test_a_classifier_that_transformers_pools_otherwise_has_no_adapter_and_says_the_remedy(runs, tmp_path, capsys):
     assert main(["export", str(runs["mean"].run), "--adapter", str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err
-    assert "pools otherwise than 'mean'" in err and "model.pooling='pooler'" in err and err.count("\n") == 1
+    assert "pools otherwise than 'mean'" in err and "model.pooling='published'" in err and err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

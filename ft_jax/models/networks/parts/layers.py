@@ -66,12 +66,17 @@ class LayerNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
-        wide = x.astype(jnp.float32)
-        centred = wide - wide.mean(axis=-1, keepdims=True)
-        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        normal = centred * jax.lax.rsqrt(variance + self.epsilon)
-        scaled = normal * value(self.scale)
-        return (scaled if self.bias is None else scaled + value(self.bias)).astype(x.dtype)
+        return layer_norm(x, value(self.scale), value(self.bias), self.epsilon)
+
+
+def layer_norm(x: Float[Array, "... width"], scale, bias, epsilon: float) -> Float[Array, "... width"]:
+    """The function of `LayerNorm`; `bias` may be None."""
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean(axis=-1, keepdims=True)
+    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+    normal = centred * jax.lax.rsqrt(variance + epsilon)
+    scaled = normal * scale
+    return (scaled if bias is None else scaled + bias).astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
