@@ -192,8 +192,8 @@ def _refuse_swallowed(
 ):
     """A quote that nobody closed goes on to the next one and takes whole rows along: refuse what looks like that.
 
-    A field may hold line breaks. But where each of its lines would be a row by itself, with a number or a known value
-    where the column has such, the lines were rows.
+    A field may hold line breaks. But where each of its lines has as many fields as a row, and more than half of them
+    a number or a known value where the column has such, the lines were rows.
     """
     ends = [*numbers[1:], len(lines) + 1]
     spans = [range(begin - 1, end - 1) for begin, end in zip(numbers, ends, strict=True)]
@@ -209,7 +209,8 @@ def _refuse_swallowed(
         if len(pieces) < 2 or any(len(piece) != width for piece in pieces):
             continue
         others = [*single, *(piece for there, several in split.items() if there != place for piece in several)]
-        if all(_like_a_row(piece, [*others, *(one for one in pieces if one is not piece)]) for piece in pieces):
+        alike = [_like_a_row(piece, [*others, *(one for one in pieces if one is not piece)]) for piece in pieces]
+        if 2 * sum(alike) > len(pieces):
             raise ValueError(
                 f'{path} line {numbers[place]} opens a quote that swallows {len(pieces) - 1} more rows; write "" for a '
                 "quote inside a quoted field, or read it with quotes=False"
