@@ -78,11 +78,12 @@ def stages(
     if kind not in SIZES:
         raise ValueError(f"there is no circle on {address!r}; use digits, mnist or mnist:path/to.npz")
     image, widths, steps, few = SIZES[kind]
-    name = f"ensemble/back_to_backbone/{kind}-{members}-seed-{seed}"
+    labelled = labelled or few
+    name = f"ensemble/back_to_backbone/{kind}-{labelled}-{members}-seed-{seed}"
     one = Experiment(
         name=f"{name}/one",
         model=Perceptron(image=image, widths=widths, classes=10),
-        data=Images(address, labelled=labelled or few),
+        data=Images(address, labelled=labelled),
         optimizer=OptimizerSpec("adam", learning_rate=2e-3),
         budget=Budget(steps=steps, batch_size=64),
         evaluation=EvaluationSpec(metric="accuracy", mode="max"),
@@ -91,7 +92,7 @@ def stages(
     )
     own = (Use("ensemble.members", count=members, fusion=None), Use("ensemble.own_start"))
     many = dataclasses.replace(one, name=f"{name}/members", method=own)
-    taught = Use("distillation.logits", params=Fused(many, runs), temperature=2.0, weight=1.0, hard_weight=None)
+    taught = Use("distillation.logits", params=Fused(many, runs), temperature=1.0, weight=1.0, hard_weight=None)
     backbone = dataclasses.replace(one, name=f"{name}/backbone", data=Images(address), method=(taught,))
     return {"one": one, "members": many, "backbone": backbone}
 
