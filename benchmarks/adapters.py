@@ -22,7 +22,7 @@ import optax
 
 from ft_jax import catalogue, data
 from ft_jax.core import compose, jit_step, make_step, optimizer, supervised, warmup_then_decay
-from ft_jax.core.members import MEMBER_AXES, map_members
+from ft_jax.core.members import map_members
 from ft_jax.core.params import count
 from ft_jax.training.composition import Parts, Use
 
@@ -189,9 +189,9 @@ def scores(task: Task, methods, rate: float) -> dict[str, Any]:
     The seeds are members of one program, each with its own batches.
     """
     alone = program_of(task, methods, rate)
-    program = map_members(alone, SEEDS)
+    program = map_members(alone, SEEDS, own_batches=True)
     state = jax.jit(program.init)(task.model.params, jax.random.key(3))
-    step = jit_step(jax.vmap(alone.step, in_axes=(MEMBER_AXES, 0), out_axes=(MEMBER_AXES, 0)))
+    step = jit_step(program.step)
     evaluate = jax.jit(lambda state, batch: program.evaluate(state, batch)[1].argmax(-1))
 
     def accuracy():

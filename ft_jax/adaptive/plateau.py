@@ -9,7 +9,6 @@ from ft_jax.core.method import Method
 @register(
     "adaptive",
     paper="He et al. 2016, arXiv:1512.03385, section 3.4 (the rate is divided when the error plateaus)",
-    kind=("memory", "events"),
     example=lambda problem: plateau(),
     neutral=Neutral({"factor": 1.0}),
 )

@@ -11,7 +11,6 @@ from ft_jax.core.params import map_with_path
 @register(
     "adaptive",
     paper="Kendall, Gal and Cipolla 2018, arXiv:1705.07115, equations 7 and 10",
-    kind=("surgery", "loss", "update"),
     example=lambda problem: uncertainty(("task",)),
     neutral=Neutral({"rate": 0.0}),
 )
@@ -63,8 +62,8 @@ def uncertainty(
         return weighed
 
     def update(inner):
-        def factors(updates, extra):
-            rate = extra["hyper"][name]["rate"]
+        def factors(updates, event):
+            rate = event.hyper[name]["rate"]
             return map_with_path(lambda path, _: rate if path.startswith(f"{name}/") else 1.0, updates)
 
         return scale_updates(inner, factors)

@@ -38,7 +38,7 @@ from ft_jax.attention.guidance import supervision, transfer
 from ft_jax.attention.ia3 import ia3
 from ft_jax.attention.importance import head_importance, head_pruning, least_important
 from ft_jax.attention.llama_adapter import llama_adapter
-from ft_jax.attention.maps import attention_maps, collecting
+from ft_jax.attention.maps import attention_maps
 from ft_jax.attention.pooling import attentive_pooling, pooling_of
 from ft_jax.attention.prefix import p_tuning_v2, prefix_tuning
 from ft_jax.attention.prompts import p_tuning, prompt_tuning
@@ -46,7 +46,7 @@ from ft_jax.attention.sparse import shifted_sparse, sliding_window
 from ft_jax.attention.weighting import rho1, token_weighting
 
 __all__ = [
-    "attention_maps", "attention_only", "attentive_pooling", "collecting", "gates_of", "head_gates", "head_importance",
+    "attention_maps", "attention_only", "attentive_pooling", "gates_of", "head_gates", "head_importance",
     "head_pruning", "ia3", "layer_gates", "least_important", "llama_adapter", "p_tuning", "p_tuning_v2", "pooling_of",
     "prefix_tuning", "prompt_tuning", "rho1", "shifted_sparse", "sliding_window", "supervision", "token_gates",
     "token_weighting", "transfer",

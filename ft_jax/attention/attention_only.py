@@ -9,7 +9,6 @@ from ft_jax.core.params import only
 @register(
     "attention",
     paper="Touvron et al. 2022, arXiv:2203.09795, section 4",
-    kind=("trainable",),
     example=lambda problem: attention_only(also=("*/head/*",)),
     neutral="it chooses which leaves learn and has no strength to set to zero",
 )

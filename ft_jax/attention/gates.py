@@ -56,7 +56,6 @@ NONE = Neutral({"strength": 0.0, "penalty": 0.0})
 @register(
     "attention",
     paper="Michel, Levy and Neubig 2019, arXiv:1905.10650, section 2.3; Voita et al. 2019, arXiv:1905.09418, section 6",
-    kind=("surgery", "trainable", "loss"),
     example=lambda problem: head_gates(heads=2, penalty=0.01, sampled=True, also=EVERYTHING),
     neutral=NONE,
 )
@@ -105,7 +104,6 @@ def head_gates(
 @register(
     "attention",
     paper="Michel, Levy and Neubig 2019, arXiv:1905.10650, section 2.3, with one gate for all heads of a layer",
-    kind=("surgery", "trainable", "loss"),
     example=lambda problem: layer_gates(penalty=0.01, also=EVERYTHING),
     neutral=NONE,
 )
@@ -133,7 +131,6 @@ def layer_gates(
 @register(
     "attention",
     paper="Dauphin et al. 2017, arXiv:1612.08083, equation 1, on an attention's values; one gate a token and head",
-    kind=("surgery", "trainable"),
     example=lambda problem: token_gates(also=EVERYTHING),
     neutral=Neutral({"strength": 0.0}),
 )

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ft_jax.attention.maps import attention_maps, collecting, real_tokens, with_maps
+from ft_jax.attention.maps import KIND, attention_maps, real_tokens
+from ft_jax.core.batches import weighted_mean
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.params import Params, never
@@ -19,14 +20,12 @@ DISTANCES = ("kl", "normalised")
 @register(
     "attention",
     paper="Mathew et al. 2021, arXiv:2012.10289; Strout, Zhang and Mooney 2019, arXiv:1905.13714",
-    kind=("loss",),
     needs=("rationales",),
-    example=lambda problem: supervision(problem.apply, weight=0.5),
+    example=lambda problem: supervision(weight=0.5),
     batch=lambda batch: {**batch, "rationales": batch["weights"]},
     neutral=Neutral({"weight": 0.0}),
 )
 def supervision(
-    apply: Callable | None = None,
     weight: float = 1.0,
     layers: Sequence[int] | None = (-1,),
     heads: Sequence[int] | None = None,
@@ -41,8 +40,6 @@ def supervision(
     rationale is all zero, and queries that see none of it, add nothing. Evaluation needs no rationales.
 
     Args:
-      apply: the model's; it runs a second time, with maps, where the loss's own outputs have none. Building the
-        model with ``model.configure(collect=("attention",))`` spares that.
       weight: of the term, in ``hyper``.
       layers: whose maps are guided, negative numbers from the end; None for all.
       heads: which of their heads; None for all.
@@ -50,7 +47,7 @@ def supervision(
       name: the method's name.
 
     Raises:
-      ValueError: other queries; when tracing, outputs without maps and no `apply` that can collect them.
+      ValueError: other queries; when tracing, outputs without maps.
       KeyError: in training, a batch without ``rationales`` ``[batch, time]``.
 
     Example:
@@ -59,7 +56,6 @@ def supervision(
     """
     if queries not in QUERIES:
         raise ValueError(f"{name} has queries {queries!r}; use 'all', 'first' or 'last'")
-    collected = collecting(apply)
 
     def loss(inner):
         def guided(learned, batch, context):
@@ -73,16 +69,15 @@ def supervision(
                 return terms, outputs
             rationales = batch["rationales"].astype(jnp.float32)
             time = rationales.shape[1]
-            model = context.join(learned)["model"]
-            again = None if collected is None else lambda: collected(model, batch, context.dropout_key)
-            maps = attention_maps(with_maps(outputs, again), time, layers, name)
+            maps = attention_maps(outputs, time, layers, name)
             asked = asked_queries(real_tokens(batch, maps[0]), queries)
             gaps = [_gap(own if heads is None else own[:, jnp.array(heads)], rationales, asked) for own in maps]
-            return {**terms, name: context.hyper[name]["weight"] * jnp.mean(jnp.stack(gaps))}, outputs
+            value = weighted_mean(jnp.mean(jnp.stack(gaps), axis=0), batch)
+            return {**terms, name: context.hyper[name]["weight"] * value}, outputs
 
         return guided
 
-    return Method(name=name, hyper={"weight": weight}, loss=loss, reads="examples")
+    return Method(name=name, hyper={"weight": weight}, collects=(KIND,), loss=loss, reads="examples")
 
 
 def asked_queries(real: Float[Array, "batch time"], queries: str) -> Float[Array, "batch time"]:
@@ -94,13 +89,13 @@ def asked_queries(real: Float[Array, "batch time"], queries: str) -> Float[Array
 
 
 def _gap(maps, rationales, asked):
-    """``[batch, heads, queries, keys]`` against ``[batch, keys]``: mean over heads and queries, then examples."""
+    """``[batch, heads, queries, keys]`` against ``[batch, keys]``: each example's mean over heads and queries."""
     seen = jax.lax.stop_gradient(maps > 0) * rationales[:, None, None, :]
     mass = jnp.sum(seen, axis=-1, keepdims=True)
     target = seen / jnp.where(mass > 0, mass, 1.0)
     logs = jnp.log(jnp.maximum(target, SMALLEST)) - jnp.log(jnp.maximum(maps, SMALLEST))
     counts = asked[:, None, :] * (mass[..., 0] > 0)
-    return jnp.mean(_mean(jnp.sum(target * logs, axis=-1), counts))
+    return _mean(jnp.sum(target * logs, axis=-1), counts)
 
 
 def _mean(values, counts):
@@ -112,16 +107,12 @@ def _mean(values, counts):
 @register(
     "attention",
     paper="Zagoruyko and Komodakis 2016, arXiv:1612.03928, equation 2; Wang et al. 2020, arXiv:2002.10957, section 3.1",
-    kind=("surgery", "trainable", "loss"),
-    example=lambda problem: transfer(
-        problem.apply, jax.tree.map(lambda leaf: 1.2 * leaf, problem.params), student=problem.apply, weight=0.5
-    ),
+    example=lambda problem: transfer(problem.apply, jax.tree.map(lambda leaf: 1.2 * leaf, problem.params), weight=0.5),
     neutral=Neutral({"weight": 0.0}),
 )
 def transfer(
     apply: Callable,
     params: Params,
-    student: Callable | None = None,
     weight: float = 1.0,
     layers: Sequence[int] = (-1,),
     teacher_layers: Sequence[int] | None = None,
@@ -141,8 +132,6 @@ def transfer(
     Args:
       apply: the teacher's; it reads the student's batch with the same tokens.
       params: the teacher's parameters.
-      student: the student's apply, run a second time with maps where the loss's own outputs have none; by
-        default `apply`, right where both have one architecture.
       weight: of the term, in ``hyper``.
       layers: the student's layers, negative numbers from the end.
       teacher_layers: the teacher's that go with them, by default the same numbers.
@@ -164,7 +153,7 @@ def transfer(
     pairs = layers if teacher_layers is None else teacher_layers
     if len(pairs) != len(layers):
         raise ValueError(f"{name} pairs {len(layers)} layers with {len(pairs)} of the teacher; give as many of each")
-    teaching, collected = collecting(apply), collecting(apply if student is None else student)
+    teaching = apply.collecting((KIND,)) if hasattr(apply, "collecting") else apply
 
     def surgery(tree, key):
         return {**tree, name: params}
@@ -172,15 +161,14 @@ def transfer(
     def loss(inner):
         def taught(learned, batch, context):
             terms, outputs = inner(learned, batch, context)
-            whole = context.join(learned)
             time = batch["input_ids"].shape[1] if "input_ids" in batch else None
-            student_outputs = with_maps(outputs, lambda: collected(whole["model"], batch, context.dropout_key))
-            theirs = jax.lax.stop_gradient(teaching(whole[name], batch, None))
-            own = attention_maps(student_outputs, time, layers, name)
+            theirs = jax.lax.stop_gradient(teaching(context.join(learned)[name], batch, None))
+            own = attention_maps(outputs, time, layers, name)
             wanted = attention_maps(theirs, time, pairs, name)
             real = real_tokens(batch, own[0])
             gaps = [_between(a, b, real, distance, name) for a, b in zip(own, wanted, strict=True)]
-            return {**terms, name: context.hyper[name]["weight"] * jnp.mean(jnp.stack(gaps))}, outputs
+            value = weighted_mean(jnp.mean(jnp.stack(gaps), axis=0), batch)
+            return {**terms, name: context.hyper[name]["weight"] * value}, outputs
 
         return taught
 
@@ -189,6 +177,7 @@ def transfer(
         hyper={"weight": weight},
         surgery=surgery,
         trainable=never(f"{name}/*"),
+        collects=(KIND,),
         loss=loss,
         reads="examples",
     )
@@ -202,7 +191,7 @@ def _between(own, wanted, real, distance: str, name: str):
         squared = jnp.sum(jnp.square(unit[0] - unit[1]), axis=1)
         # The norm has no gradient at 0, where student and teacher agree.
         positive = squared > SMALLEST
-        return jnp.mean(jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)) / 2
+        return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0) / 2
     if own.shape != wanted.shape:
         raise ValueError(
             f"{name} compares maps head by head, but the student's are {own.shape} and the teacher's {wanted.shape}; "
@@ -210,4 +199,4 @@ def _between(own, wanted, real, distance: str, name: str):
         )
     logs = jnp.log(jnp.maximum(wanted, SMALLEST)) - jnp.log(jnp.maximum(own, SMALLEST))
     counts = jnp.broadcast_to(real[:, None, :], own.shape[:3])
-    return jnp.mean(_mean(jnp.sum(wanted * logs, axis=-1), counts))
+    return _mean(jnp.sum(wanted * logs, axis=-1), counts)

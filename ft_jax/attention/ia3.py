@@ -20,7 +20,6 @@ TARGETS = {
 @register(
     "attention",
     paper="Liu et al. 2022, arXiv:2205.05638, section 3.3",
-    kind=("surgery", "trainable"),
     example=lambda problem: ia3(),
     neutral="it replaces what learns by its scales, which start at one and have no strength to set to zero",
 )

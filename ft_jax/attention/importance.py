@@ -36,8 +36,7 @@ def head_importance(
       >>> head_importance(loss, {"layers/0/attention": jnp.ones(2)}, batches)["layers/0/attention"].tolist()
       [1.0, 2.0]
     """
-    fields = {field: x for field, x in batches.items() if field != "total_weight"}
-    examples = jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), fields)
+    examples = jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), dict(batches))
     count = jax.tree.leaves(examples)[0].shape[0]
 
     def body(sums, example):
@@ -86,7 +85,6 @@ def _ends(arrays):
 @register(
     "attention",
     paper="Michel, Levy and Neubig 2019, arXiv:1905.10650, section 4",
-    kind=("memory", "events"),
     example=lambda problem: head_pruning(heads=2, share=0.25),
     neutral=Neutral({"share": 0.0}),
 )

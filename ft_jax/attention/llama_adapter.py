@@ -42,7 +42,6 @@ class AdaptionPrompt(Graft):
 @register(
     "attention",
     paper="Zhang et al. 2023, arXiv:2303.16199, section 3.2",
-    kind=("surgery", "trainable"),
     example=lambda problem: llama_adapter(length=2, layers=1, also=("*/head/*",)),
     neutral="it replaces what learns by its prompts, and no strength of theirs trains what it has frozen",
 )

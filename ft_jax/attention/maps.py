@@ -1,7 +1,6 @@
 """Attention maps of a model's outputs."""
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -10,21 +9,6 @@ from ft_jax.core.outputs import Outputs
 from ft_jax.core.outputs import real_tokens as marked_real
 
 KIND = "attention"
-
-
-def collecting(apply: Callable | None) -> Callable | None:
-    """`apply` with attention maps among its outputs' states, where its configuration can collect them.
-
-    Example:
-      >>> import jax
-      >>> from ft_jax.models import tiny_decoder
-      >>> collecting(tiny_decoder(jax.random.key(0)).apply).config.collect
-      ('attention',)
-    """
-    config = getattr(apply, "config", None)
-    if not hasattr(config, "collect") or KIND in config.collect:
-        return apply
-    return dataclasses.replace(apply, config=dataclasses.replace(config, collect=(*config.collect, KIND)))
 
 
 def maps_of(outputs: Outputs) -> dict[int, Array]:
@@ -50,8 +34,8 @@ def attention_maps(
     maps = maps_of(outputs)
     if not maps:
         raise ValueError(
-            f"{name} reads attention maps, which this model's outputs don't have; build the model with "
-            "model.configure(collect=('attention',)), or give the method the model's apply"
+            f"{name} reads attention maps, which this model's outputs don't have; give the loss the apply of a model "
+            "that can collect them, or outputs with states 'attention/<layer>'"
         )
     count = max(maps) + 1
     numbers = list(maps) if layers is None else [layer % count if layer < 0 else layer for layer in layers]
@@ -62,11 +46,6 @@ def attention_maps(
         )
     kept = slice(None) if time is None else slice(-time, None)
     return [maps[layer][..., kept, kept] for layer in numbers]
-
-
-def with_maps(outputs: Outputs, again: Callable[[], Outputs] | None) -> Outputs:
-    """`outputs` where they have maps; else those of running the model again with maps collected."""
-    return outputs if maps_of(outputs) or again is None else again()
 
 
 def real_tokens(batch: Mapping[str, Array], maps: Float[Array, "batch heads time time"]) -> Float[Array, "batch time"]:

@@ -38,7 +38,6 @@ class Pooling(Graft):
 @register(
     "attention",
     paper="Yang et al. 2016, NAACL, equations 5 to 7; Lin et al. 2017, arXiv:1703.03130, equation 5",
-    kind=("surgery", "trainable"),
     example=lambda problem: attentive_pooling(also=("*",)),
     neutral=Neutral({"strength": 0.0}),
 )

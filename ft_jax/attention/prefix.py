@@ -50,7 +50,6 @@ class Shift(Graft):
 @register(
     "attention",
     paper="Li and Liang 2021, arXiv:2101.00190, section 4",
-    kind=("surgery", "trainable"),
     example=lambda problem: prefix_tuning(length=2, projection=4, also=("*/head/*",)),
     neutral="it replaces what learns by its prefix, which every token attends to from the first step",
     pretrained=False,
@@ -134,7 +133,6 @@ def prefix_tuning(
 @register(
     "attention",
     paper="Liu et al. 2021, arXiv:2110.07602, section 3.2",
-    kind=("surgery", "trainable"),
     example=lambda problem: p_tuning_v2(length=2, also=("*/head/*",)),
     neutral="it replaces what learns by its prompts, which every token attends to from the first step",
     pretrained=False,

@@ -43,7 +43,6 @@ class EncodedPrompt(VirtualTokens):
 @register(
     "attention",
     paper="Lester, Al-Rfou and Constant 2021, arXiv:2104.08691, section 2",
-    kind=("surgery", "trainable"),
     example=lambda problem: prompt_tuning(length=2, also=("*/head/*",)),
     neutral="it replaces what learns by its prompt, which every token sees from the first step",
     pretrained=False,
@@ -109,7 +108,6 @@ def prompt_tuning(
 @register(
     "attention",
     paper="Liu et al. 2021, arXiv:2103.10385, section 3.2",
-    kind=("surgery", "trainable"),
     example=lambda problem: p_tuning(length=2, hidden=4, also=("*/head/*",)),
     neutral="it replaces what learns by its prompt, which every token sees from the first step",
     pretrained=False,

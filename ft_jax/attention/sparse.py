@@ -31,7 +31,6 @@ class Window(Graft):
 @register(
     "attention",
     paper="Beltagy, Peters and Cohan 2020, arXiv:2004.05150, section 3.1",
-    kind=("surgery",),
     example=lambda problem: sliding_window(window=2),
     neutral=Neutral({"window": MOST}),
     pretrained=False,
@@ -151,7 +150,6 @@ def _mask_of_groups(mask, batch, time, extra, grouped, group) -> Mask:
 @register(
     "attention",
     paper="Chen et al. 2023, arXiv:2309.12307, section 3.2 and algorithm 1",
-    kind=("surgery",),
     example=lambda problem: shifted_sparse(group=4),
     neutral="the size of its groups is a matter of shapes and can't change while training",
 )

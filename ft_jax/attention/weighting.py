@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ft_jax.attention.maps import attention_maps, collecting, real_tokens, with_maps
+from ft_jax.attention.maps import KIND, attention_maps, real_tokens
+from ft_jax.core import batches
 from ft_jax.core.catalogue import Neutral, register
-from ft_jax.core.losses import batch_weights, token_log_probabilities
+from ft_jax.core.losses import token_log_probabilities
 from ft_jax.core.method import Method
 from ft_jax.core.params import Params, never
 
@@ -16,13 +17,11 @@ from ft_jax.core.params import Params, never
 @register(
     "attention",
     paper="attention received as importance, after Clark et al. 2019, arXiv:1906.04341, and Michel et al. 2019",
-    kind=("loss",),
     needs=("labels",),
-    example=lambda problem: token_weighting(problem.apply, strength=0.5),
+    example=lambda problem: token_weighting(strength=0.5),
     neutral=Neutral({"strength": 0.0}),
 )
 def token_weighting(
-    apply: Callable | None = None,
     strength: float = 1.0,
     layers: Sequence[int] | None = None,
     shifted: bool = True,
@@ -38,7 +37,6 @@ def token_weighting(
     The weights aren't differentiated, and evaluation uses the plain ones.
 
     Args:
-      apply: the model's; it runs a second time, with maps, where the loss's own outputs have none.
       strength: 0 for the plain weights, 1 for those by attention; in ``hyper``.
       layers: whose maps count; None for all.
       shifted: whether the label of position ``t`` is token ``t + 1`` (language modelling), not token ``t`` (masked
@@ -46,38 +44,30 @@ def token_weighting(
       name: the method's name.
 
     Raises:
-      ValueError: in training, labels that are one an example; outputs without maps and no `apply` that can
-        collect them.
+      ValueError: in training, labels that are one an example; outputs without maps.
 
     Example:
       >>> token_weighting(strength=0.5).hyper
       {'strength': 0.5}
     """
-    collected = collecting(apply)
 
     def loss(inner):
         def weighed(learned, batch, context):
             if not context.train:
                 return inner(learned, batch, context)
             weights = token_weights(batch, name)
-            time = weights.shape[1]
-            still = jax.lax.stop_gradient(learned)
-            if collected is None:
-                outputs = inner(still, batch, context)[1]
-            else:
-                outputs = collected(context.join(still)["model"], batch, context.dropout_key)
-            maps = attention_maps(with_maps(outputs, None), time, layers, name)
+            # The same pass as the loss's: a compiler that sees both makes one of them.
+            outputs = inner(jax.lax.stop_gradient(learned), batch, context)[1]
+            maps = attention_maps(outputs, weights.shape[1], layers, name)
             importance = sum(received(own, real_tokens(batch, own)) for own in maps) / len(maps)
             if shifted:
                 importance = jnp.concatenate([importance[:, 1:], jnp.ones_like(importance[:, :1])], axis=1)
             share = context.hyper[name]["strength"]
-            return inner(
-                learned, {**batch, "weights": rescaled(weights * (1 - share + share * importance), weights)}, context
-            )
+            return inner(learned, moved(batch, 1 - share + share * importance), context)
 
         return weighed
 
-    return Method(name=name, hyper={"strength": strength}, loss=loss, reads="examples")
+    return Method(name=name, hyper={"strength": strength}, collects=(KIND,), loss=loss, reads="examples")
 
 
 def received(
@@ -97,17 +87,13 @@ def received(
 @register(
     "attention",
     paper="Lin et al. 2024, arXiv:2404.07965, equations 3 to 5",
-    kind=("surgery", "trainable", "loss"),
     needs=("labels",),
-    example=lambda problem: rho1(
-        problem.apply, jax.tree.map(lambda leaf: 1.2 * leaf, problem.params), student=problem.apply, keep=0.5
-    ),
+    example=lambda problem: rho1(problem.apply, jax.tree.map(lambda leaf: 1.2 * leaf, problem.params), keep=0.5),
     neutral=Neutral({"keep": 1.0}),
 )
 def rho1(
     apply: Callable,
     params: Params,
-    student: Callable | None = None,
     keep: float = 0.6,
     *,
     name: str = "attention.rho1",
@@ -122,7 +108,6 @@ def rho1(
     Args:
       apply: the reference's ``(params, batch, key) -> Outputs`` over the same vocabulary.
       params: the reference's parameters: frozen, held once and shared by all members.
-      student: the model's own apply, by default `apply`, right where both have one architecture.
       keep: share of the tokens kept, in ``hyper``; 1 keeps all.
       name: the method's name, under which the reference's parameters stand.
 
@@ -137,7 +122,6 @@ def rho1(
     """
     if not 0 < keep <= 1:
         raise ValueError(f"{name} has keep {keep}; give the share of tokens to train on, above 0 and at most 1")
-    own = apply if student is None else student
 
     def surgery(tree, key):
         return {**tree, name: params}
@@ -147,13 +131,13 @@ def rho1(
             if not context.train:
                 return inner(learned, batch, context)
             weights = token_weights(batch, name)
-            whole = context.join(jax.lax.stop_gradient(learned))
+            still = jax.lax.stop_gradient(learned)
             labels = jnp.maximum(batch["labels"], 0)
             # The same pass as the loss's: a compiler that sees both makes one of them.
-            losses = -token_log_probabilities(own(whole["model"], batch, context.dropout_key), labels)
-            reference = -token_log_probabilities(apply(whole[name], batch, None), labels)
+            losses = -token_log_probabilities(inner(still, batch, context)[1], labels)
+            reference = -token_log_probabilities(apply(context.join(still)[name], batch, None), labels)
             chosen = selected(losses - reference, weights > 0, context.hyper[name]["keep"])
-            return inner(learned, {**batch, "weights": rescaled(weights * chosen, weights)}, context)
+            return inner(learned, moved(batch, chosen), context)
 
         return selective
 
@@ -193,10 +177,15 @@ def token_weights(batch, name: str) -> Float[Array, "batch time"]:
             f"{name} weighs the tokens of a loss and needs labels [batch, time], but the batch has {what}; use it with "
             "a language model's loss"
         )
-    return batch_weights(batch, batch["labels"])[0]
+    return batches.token_weights(batch)
 
 
-def rescaled(weights: Float[Array, "batch time"], like: Float[Array, "batch time"]) -> Float[Array, "batch time"]:
-    """`weights` with each row's sum that of `like`; `like` where they are all zero."""
-    total, wanted = (jnp.sum(x, axis=1, keepdims=True) for x in (weights, like))
-    return jax.lax.stop_gradient(jnp.where(total > 0, weights * wanted / jnp.where(total > 0, total, 1.0), like))
+def moved(batch, factors: Float[Array, "batch time"]):
+    """`batch` with its tokens' weights times `factors`, scaled so that those of each row add up to what they did.
+
+    Rows in which nothing would count stay as they are.
+    """
+    weights = batches.token_weights(batch)
+    total, wanted = (jnp.sum(x, axis=1, keepdims=True) for x in (weights * factors, weights))
+    scale = jnp.where(total > 0, factors * wanted / jnp.where(total > 0, total, 1.0), 1.0)
+    return batches.scaled(batch, jax.lax.stop_gradient(scale))

@@ -13,9 +13,7 @@ def command(words: Sequence[str]) -> int:
     """Prints the methods by family, one method's documentation, or either as JSON."""
     parser = Parser(prog="ft-jax methods", description="The catalogue of methods, by family.")
     parser.add_argument("name", nargs="?", help="a method, such as transfer.lora, or a family")
-    parser.add_argument(
-        "--json", action="store_true", help="print a list of objects with family, name, paper, kind, ..."
-    )
+    parser.add_argument("--json", action="store_true", help="print a list of objects with family, name, paper, ...")
     options = parser.parse_args(words)
     one = options.name is not None and options.name not in FAMILIES
     if one:
@@ -32,13 +30,13 @@ def command(words: Sequence[str]) -> int:
 
 
 def table(entries: Iterable[Entry]) -> str:
-    """The methods grouped by family, with what kind of thing each does."""
+    """The methods grouped by family, with a sentence for each."""
     entries = list(entries)
     families = list(dict.fromkeys(entry.family for entry in entries))
     rows: list[tuple[str, ...] | str] = []
     for family in families:
         rows.append(family)
-        rows += [(entry.name, ", ".join(entry.kind), entry.summary) for entry in entries if entry.family == family]
+        rows += [(entry.name, entry.summary) for entry in entries if entry.family == family]
     plural = "methods in 1 family" if len(families) == 1 else f"methods in {len(families)} families"
     return f"{columns(rows)}\n\n{len(entries)} {plural}; ft-jax methods NAME shows one"
 
@@ -48,7 +46,6 @@ def documentation(entry: Entry) -> str:
     facts = {
         "family": entry.family,
         "paper": entry.paper,
-        "kind": ", ".join(entry.kind),
         "batch fields": ", ".join(entry.needs) or "those of the loss",
         "does nothing at": _neutral(entry),
     }

@@ -24,7 +24,6 @@ FAMILIES = (
     "ensemble",
     "adaptive",
 )
-KINDS = ("surgery", "trainable", "loss", "update", "memory", "lift", "events")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +65,6 @@ class Entry:
     Attributes:
       family, name: ``"transfer"`` and ``"transfer.lora"``.
       paper: authors, year, arXiv id or venue.
-      kind: which parts of a `Method` it uses, from `KINDS`.
       build: its constructor; the docstring is the method's documentation.
       example: builds one for a `Problem`.
       needs: the batch fields it reads, in words of the data conventions.
@@ -79,7 +77,6 @@ class Entry:
     family: str
     name: str
     paper: str
-    kind: tuple[str, ...]
     build: Callable[..., Method]
     example: Callable[[Problem], Method]
     needs: tuple[str, ...] = ()
@@ -99,7 +96,6 @@ class Entry:
             "family": self.family,
             "name": self.name,
             "paper": self.paper,
-            "kind": list(self.kind),
             "needs": list(self.needs),
             "summary": self.summary,
         }
@@ -132,9 +128,6 @@ class Catalogue(Mapping[str, Entry]):
         """Registers `entry`; a name can be taken once."""
         if entry.family not in FAMILIES:
             raise ValueError(f"family {entry.family!r} of {entry.name} is unknown; use one of {', '.join(FAMILIES)}")
-        unknown = [kind for kind in entry.kind if kind not in KINDS]
-        if unknown or not entry.kind:
-            raise ValueError(f"kind {entry.kind} of {entry.name} is not made of {', '.join(KINDS)}")
         if entry.name in self._entries:
             raise ValueError(f"{entry.name} is in the catalogue already; choose another name")
         self._entries[entry.name] = entry
@@ -153,7 +146,6 @@ def register(
     family: str,
     *,
     paper: str,
-    kind: tuple[str, ...],
     example: Callable[[Problem], Method],
     neutral: Neutral | str,
     needs: tuple[str, ...] = (),
@@ -166,7 +158,7 @@ def register(
 
     def decorate(build):
         full = f"{family}.{name or build.__name__}"
-        catalogue.add(Entry(family, full, paper, kind, build, example, needs, batch, neutral, pretrained, mergeable))
+        catalogue.add(Entry(family, full, paper, build, example, needs, batch, neutral, pretrained, mergeable))
         return build
 
     return decorate

@@ -1,5 +1,6 @@
 """Losses over classes and tokens that never hold all logits, and the plain losses built from them."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ft_jax.core.batches import Batch, divisor, shares
 from ft_jax.core.mesh import batch_shards, traced_copies, traced_memory
-from ft_jax.core.method import Loss
+from ft_jax.core.method import Loss, Terms
 from ft_jax.core.outputs import Outputs, logits_of
 from ft_jax.core.weights import shape
 
@@ -284,22 +286,63 @@ def _by_chunks(function, chunk: int, *arrays):
     return _whole(found, arrays[0].shape[1])
 
 
-def divisor(weights) -> Float[Array, ""]:
-    """The sum of weights, or 1 where nothing counts, so that an empty mean is 0 and not NaN."""
-    total = jnp.sum(weights)
-    return jnp.where(total > 0, total, 1.0)
+def divergence(
+    row_loss: Callable,
+    student: Outputs,
+    teacher: Outputs,
+    batch: Batch,
+    numbers: Any = (),
+    chunk: int | None = None,
+) -> Float[Array, ""]:
+    """The mean of a loss of every position's logits beside a teacher's, over all positions that count.
 
+    Chunk by chunk on both sides; neither the teacher nor the numbers are differentiated.
 
-def batch_weights(batch, labels) -> tuple[Array, Array | None]:
-    """``(weights, total)`` of a batch: its ``weights`` or ones, and the divisor that makes shards add up.
+    Args:
+      row_loss: ``(student's logits, teacher's logits, numbers) -> [batch, ...]``; logits ``[batch, ..., classes]``.
+      student, teacher: outputs for the same positions.
+      batch: says which positions count, see `ft_jax.core.batches.shares`.
+      numbers: scalars for `row_loss`.
+      chunk: as in `cross_entropy`.
 
-    Where a batch is one shard of a larger one (a micro-batch, a device's part), the step puts the whole
-    batch's mean weight per shard at ``total_weight``; the average over shards of ``Σ weights · loss / total``
-    is then the whole batch's mean, also where shards hold different numbers of tokens.
+    Example:
+      >>> import jax.numpy as jnp
+      >>> one = Outputs(hidden=jnp.ones((2, 3)), unembedding=jnp.eye(3))
+      >>> float(divergence(lambda a, b, _: jnp.sum((a - b) ** 2, -1), one, one, {"labels": jnp.array([0, 1])}))
+      0.0
     """
-    weights = batch.get("weights")
-    weights = jnp.ones(labels.shape) if weights is None else weights
-    return jnp.where(labels >= 0, weights, 0.0), batch.get("total_weight")
+    weights = shares(batch, student.hidden.shape[:-1])
+    row_loss = _Rows(row_loss, student.softcap, teacher.softcap)
+    constants = (teacher.head, numbers)
+    total, chunks = weights.shape[0], chunk_sizes(student, chunk)
+    return chunked_mean(row_loss, student.hidden, student.head, teacher.hidden, constants, weights, total, chunks)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """A loss of logits as one of hidden states."""
+
+    row_loss: Callable
+    softcap: float | None
+    teacher_softcap: float | None
+
+    def __call__(self, hidden, head, teacher_hidden, constants):
+        teacher_head, numbers = constants
+        own = logits_of(hidden, head, self.softcap)
+        return self.row_loss(own, logits_of(teacher_hidden, teacher_head, self.teacher_softcap), numbers)
+
+
+def mean_cross_entropy(outputs: Outputs, batch: Batch, chunk: int | None = None) -> Float[Array, ""]:
+    """Cross-entropy of ``batch["labels"]``, the mean over all labels of the whole batch that count.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> outputs = Outputs(hidden=jnp.zeros((2, 3)), unembedding=jnp.ones((3, 4)))
+      >>> round(float(mean_cross_entropy(outputs, {"labels": jnp.array([0, -1])})), 4)
+      1.3863
+    """
+    labels = batch["labels"]
+    return cross_entropy(outputs, labels, shares(batch, labels.shape), float(labels.shape[0]), chunk)
 
 
 def supervised(apply, term: str = "task", chunk: int | None = None) -> Loss:
@@ -313,9 +356,8 @@ def supervised(apply, term: str = "task", chunk: int | None = None) -> Loss:
     """
 
     def loss(params, batch, context):
-        outputs = apply(context.join(params)["model"], batch, context.dropout_key)
-        weights, total = batch_weights(batch, batch["labels"])
-        return {term: cross_entropy(outputs, batch["labels"], weights, total, chunk)}, outputs
+        outputs = context.run(apply, params, batch)
+        return {term: mean_cross_entropy(outputs, batch, chunk)}, outputs
 
     return loss
 
@@ -324,6 +366,20 @@ def forward(apply) -> Loss:
     """A loss with no terms of its own: the model's outputs, for methods that bring the terms (contrastive ones)."""
 
     def loss(params, batch, context):
-        return {}, apply(context.join(params)["model"], batch, context.dropout_key)
+        return {}, context.run(apply, params, batch)
 
     return loss
+
+
+def scale_term(terms: Terms, term: str, weight: Array | float | None) -> dict[str, Array]:
+    """`terms` with one of them multiplied by `weight`, or left out where that is None; the others as they are.
+
+    Nothing of a term that is left out is computed.
+
+    Example:
+      >>> scale_term({"task": 2.0, "penalty": 1.0}, "task", 0.5), scale_term({"task": 2.0}, "task", None)
+      ({'task': 1.0, 'penalty': 1.0}, {})
+    """
+    if weight is None:
+        return {name: value for name, value in terms.items() if name != term}
+    return {name: weight * value if name == term else value for name, value in terms.items()}

@@ -9,36 +9,18 @@ import optax
 
 from ft_jax.core.outputs import Outputs
 from ft_jax.core.params import Filter, Params
+from ft_jax.core.program import Program
 from ft_jax.core.state import Batch, Context, EvalEvent, StepEvent, TaskEvent, TrainState
 
 Terms = Mapping[str, jax.Array]
 Loss = Callable[[Params, Batch, Context], tuple[Terms, Outputs]]
 LossTransform = Callable[[Loss], Loss]
+Forward = Callable[[Params, Batch, Context], Outputs]
+ForwardTransform = Callable[[Forward], Forward]
 UpdateTransform = Callable[[optax.GradientTransformationExtraArgs], optax.GradientTransformationExtraArgs]
 
 
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """The pure functions of a training run; `Method.lift` maps one to another.
-
-    Attributes:
-      init: ``(params, key) -> TrainState``; `params` is the model's tree.
-      step: ``(state, batch) -> (state, metrics)``.
-      evaluate: ``(state, batch) -> (terms, predictions)``, deterministic.
-      after_task: ``(state, batches) -> state``.
-      after_eval: ``(state, metrics) -> state``.
-      trials: leading axes that predictions keep, such as ``(8,)`` for a population of eight.
-    """
-
-    init: Callable[[Params, jax.Array], TrainState]
-    step: Callable[[TrainState, Batch], tuple[TrainState, Terms]]
-    evaluate: Callable[[TrainState, Batch], tuple[Terms, Any]]
-    after_task: Callable[[TrainState, Batch], TrainState]
-    after_eval: Callable[[TrainState, Mapping[str, jax.Array]], TrainState]
-    trials: tuple[int, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Method:
     """What a fine-tuning method says; every part has a do-nothing default.
 
@@ -49,16 +31,27 @@ class Method:
         parameters under ``params[name]``.
       trainable: which leaves learn; see `ft_jax.core.params.learns` for how verdicts of several combine.
       memory: ``(trainable params, key) -> pytree``, what it remembers under ``state.memory[name]``.
+      prepare: ``(state, batch, context) -> (state, batch)`` on the whole batch, before it is cut into micro-batches
+        and before weights become shares: weights of examples, augmentation, more examples, rollouts. An evaluation
+        prepares too and drops the state.
       view: ``(params, context) -> params``, the whole tree as the model sees it given the numbers, such as
         LoRA's scale. Merging and generating use it too.
+      forward: wraps the forward pass ``(params, batch, context) -> Outputs`` that training, evaluation and serving
+        share (`Context.run`): what depends on the example, such as an adapter chosen for it.
+      collects: states that it reads of the outputs, as a network's ``collect`` names them: ``"attention"``.
       loss: wraps the loss, usually adding a named term.
-      update: wraps the optimizer. Its update gets ``hyper``, ``memory``, ``step`` and ``gradient``, a
-        function ``batch -> gradients``, as extra arguments.
-      lift: maps the whole program, such as to many members at once.
+      update: wraps the optimizer, whose update gets an `UpdateEvent` as its extra argument ``event``.
+      per_term: its update asks for the gradient of each term. The step then forms these alone; their sum is the
+        gradient.
+      settle: ``state -> state``, what evaluation, saving and export use in place of the training state: averaged
+        parameters. Training goes on with what it was.
+      report: ``state -> {name: scalar}`` for the step's metrics.
+      lift: ``(program, build) -> program`` maps the whole program, such as to many members at once;
+        ``build(composition)`` makes another one of the same loss, optimizer and options.
       after_step, after_task, after_eval: ``(state, event) -> state``.
       reads, gives: the layout of batch its loss takes and the one it asks of its caller: ``"examples"``, or
-        e.g. meta-learning's ``"episodes"``. None reads any and gives the same.
-      couples: its loss compares the examples of a batch, so micro-batches would change it.
+        e.g. meta-learning's ``"episodes"``. None reads any and gives the same. Of a method that prepares, they are
+        what it makes for the losses and what it asks of the data.
       refuses: ``parts of a composition with it -> why it can't be one of them, in a sentence, or None``.
     """
 
@@ -67,17 +60,33 @@ class Method:
     surgery: Callable[[Params, jax.Array], Params] | None = None
     trainable: Filter | None = None
     memory: Callable[[Params, jax.Array], Any] | None = None
+    prepare: Callable[[TrainState, Batch, Context], tuple[TrainState, Batch]] | None = None
     view: Callable[[Params, Context], Params] | None = None
+    forward: ForwardTransform | None = None
+    collects: tuple[str, ...] = ()
     loss: LossTransform | None = None
     update: UpdateTransform | None = None
-    lift: Callable[[Program], Program] | None = None
+    per_term: bool = False
+    settle: Callable[[TrainState], TrainState] | None = None
+    report: Callable[[TrainState], Mapping[str, jax.Array]] | None = None
+    lift: Callable[[Program, Callable[["Composition"], Program]], Program] | None = None
     after_step: Callable[[TrainState, StepEvent], TrainState] | None = None
     after_task: Callable[[TrainState, TaskEvent], TrainState] | None = None
     after_eval: Callable[[TrainState, EvalEvent], TrainState] | None = None
     reads: str | None = None
     gives: str | None = None
-    couples: bool = False
     refuses: Callable[[tuple["Method", ...]], str | None] | None = None
+
+    def __repr__(self):
+        numbers = "".join(f", {name}={value:g}" for name, value in self.hyper.items())
+        return f"Method({self.name!r}{numbers})"
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """What it says, by the names of its fields."""
+        named = {"name", "hyper", "reads", "gives", "refuses"}
+        fields = [field.name for field in dataclasses.fields(self) if field.name not in named]
+        return tuple(field for field in fields if getattr(self, field))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,23 +106,16 @@ class Composition:
         """The methods' names, outermost first."""
         return tuple(part.name for part in self.parts)
 
-    def fold(self, field: str, value):
+    def inwards(self, field: str) -> tuple[tuple[str, Callable], ...]:
+        """What the parts say in `field`, ``(name, function)`` from the innermost to the outermost."""
+        said = [(part.name, getattr(part, field)) for part in reversed(self.parts)]
+        return tuple((name, function) for name, function in said if function is not None)
+
+    def fold(self, field: str, value, *arguments):
         """`value` through the parts' function `field`, innermost first: ``outer(inner(value))``."""
-        for part in reversed(self.parts):
-            function = getattr(part, field)
-            value = value if function is None else function(value)
+        for _, function in self.inwards(field):
+            value = function(value, *arguments)
         return value
-
-    def run(self, field: str, value, argument):
-        """`value` through the parts' ``field(value, argument)``, innermost first."""
-        for part in reversed(self.parts):
-            function = getattr(part, field)
-            value = value if function is None else function(value, argument)
-        return value
-
-    def has(self, field: str) -> bool:
-        """Whether any part says something in `field`."""
-        return any(getattr(part, field) is not None for part in self.parts)
 
 
 def compose(*methods: Method | Composition) -> Composition:
@@ -123,6 +125,7 @@ def compose(*methods: Method | Composition) -> Composition:
     in the same order, from the last named to the first.
 
     Raises:
+      TypeError: something that is no method, such as a constructor that was not called.
       ValueError: two parts with one name, a part whose loss reads a layout of batch that the part inside it does
         not give, or one that refuses the others. The sentence says which and what to do.
 
@@ -130,7 +133,7 @@ def compose(*methods: Method | Composition) -> Composition:
       >>> compose(Method("a"), compose(Method("b"), Method("c"))).names
       ('a', 'b', 'c')
     """
-    parts = tuple(part for method in methods for part in ((method,) if isinstance(method, Method) else method.parts))
+    parts = tuple(part for method in methods for part in _parts(method))
     names = [part.name for part in parts]
     for name in names:
         if names.count(name) > 1:
@@ -139,8 +142,23 @@ def compose(*methods: Method | Composition) -> Composition:
         reason = part.refuses(parts) if part.refuses is not None else None
         if reason is not None:
             raise ValueError(reason)
+    _check_layouts(parts)
+    return Composition(parts)
+
+
+def _parts(value) -> tuple[Method, ...]:
+    if isinstance(value, Composition):
+        return value.parts
+    if isinstance(value, Method):
+        return (value,)
+    called = f"; call it: {value.__name__}(...)" if callable(value) and hasattr(value, "__name__") else ""
+    raise TypeError(f"compose takes methods and compositions, and got {value!r:.80}{called or '; give it a Method'}")
+
+
+def _check_layouts(parts: tuple[Method, ...]) -> None:
+    """Refuses losses, and then preparations, whose layouts of batch don't follow one another."""
     layout, giver = "examples", None
-    for part in reversed(parts):
+    for part in reversed([part for part in parts if part.prepare is None]):
         if part.reads is not None and part.reads != layout:
             raise ValueError(
                 f"{part.name} reads a batch of {part.reads}, but "
@@ -149,4 +167,11 @@ def compose(*methods: Method | Composition) -> Composition:
             )
         if part.gives is not None and part.gives != layout:
             layout, giver = part.gives, part.name
-    return Composition(parts)
+    for part in (part for part in parts if part.prepare is not None):
+        if part.reads is not None and part.reads != layout:
+            raise ValueError(
+                f"{part.name} makes a batch of {part.reads}, but {giver or 'the loss'} takes {layout}; "
+                "leave one of them out"
+            )
+        if part.gives is not None and part.gives != layout:
+            layout, giver = part.gives, part.name

@@ -1,6 +1,7 @@
 """Optimizers whose numbers are data, and wrappers that scale parts of an update."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,13 +9,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ft_jax.core.state import UpdateEvent
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """An optax transformation and the numbers it reads from ``hyper["optimizer"]``."""
+    """An optimizer and the numbers it reads from ``hyper["optimizer"]``.
+
+    Attributes:
+      transform: its update takes an `ft_jax.core.state.UpdateEvent` as the extra argument ``event``.
+      hyper: its numbers.
+      report: ``(its numbers, step) -> metrics``, such as the learning rate that a step used.
+    """
 
     transform: optax.GradientTransformationExtraArgs
     hyper: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    report: Callable[[Mapping[str, jax.Array], jax.Array], Mapping[str, jax.Array]] = lambda numbers, step: {}
 
 
 def optimizer(
@@ -49,20 +59,47 @@ def optimizer(
         )
     hyper = dict(numbers) if max_norm is None else {**numbers, "max_norm": max_norm}
 
+    def used(values, step):
+        rate = values["learning_rate"]
+        return rate if schedule is None else rate * schedule(step)
+
     def chain(values, step):
         values = dict(values)
         clip = optax.identity() if max_norm is None else optax.clip_by_global_norm(values.pop("max_norm"))
         if schedule is not None:
-            values["learning_rate"] = values["learning_rate"] * schedule(step)
-        return optax.with_extra_args_support(optax.chain(clip, build(**values)))
+            values["learning_rate"] = used(values, step)
+        return optax.chain(clip, taking_events(build(**values)))
 
     def init(params):
         return chain(hyper, 0).init(params)
 
-    def update(gradients, state, params=None, *, hyper, step, **extra):
-        return chain(hyper["optimizer"], step).update(gradients, state, params, **extra)
+    def update(gradients, state, params=None, *, event):
+        return chain(event.hyper["optimizer"], event.step).update(gradients, state, params, event=event)
 
-    return Optimizer(optax.GradientTransformationExtraArgs(init, update), hyper)
+    def report(values, step):
+        return {"learning_rate": used(values, step)} if "learning_rate" in values else {}
+
+    return Optimizer(optax.GradientTransformationExtraArgs(init, update), hyper, report)
+
+
+def taking_events(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """A transformation of optax as the step calls it, with those of its extra arguments that it takes.
+
+    ``value``, ``grad``, ``value_fn`` (line searches, MoMo, Polyak), ``grad_fn`` (SAM) and ``obj_fn`` (Sophia) come
+    from the event, so that they are the whole batch's.
+    """
+    named = inspect.signature(inner.update).parameters
+    anything = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in named.values())
+    extended = isinstance(inner, optax.GradientTransformationExtraArgs)
+
+    def update(gradients, state, params=None, *, event):
+        common = {"value": event.value, "grad": gradients, "value_fn": event.value_at}
+        # A line search refuses arguments that neither it nor its function knows.
+        rare = {"grad_fn": lambda params, _=None: event.gradient(params=params), "obj_fn": event.value_at}
+        taken = {name: x for name, x in (common | rare).items() if name in named or (anything and name in common)}
+        return inner.update(gradients, state, params, **(taken if extended else {}))
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def warmup_then_decay(steps: int, warmup: float = 0.1, final: float = 0.0) -> Callable[[jax.Array], jax.Array]:
@@ -78,18 +115,18 @@ def warmup_then_decay(steps: int, warmup: float = 0.1, final: float = 0.0) -> Ca
 
 
 def scale_updates(
-    inner: optax.GradientTransformationExtraArgs, factors: Callable[[Any, Mapping[str, Any]], Any]
+    inner: optax.GradientTransformationExtraArgs, factors: Callable[[Any, UpdateEvent], Any]
 ) -> optax.GradientTransformationExtraArgs:
     """`inner` with every update multiplied by its factor.
 
     Args:
       inner: an optimizer.
-      factors: ``(updates, the update's extra arguments) -> factors``, a tree of the updates' outline.
+      factors: ``(updates, event) -> factors``, a tree of the updates' outline.
     """
 
-    def update(gradients, state, params=None, **extra):
-        updates, state = inner.update(gradients, state, params, **extra)
-        scaled = jax.tree.map(lambda u, factor: u * jnp.asarray(factor, u.dtype), updates, factors(updates, extra))
+    def update(gradients, state, params=None, *, event):
+        updates, state = inner.update(gradients, state, params, event=event)
+        scaled = jax.tree.map(lambda u, factor: u * jnp.asarray(factor, u.dtype), updates, factors(updates, event))
         return scaled, state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
@@ -97,14 +134,7 @@ def scale_updates(
 
 def as_optimizer(value: Optimizer | optax.GradientTransformation) -> Optimizer:
     """Plain optax transformations are optimizers without numbers in the state."""
-    if isinstance(value, Optimizer):
-        return value
-    inner = optax.with_extra_args_support(value)
-
-    def update(gradients, state, params=None, *, hyper, memory, step, gradient, **extra):
-        return inner.update(gradients, state, params, **extra)
-
-    return Optimizer(optax.GradientTransformationExtraArgs(inner.init, update))
+    return value if isinstance(value, Optimizer) else Optimizer(taking_events(value))
 
 
 def numbers(values: Mapping[str, float]) -> dict[str, jax.Array]:

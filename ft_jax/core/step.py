@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ft_jax.core.losses import divisor
-from ft_jax.core.method import Composition, Loss, Method, Program, compose
+from ft_jax.core.accumulation import averaged
+from ft_jax.core.batches import Batch, counted, rows, with_shares
+from ft_jax.core.method import Composition, Loss, Method, compose
 from ft_jax.core.optimizers import Optimizer, as_optimizer, numbers
 from ft_jax.core.outputs import Outputs
 from ft_jax.core.params import Params, digest, partition
-from ft_jax.core.state import Batch, Context, EvalEvent, StepEvent, TaskEvent, TrainState
+from ft_jax.core.program import Evaluation, Events, Program
+from ft_jax.core.state import Context, EvalEvent, StepEvent, TaskEvent, TrainState, UpdateEvent, direct
 
 NOTHING = compose()
 
@@ -43,9 +45,6 @@ def make_step(
       axis: the name of a mapped device axis (pmap): gradients and terms are averaged over it.
       predict: ``(outputs, batch) -> predictions``, what evaluation returns and step events carry.
 
-    Raises:
-      ValueError: micro-batches with a loss that compares the examples of a batch.
-
     Example:
       >>> import optax
       >>> from ft_jax.core import Outputs, supervised
@@ -57,28 +56,24 @@ def make_step(
       >>> round(float(metrics["loss"]), 4)
       1.0986
     """
-    method = compose(method)
-    optimizer = as_optimizer(optimizer)
-    coupled = [part.name for part in method if part.couples]
-    if accumulate > 1 and coupled:
-        raise ValueError(
-            f"{coupled[0]} compares the examples of a batch, so {accumulate} micro-batches would change its loss; "
-            "set accumulate=1 and use more devices or rematerialisation for memory"
-        )
+    method, optimizer = compose(method), as_optimizer(optimizer)
     wrapped = method.fold("loss", loss)
     transform = method.fold("update", optimizer.transform)
+    per_term = any(part.per_term for part in method)
+    listens = method.inwards("after_step")
+
+    def build(composition):
+        return make_step(loss, optimizer, composition, accumulate=accumulate, axis=axis, predict=predict)
 
     def init(params, key):
         surgery_key, memory_key, run_key = jax.random.split(key, 3)
         whole = {"model": params}
-        for part in reversed(method.parts):
-            if part.surgery is not None:
-                whole = part.surgery(whole, jax.random.fold_in(surgery_key, digest(part.name)))
+        for name, operate in method.inwards("surgery"):
+            whole = operate(whole, jax.random.fold_in(surgery_key, digest(name)))
         trainable, frozen = partition(whole, [part.trainable for part in method if part.trainable is not None])
         memory = {
-            part.name: part.memory(trainable, jax.random.fold_in(memory_key, digest(part.name)))
-            for part in method
-            if part.memory is not None
+            name: remember(trainable, jax.random.fold_in(memory_key, digest(name)))
+            for name, remember in method.inwards("memory")
         }
         hyper = {"optimizer": numbers(optimizer.hyper)}
         hyper |= {part.name: numbers(part.hyper) for part in method if part.hyper}
@@ -86,63 +81,137 @@ def make_step(
         state = TrainState(jnp.int32(0), trainable, None, opt_state, memory, hyper, run_key)
         return _own(state).replace(frozen=frozen)
 
-    def differentiate(state, batch, key, shard):
-        shard = shard if axis is None else shard + accumulate * jax.lax.axis_index(axis)
-        context = _context(state, method, key, shard, train=True, axis=axis)
+    def prepared(state, batch, key, train):
+        for _, prepare in method.inwards("prepare"):
+            state, batch = prepare(state, batch, _context(state, method, key, train=train, axis=axis))
+        return state, batch
 
-        def total(params):
-            terms, outputs = wrapped(params, batch, context)
-            value = sum(terms.values(), start=jnp.float32(0))
-            return value, (terms, predict(outputs, batch) if method.has("after_step") else None)
+    def shard_of(state, params, key, terms, by_term):
+        """``(micro-batch, its number, coupling) -> ((terms, gradients), predictions)``, and without gradients."""
 
-        (value, (terms, predictions)), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
-        return value, terms, predictions, gradients
+        def run(batch, number, coupling, params=params):
+            place = number if axis is None else number + accumulate * jax.lax.axis_index(axis)
+            context = _context(state, method, key, place, train=True, axis=axis, coupling=coupling)
+            found, outputs = wrapped(params, batch, context)
+            return _chosen(found, terms), predict(outputs, batch) if listens else None
 
-    def gradients_of(state, batch, key):
-        batch = _with_total_weight(batch, accumulate, axis)
-        if accumulate == 1:
-            result = differentiate(state, batch, key, 0)
-        else:
-            result = _accumulated(lambda piece, shard: differentiate(state, piece, key, shard), batch, accumulate)
-        value, terms, predictions, gradients = result
+        def shard(batch, number, coupling):
+            def named(params):
+                return run(batch, number, coupling, params)
+
+            if by_term:
+                found, back, kept = jax.vjp(named, params, has_aux=True)
+                one = lambda name: {term: (term == name) * jnp.ones_like(value) for term, value in found.items()}  # noqa: E731
+                return (found, {name: back(one(name))[0] for name in found}), kept
+
+            def total(params):
+                found, kept = named(params)
+                return sum(found.values(), start=jnp.float32(0)), (found, kept)
+
+            (_, (found, kept)), gradients = jax.value_and_grad(total, has_aux=True)(params)
+            return (found, gradients), kept
+
+        return shard, run
+
+    def differentiate(state, params, batch, key, terms=None, by_term=False, count=accumulate):
+        """Terms, their gradient (by term a dict of them) and predictions, over all micro-batches and devices."""
+        shard, run = shard_of(state, params, key, terms, by_term)
+        (found, gradients), kept = averaged(shard, run, batch, count, axis)
         if axis is not None:
-            value, terms, gradients = jax.lax.pmean((value, terms, gradients), axis)
-        return value, terms, predictions, gradients
+            found, gradients = jax.lax.pmean((found, gradients), axis)
+        return found, gradients, kept
 
     def step(state, batch):
         key = jax.random.fold_in(state.key, state.step)
-        value, terms, predictions, gradients = gradients_of(state, batch, key)
-        updates, opt_state = transform.update(
-            gradients,
-            state.opt_state,
-            state.params,
-            hyper=state.hyper,
-            memory=state.memory,
-            step=state.step,
-            gradient=lambda other: gradients_of(state, other, key)[3],
-            value=value,
-        )
-        params = optax.apply_updates(state.params, updates)
+        state, batch = prepared(state, batch, key, train=True)
+        shared = with_shares(batch, axis)
+        terms, gradients, predictions = differentiate(state, state.params, shared, key, by_term=per_term)
+        apart = gradients if per_term else None
+        if per_term:
+            gradients = _sum(gradients.values())
+        value = sum(terms.values(), start=jnp.float32(0))
+
+        def gradient(batch=None, *, params=None, terms=None, by_term=False):
+            if batch is None and params is None and (apart is not None or (not by_term and terms is None)):
+                if apart is None:
+                    return gradients
+                found = _chosen(apart, terms)
+                return found if by_term else _sum(found.values())
+            params = state.params if params is None else params
+            other = shared if batch is None else with_shares(batch, axis)
+            count = 1 if rows(other) % accumulate else accumulate
+            return differentiate(state, params, other, key, terms, by_term, count)[1]
+
+        def value_at(params):
+            found, _, _ = differentiate(state, params, shared, key)
+            return sum(found.values(), start=jnp.float32(0))
+
+        event = UpdateEvent(state.hyper, state.memory, state.step, key, shared, terms, value, gradient, value_at)
+        updates, opt_state = transform.update(gradients, state.opt_state, state.params, event=event)
         metrics = {"loss": value, **terms, "gradient_norm": optax.global_norm(gradients)}
+        metrics |= optimizer.report(state.hyper["optimizer"], state.step)
+        params = optax.apply_updates(state.params, updates)
         state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
-        if method.has("after_step"):
+        if listens:
             if axis is not None:
-                gather = lambda x: x if x.ndim == 0 else jax.lax.all_gather(x, axis, tiled=True)  # noqa: E731
-                batch, predictions = jax.tree.map(gather, (batch, predictions))
-            state = method.run("after_step", state, StepEvent(batch, terms, gradients, updates, predictions, key))
+                batch, predictions = jax.tree.map(
+                    lambda x: jax.lax.all_gather(x, axis, tiled=True), (batch, predictions)
+                )
+            happened = StepEvent(batch, terms, gradients, updates, predictions, key)
+            before = state.hyper
+            for _, listen in listens:
+                state = listen(state, happened)
+            metrics |= _changed(before, state.hyper)
+        for _, report in method.inwards("report"):
+            metrics |= report(state)
         return state, metrics
 
     def evaluate(state, batch):
-        terms, outputs = wrapped(state.params, batch, _context(state, method))
-        return terms, predict(outputs, batch)
+        state = method.fold("settle", state)
+        key = jax.random.fold_in(state.key, state.step)
+        _, batch = prepared(state, batch, key, train=False)
+        terms, outputs = wrapped(state.params, with_shares(batch), _context(state, method, key))
+        return Evaluation(terms, predict(outputs, batch), counted(batch))
 
-    def after_task(state, batches):
-        return method.run("after_task", state, TaskEvent(batches, _context(state, method), loss))
+    def of_task(after):
+        return lambda state, batches: after(state, TaskEvent(batches, _context(state, method), loss))
 
-    def after_eval(state, metrics):
-        return method.run("after_eval", state, EvalEvent(metrics))
+    def of_evaluation(after):
+        return lambda state, metrics: after(state, EvalEvent(metrics))
 
-    return method.fold("lift", Program(init, step, evaluate, after_task, after_eval))
+    program = Program(
+        init=init,
+        step=step,
+        evaluate=evaluate,
+        after_task=Events(dict(method.inwards("after_task"))).map(of_task),
+        after_eval=Events(dict(method.inwards("after_eval"))).map(of_evaluation),
+        parameters=lambda state: parameters(state, method),
+    )
+    return method.fold("lift", program, build)
+
+
+def _chosen(found, terms):
+    """The named terms, in the loss's order; all where none are named."""
+    if terms is None:
+        return dict(found)
+    missing = [term for term in terms if term not in found]
+    if missing:
+        raise KeyError(f"the loss has no term {missing[0]!r}; it has {', '.join(found)}")
+    return {term: value for term, value in found.items() if term in terms}
+
+
+def _sum(trees):
+    return jax.tree.map(lambda *leaves: sum(leaves[1:], start=leaves[0]), *trees)
+
+
+def _changed(before, after):
+    """The numbers that were set in a step, as metrics; a step that sets none has none."""
+    return {
+        f"hyper.{name}.{number}": value
+        for name, numbers in after.items()
+        for number, value in numbers.items()
+        if value is not before[name][number]
+    }
 
 
 def _own(tree):
@@ -183,16 +252,43 @@ def jit_step(step: Callable) -> Callable:
 
 
 def parameters(state: TrainState, method: Method | Composition) -> Params:
-    """The whole parameter tree of a state as models see it: joined, and through every method's view.
+    """The whole parameter tree of a state as models see it: settled, joined, and through every method's view.
 
     ``merge(parameters(state, method)["model"])`` is what one saves. Of a lifted state take a
     `ft_jax.core.members.member` first.
     """
-    return _context(state, compose(method)).join(state.params)
+    method = compose(method)
+    state = method.fold("settle", state)
+    return _context(state, method).join(state.params)
 
 
-def _context(state, method, key=None, shard=0, train=False, axis=None) -> Context:
+def outputs_of(state: TrainState, method: Method | Composition, apply: Callable, batch: Batch) -> Outputs:
+    """What the tuned model answers: settled, and through every method's forward pass, as an evaluation sees it.
+
+    Args:
+      state: of a program with `method`; of a lifted one take a `ft_jax.core.members.member` first.
+      method: what it was trained with.
+      apply: the model's, ``(params, batch, key) -> Outputs``.
+      batch: of examples.
+
+    Example:
+      >>> from ft_jax.core import supervised
+      >>> apply = lambda params, batch, key: Outputs(hidden=batch["x"], unembedding=params["w"])
+      >>> state = make_step(supervised(apply), optax.sgd(0.1)).init({"w": jnp.eye(2)}, jax.random.key(0))
+      >>> outputs_of(state, compose(), apply, {"x": jnp.ones((1, 2))}).logits.tolist()
+      [[1.0, 1.0]]
+    """
+    method = compose(method)
+    state = method.fold("settle", state)
+    return _context(state, method).run(apply, state.params, batch)
+
+
+def _context(state, method, key=None, shard=0, train=False, axis=None, coupling=direct) -> Context:
     key = jax.random.fold_in(state.key, state.step) if key is None else key
+
+    def view(params, context):
+        return method.fold("view", params, context)
+
     return Context(
         frozen=state.frozen,
         memory=state.memory,
@@ -202,50 +298,8 @@ def _context(state, method, key=None, shard=0, train=False, axis=None) -> Contex
         step=state.step,
         train=train,
         axis=axis,
-        view=lambda params, context: method.run("view", params, context),
+        view=view,
+        network=lambda forward: method.fold("forward", forward),
+        collects=tuple(sorted({name for part in method for name in part.collects})),
+        coupling=coupling,
     )
-
-
-def _with_total_weight(batch: Batch, accumulate: int, axis: str | None) -> Batch:
-    """`batch` with each part's mean weight per shard, see `ft_jax.core.losses.batch_weights`."""
-    if accumulate == 1 and axis is None:
-        return batch
-    batch = {name: _with_total_weight(x, accumulate, axis) if isinstance(x, dict) else x for name, x in batch.items()}
-    weights = batch.get("weights")
-    # Labels that are numbers count whatever they are, one time an example.
-    classes = "labels" in batch and jnp.issubdtype(batch["labels"].dtype, jnp.integer)
-    if weights is None and "labels" in batch:
-        weights = jnp.ones(batch["labels"].shape if classes else batch["labels"].shape[:1])
-    if weights is None:
-        return batch
-    if classes:
-        weights = jnp.where(batch["labels"] >= 0, weights, 0.0)
-    total = divisor(weights) if axis is None else divisor(jax.lax.pmean(jnp.sum(weights), axis))
-    return {**batch, "total_weight": total / accumulate}
-
-
-def _accumulated(differentiate, batch, count: int):
-    """Averages over `count` micro-batches; example ``i`` goes to micro-batch ``i % count``.
-
-    Interleaving keeps a batch that is sharded over devices where it is: each device splits its own rows.
-    """
-
-    def split(x):
-        if x.ndim == 0:
-            return jnp.broadcast_to(x, (count,))
-        if x.shape[0] % count:
-            raise ValueError(f"a batch of {x.shape[0]} does not divide into {count} micro-batches; change one of them")
-        return jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
-
-    pieces = jax.tree.map(split, batch)
-    shapes = jax.eval_shape(differentiate, jax.tree.map(lambda x: x[0], pieces), 0)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[1], shapes[3]))
-
-    def body(sums, piece):
-        value, terms, predictions, gradients = differentiate(*piece)
-        return jax.tree.map(jnp.add, sums, (value, terms, gradients)), predictions
-
-    sums, predictions = jax.lax.scan(body, zeros, (pieces, jnp.arange(count)))
-    value, terms, gradients = jax.tree.map(lambda x: x / count, sums)
-    whole = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), predictions)
-    return value, terms, whole, gradients

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ft_jax.core.losses import divisor
+from ft_jax.core.batches import weighted_mean
 from ft_jax.core.method import Loss
 from ft_jax.core.outputs import Outputs
 
@@ -48,9 +48,11 @@ def squared_error(apply, term: str = "task") -> Loss:
     """
 
     def loss(params, batch, context):
-        outputs = apply(context.join(params)["model"], batch, context.dropout_key)
+        outputs = context.run(apply, params, batch)
         labels = batch["labels"].astype(jnp.float32)
-        return {term: _mean(_over_outputs(jnp.square(predicted(outputs, labels) - labels), batch), batch)}, outputs
+        return {
+            term: weighted_mean(_over_outputs(jnp.square(predicted(outputs, labels) - labels), batch), batch)
+        }, outputs
 
     return loss
 
@@ -77,10 +79,10 @@ def binary_cross_entropy(apply, term: str = "task") -> Loss:
     """
 
     def loss(params, batch, context):
-        outputs = apply(context.join(params)["model"], batch, context.dropout_key)
+        outputs = context.run(apply, params, batch)
         labels = batch["labels"].astype(jnp.float32)
         logits = predicted(outputs, labels)
-        return {term: _mean(_over_outputs(jax.nn.softplus(logits) - labels * logits, batch), batch)}, outputs
+        return {term: weighted_mean(_over_outputs(jax.nn.softplus(logits) - labels * logits, batch), batch)}, outputs
 
     return loss
 
@@ -89,15 +91,3 @@ def _over_outputs(values, batch):
     """The mean over a head's outputs, where each example has several."""
     tokens = "input_ids" in batch and values.shape == batch["input_ids"].shape and batch["labels"].ndim == 2
     return values if values.ndim == 1 or tokens else jnp.mean(values, axis=-1)
-
-
-def _mean(values, batch):
-    """The mean over all examples or tokens that count, over the shards of a batch too."""
-    weights = batch.get("weights")
-    if weights is None:
-        weights = jnp.ones(values.shape)
-    elif weights.ndim > values.ndim:
-        weights = jnp.max(weights, axis=-1)
-    weights = jnp.broadcast_to(weights, values.shape)
-    total = batch.get("total_weight")
-    return jnp.sum(weights * values) / (divisor(weights) if total is None else total)

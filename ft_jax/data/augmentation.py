@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
+from ft_jax.core.batches import SHARES
+
 Augmentation = Callable[[jax.Array, Mapping[str, Any]], Mapping[str, Any]]
 """``(key, example) -> example``: pure jax on one example, its fields without an axis of examples."""
 
-NOT_CONTENT = ("labels", "weights", "total_weight")
+NOT_CONTENT = ("labels", "weights", *SHARES)
 
 
 def augmented(augmentation: Augmentation | None, key: jax.Array, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def augmented(augmentation: Augmentation | None, key: jax.Array, batch: Mapping[
     Args:
       augmentation: of one example.
       key: of the step.
-      batch: fields ``[batch, ...]``; a ``total_weight`` without that axis stays as it is.
+      batch: fields ``[batch, ...]``.
 
     Example:
       >>> from ft_jax.data.augment_text import hide_tokens
@@ -34,10 +36,8 @@ def augmented(augmentation: Augmentation | None, key: jax.Array, batch: Mapping[
     """
     if augmentation is None:
         return dict(batch)
-    rows = {name: x for name, x in batch.items() if name != "total_weight"}
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, content_digests(rows))
-    changed = jax.vmap(augmentation)(keys, rows)
-    return {**changed, **{name: x for name, x in batch.items() if name == "total_weight"}}
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, content_digests(batch))
+    return jax.vmap(augmentation)(keys, dict(batch))
 
 
 def content_digests(batch: Mapping[str, Any]) -> UInt32[Array, " batch"]:

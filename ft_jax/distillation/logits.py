@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ft_jax.core.catalogue import Neutral, register
-from ft_jax.core.losses import batch_weights, kl_divergence
+from ft_jax.core.losses import divergence, scale_term
 from ft_jax.core.method import Method
 from ft_jax.core.params import Params, never
 from ft_jax.core.weights import shape
@@ -15,7 +15,6 @@ from ft_jax.core.weights import shape
 @register(
     "distillation",
     paper="Hinton, Vinyals and Dean 2015, arXiv:1503.02531, section 2",
-    kind=("surgery", "trainable", "loss"),
     example=lambda problem: logits(problem.apply, jax.tree.map(lambda leaf: 1.2 * leaf, problem.params), weight=0.5),
     neutral=Neutral({"weight": 0.0}),
 )
@@ -70,17 +69,12 @@ def logits(
     def loss(inner):
         def distilled(learned, batch, context):
             terms, student = inner(learned, batch, context)
-            hyper, terms = context.hyper[name], dict(terms)
+            hyper = context.hyper[name]
             teacher = jax.lax.stop_gradient(apply(context.join(learned)[name], batch, None))
             _refuse_mismatch(student, teacher, name)
-            positions = student.hidden.shape[:-1]
-            weights, total = batch_weights(batch, batch.get("labels", jnp.zeros(positions, jnp.int32)))
-            divergence = kl_divergence(student, teacher, hyper["temperature"], weights, total)
-            if hard_weight is None:
-                terms.pop("task", None)
-            elif "task" in terms:
-                terms["task"] = hyper["hard_weight"] * terms["task"]
-            return {**terms, name: hyper["weight"] * divergence}, student
+            apart = divergence(softened_divergence, student, teacher, batch, hyper["temperature"])
+            terms = scale_term(terms, "task", hyper.get("hard_weight"))
+            return {**terms, name: hyper["weight"] * apart}, student
 
         return distilled
 
@@ -93,6 +87,13 @@ def logits(
         loss=loss,
         reads="examples",
     )
+
+
+def softened_divergence(logits, teacher_logits, temperature):
+    """``temperature² · KL(teacher || student)`` of each position, both at ``softmax(logits / temperature)``."""
+    log_q = jax.nn.log_softmax(logits / temperature)
+    log_p = jax.nn.log_softmax(teacher_logits / temperature)
+    return temperature**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
 
 def _refuse_mismatch(student, teacher, name: str) -> None:

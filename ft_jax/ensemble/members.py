@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from ft_jax.core.catalogue import register
-from ft_jax.core.members import MEMBER_AXES, map_members
-from ft_jax.core.method import Method, Program
+from ft_jax.core.members import map_members
+from ft_jax.core.method import Method
+from ft_jax.core.program import Evaluation, Program
 from ft_jax.ensemble.fusion.rules import FUSIONS
 
 
 @register(
     "ensemble",
     paper="Lakshminarayanan et al. 2017, arXiv:1612.01474",
-    kind=("lift",),
     example=lambda problem: members(2),
     neutral="its members are whole runs without a weight; the members law compares each with a run of its own",
 )
@@ -42,16 +42,21 @@ def members(count: int, fusion: str | None = "mean", *, name: str = "ensemble.me
     if fusion is not None and fusion not in FUSIONS:
         raise ValueError(f"{name} can't fuse by {fusion!r}; use {', '.join(map(repr, FUSIONS))} or None")
 
-    def lift(program: Program) -> Program:
+    def lift(program: Program, build) -> Program:
         lifted = map_members(program, count)
         if fusion is None:
             return lifted
 
         def evaluate(state, batch):
-            terms, predictions = lifted.evaluate(state, batch)
-            return jax.tree.map(lambda term: jnp.mean(term, axis=0), terms), FUSIONS[fusion](predictions)
+            terms, predictions, weights = lifted.evaluate(state, batch)
+            terms = jax.tree.map(lambda term: jnp.mean(term, axis=0), terms)
+            return Evaluation(terms, FUSIONS[fusion](predictions), weights[0])
 
-        after_eval = jax.vmap(program.after_eval, in_axes=(MEMBER_AXES, None), out_axes=MEMBER_AXES)
+        def alike(after):
+            """All members see the fused metrics."""
+            return lambda state, metrics: after(state, {k: jnp.stack([v] * count) for k, v in metrics.items()})
+
+        after_eval = lifted.after_eval.map(alike)
         return dataclasses.replace(lifted, evaluate=evaluate, after_eval=after_eval, trials=program.trials)
 
     return Method(name=name, lift=lift)

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from ft_jax.core.batches import summed
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.mesh import mapped
 from ft_jax.core.method import Method
@@ -18,7 +19,6 @@ TOGETHER = 8
 @register(
     "incremental",
     paper="Kirkpatrick et al. 2017, arXiv:1612.00796, equation 3; Schwarz et al. 2018, arXiv:1805.06370 (online EWC)",
-    kind=("memory", "loss", "events"),
     example=lambda problem: ewc(),
     neutral=Neutral({"weight": 0.0}),
 )
@@ -108,16 +108,13 @@ def fisher_information(loss, params, batches: Batch, context: Context, key: jax.
     labels = batches["labels"]
     count = labels.shape[0] * labels.shape[1]
     together = math.gcd(labels.shape[1], TOGETHER)
-    fields = {field: x for field, x in batches.items() if field != "total_weight"}
-    pieces = jax.tree.map(lambda x: x.reshape(-1, together, 1, *x.shape[2:]), fields)
+    pieces = jax.tree.map(lambda x: x.reshape(-1, together, 1, *x.shape[2:]), dict(batches))
     model = params["model"]
 
     def gradient(example, index):
-        # A total of 1 in place of the weights' sum makes the loss a sum: the negative log-probability.
-        example = {**example, "total_weight": jnp.float32(1)}
 
         def negative(model):
-            terms, outputs = loss({**params, "model": model}, example, context)
+            terms, outputs = loss({**params, "model": model}, summed(example), context)
             return sum(terms.values(), start=jnp.float32(0)), outputs
 
         if key is not None:

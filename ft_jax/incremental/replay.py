@@ -18,7 +18,6 @@ MOST = 2**31 - 1
 @register(
     "incremental",
     paper="Chaudhry et al. 2019, arXiv:1902.10486; the reservoir is algorithm R of Vitter 1985",
-    kind=("memory", "loss", "events"),
     example=lambda problem: replay(capacity=6, size=4, example=problem.batch, weight=0.05),
     neutral=Neutral({"weight": 0.0}),
 )

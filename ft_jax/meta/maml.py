@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ft_jax.core.batches import without_shares
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.mesh import mapped
 from ft_jax.core.method import Method
 from ft_jax.core.outputs import Outputs
-from ft_jax.core.state import Batch
+from ft_jax.core.state import Batch, direct
 from ft_jax.core.weights import Weight, matmul, shape
 from ft_jax.core.weights.operator import operator
 
@@ -51,7 +52,6 @@ def _merged_query(batch):
 @register(
     "meta",
     paper="Finn et al. 2017, arXiv:1703.03400, algorithm 1",
-    kind=("loss",),
     needs=("support", "query"),
     example=lambda problem: maml(),
     batch=episodes,
@@ -102,7 +102,9 @@ def maml(
 
             def task(index, support, query):
                 # A task is whole on its device, so a loss inside must not look for the rest of it on others.
-                own = context.replace(axis=None, local_key=jax.random.fold_in(context.local_key, index))
+                own = context.replace(
+                    axis=None, coupling=direct, local_key=jax.random.fold_in(context.local_key, index)
+                )
 
                 def step(params, number):
                     seen = own.replace(local_key=jax.random.fold_in(own.local_key, number + 1))
@@ -118,7 +120,7 @@ def maml(
                     tuned, _ = jax.lax.scan(step, params, jnp.arange(inner_steps))
                 return inner(tuned, query, own)
 
-            support, query = _without_total(batch["support"]), _without_total(batch["query"])
+            support, query = without_shares(batch["support"]), without_shares(batch["query"])
             tasks = jax.tree.leaves(query)[0].shape[0]
             terms, outputs = mapped(task, tasks)(jnp.arange(tasks), support, query)
             return jax.tree.map(jnp.mean, terms), _merged(outputs)
@@ -157,10 +159,3 @@ def _merged(outputs: Outputs) -> Outputs:
     head = None if outputs.unembedding is None else PerTask(outputs.unembedding)
     states = jax.tree.map(flat, outputs.states)
     return dataclasses.replace(outputs, hidden=flat(outputs.hidden), unembedding=head, states=states)
-
-
-def _without_total(batch):
-    """`batch` without its shards' ``total_weight``: a task is normalised by its own weights."""
-    return {
-        field: _without_total(x) if isinstance(x, dict) else x for field, x in batch.items() if field != "total_weight"
-    }

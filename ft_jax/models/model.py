@@ -77,6 +77,15 @@ class Forward:
     kind: str | None = None
     between: Between | None = None
 
+    def collecting(self, names: tuple[str, ...]) -> "Forward":
+        """The same function with the states `names` among its outputs', where the network can collect them."""
+        known = getattr(self.config, "collect", None)
+        if known is None or set(names) <= set(known):
+            return self
+        return dataclasses.replace(
+            self, config=dataclasses.replace(self.config, collect=(*known, *sorted({*names} - {*known})))
+        )
+
     def module(self, params):
         """The flax NNX module of `params`, without a head.
 

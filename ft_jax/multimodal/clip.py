@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from ft_jax.core.batches import shares
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.outputs import Outputs, pooled
-from ft_jax.core.params import Params, digest, path_of
+from ft_jax.core.params import Params, path_of
 from ft_jax.core.state import Batch
 from ft_jax.core.weights import matmul, shape
 
@@ -32,7 +33,6 @@ def _twin(problem):
 @register(
     "multimodal",
     paper="Radford et al. 2021, arXiv:2103.00020, figure 3",
-    kind=("surgery", "loss", "update"),
     needs=("paired",),
     example=_twin,
     batch=_paired_with_itself,
@@ -53,8 +53,8 @@ def clip(
     With unit embeddings ``x = unit(pool(model) @ projection)`` and ``y = unit(pool(tower) @ other_projection)``
     of the pairs of a batch, adds the term
     ``weight / 2 · (cross_entropy(scale · x @ y.T, i) + cross_entropy(scale · y @ x.T, i))`` whose label of
-    row ``i`` is ``i``. ``log_scale`` learns from ``log(1 / 0.07)`` and is held at ``log(100)`` at most. Under
-    pmap the embeddings of all devices are negatives, and the loss is that of one device with all pairs.
+    row ``i`` is ``i``. ``log_scale`` learns from ``log(1 / 0.07)`` and is held at ``log(100)`` at most. The
+    pairs of all devices and micro-batches are negatives, and padding is none.
     ``pool`` is the outputs' one vector an example, or the mean over the tokens of ``attention_mask``.
 
     A batch without the field `other` is evaluated without the term.
@@ -73,8 +73,8 @@ def clip(
       ValueError: in the first step, where a tower's representation is not as wide as `inputs` says.
 
     Example:
-      >>> clip(lambda params, batch, key: Outputs(batch["images"]), {}, width=64, inputs=(384, 64)).couples
-      True
+      >>> clip(lambda params, batch, key: Outputs(batch["images"]), {}, width=64, inputs=(384, 64))
+      Method('multimodal.clip', weight=1)
     """
     inputs = (width, width) if inputs is None else inputs
     largest = math.log(LARGEST_SCALE)
@@ -100,11 +100,11 @@ def clip(
             if other not in batch:
                 return terms, outputs
             own = context.join(params)[name]
-            key = context.dropout_key
-            key = None if key is None else jax.random.fold_in(key, digest(name))
+            key = context.drawing(name).dropout_key
             x = _unit(own["projection"], outputs, batch, name)
             y = _unit(own["other_projection"], apply(own["tower"], batch[other], key), batch[other], name)
-            value = contrastive(x, y, jnp.exp(own["log_scale"]), context.axis)
+            counts = jnp.minimum(shares(batch, x.shape[:1]), shares(batch[other], y.shape[:1]))
+            value = context.couple(contrastive_rows, (x, y), jnp.exp(own["log_scale"]), counts)
             states = {**outputs.states, f"{name}/model": x, f"{name}/other": y}
             terms = {**terms, name: context.hyper[name]["weight"] * value}
             return terms, dataclasses.replace(outputs, states=states)
@@ -112,8 +112,8 @@ def clip(
         return contrasted
 
     def update(inner):
-        def clipped(gradients, state, params=None, **extra):
-            updates, state = inner.update(gradients, state, params, **extra)
+        def clipped(gradients, state, params=None, *, event):
+            updates, state = inner.update(gradients, state, params, event=event)
 
             def hold(path, u, p):
                 return jnp.where(p + u > largest, largest - p, u) if path_of(path) == f"{name}/log_scale" else u
@@ -129,12 +129,11 @@ def clip(
         loss=loss,
         update=update,
         reads="examples",
-        couples=True,
     )
 
 
 def contrastive(
-    x: Float[Array, "batch width"], y: Float[Array, "batch width"], scale: Float[Array, ""] | float, axis=None
+    x: Float[Array, "batch width"], y: Float[Array, "batch width"], scale: Float[Array, ""] | float
 ) -> Float[Array, ""]:
     """The symmetric cross-entropy of pairs among all pairs of the batch, in nats.
 
@@ -143,23 +142,25 @@ def contrastive(
     Args:
       x, y: unit embeddings, pair by pair.
       scale: of the similarities, one over the temperature.
-      axis: a mapped device axis whose other devices' pairs are negatives too. The mean over devices is then
-        the value, and the gradient, of all pairs on one device.
 
     Example:
       >>> round(float(contrastive(jnp.eye(2), jnp.eye(2), 1.0)), 4)
       0.3133
     """
-    all_x, all_y, start = x, y, 0
-    if axis is not None:
-        all_x, all_y = (jax.lax.all_gather(side, axis, tiled=True) for side in (x, y))
-        start = jax.lax.axis_index(axis) * x.shape[0]
-    rows = start + jnp.arange(x.shape[0])
+    counts = jnp.ones(x.shape[0])
+    return contrastive_rows((x, y), (x, y), 0, scale, counts, counts)
+
+
+def contrastive_rows(own, everyone, start, scale, counts, all_counts) -> Float[Array, ""]:
+    """`contrastive` of this device's pairs among all devices', those of count 0 left out: for `Context.couple`."""
+    place = start + jnp.arange(own[0].shape[0])
+    itself = jnp.arange(all_counts.shape[0]) == place[:, None]
+    seen = (all_counts > 0) | itself  # a row is never without a class
     sides = [
-        optax.softmax_cross_entropy_with_integer_labels(scale * x @ all_y.T, rows),
-        optax.softmax_cross_entropy_with_integer_labels(scale * y @ all_x.T, rows),
+        optax.softmax_cross_entropy_with_integer_labels(jnp.where(seen, scale * mine @ theirs.T, -jnp.inf), place)
+        for mine, theirs in ((own[0], everyone[1]), (own[1], everyone[0]))
     ]
-    return (jnp.mean(sides[0]) + jnp.mean(sides[1])) / 2
+    return jnp.mean(counts * (sides[0] + sides[1]) / 2) / jnp.maximum(jnp.mean(all_counts), 1e-9)
 
 
 def embed(

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ft_jax.core.batches import SHARES, weighted_mean
 from ft_jax.core.catalogue import Neutral, register
-from ft_jax.core.losses import token_log_probabilities
+from ft_jax.core.losses import scale_term, token_log_probabilities
 from ft_jax.core.method import Method
 from ft_jax.core.outputs import Outputs
 
@@ -19,7 +20,6 @@ def _against_shuffled_words(batch):
 @register(
     "rl",
     paper="Rafailov et al. 2023, arXiv:2305.18290, equation 7; the sft term is Pang et al. 2024, arXiv:2404.19733",
-    kind=("memory", "loss"),
     needs=("chosen", "rejected"),
     example=lambda problem: dpo(sft=0.0),
     batch=_against_shuffled_words,
@@ -77,12 +77,9 @@ def dpo(
             reference = jax.lax.stop_gradient(reference)
             gains = _log_probabilities(outputs, both, weights) - _log_probabilities(reference, both, weights)
             rewards = numbers["beta"] * gains
-            value = -jnp.mean(jax.nn.log_sigmoid(rewards[:pairs] - rewards[pairs:]))
-            terms = dict(terms)
-            if sft is None:
-                terms.pop(term, None)
-            elif term in terms:
-                terms[term] = numbers["sft"] * terms[term]
+            losses = -jax.nn.log_sigmoid(rewards[:pairs] - rewards[pairs:])
+            value = weighted_mean(losses, batch["chosen"])
+            terms = scale_term(terms, term, numbers.get("sft"))
             own = {f"{name}/chosen": rewards[:pairs], f"{name}/rejected": rewards[pairs:]}
             return {**terms, name: numbers["weight"] * value}, _chosen(outputs, pairs, own)
 
@@ -123,14 +120,16 @@ def _both(chosen, rejected, name):
     weights = [fields.get("weights", jnp.ones(fields["labels"].shape)) for fields in (chosen, rejected)]
 
     def join(one, other):
-        if one.ndim and one.shape != other.shape:
+        if one.shape != other.shape:
             raise ValueError(
                 f"{name} has chosen {list(one.shape)} and rejected {list(other.shape)}; pad both to one length"
             )
-        # A scalar is a shard's total weight: the chosen answers', the only ones that the loss inside counts.
-        return jnp.concatenate([one, other]) if one.ndim else one
+        return jnp.concatenate([one, other])
 
-    both = jax.tree.map(join, {**chosen, "weights": weights[0]}, {**rejected, "weights": jnp.zeros_like(weights[1])})
+    silent = {field: jnp.zeros_like(x) if field in SHARES else x for field, x in rejected.items()}
+    # Of twice as many rows, so that the mean over all is that over the chosen.
+    loud = {field: 2 * x if field in SHARES else x for field, x in chosen.items()}
+    both = jax.tree.map(join, {**loud, "weights": weights[0]}, {**silent, "weights": jnp.zeros_like(weights[1])})
     return both, jnp.concatenate(weights)
 
 

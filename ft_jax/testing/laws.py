@@ -56,10 +56,7 @@ def zero_strength_is_the_step_without_the_method(subject: Subject) -> str | None
 
 def members_devices_and_micro_batches_change_nothing(subject: Subject) -> None:
     """Three members on two devices with two micro-batches each, rematerialised, equal three separate plain runs."""
-    accumulate = 1 if subject.couples else 2
-    program = program_of(
-        subject.method, subject.layers, rematerialised(subject.layers), accumulate=accumulate, axis="data"
-    )
+    program = program_of(subject.method, subject.layers, rematerialised(subject.layers), accumulate=2, axis="data")
     lifted = map_members(program, MEMBERS)
     mesh = jax.make_mesh((DEVICES,), ("data",), axis_types=(AxisType.Auto,))
     copies = placed(mesh, stacked(lifted.init(subject.problem.params, jax.random.key(3)), DEVICES), first_axis)
@@ -72,18 +69,6 @@ def members_devices_and_micro_batches_change_nothing(subject: Subject) -> None:
         alone, metrics = subject.train(subject.start(key))
         close(host(member(one[0], index).replace(key=None)), host(alone.replace(key=None)))
         close(jax.tree.map(lambda x: x[index], one[1]), metrics)  # noqa: B023
-
-
-def a_loss_that_compares_examples_refuses_micro_batches(subject: Subject) -> str | None:
-    """Micro-batches that would change the loss are refused in a sentence."""
-    if not subject.couples:
-        return "its loss does not compare the examples of a batch"
-    try:
-        program_of(subject.method, subject.layers, accumulate=2)
-    except ValueError as error:
-        assert f"{subject.name} compares the examples of a batch" in str(error), str(error)
-        return None
-    raise AssertionError(f"{subject.name} took micro-batches")
 
 
 def a_mesh_does_not_change_the_curve(subject: Subject) -> None:
@@ -146,7 +131,6 @@ LAWS = (
     a_step_is_pure,
     zero_strength_is_the_step_without_the_method,
     members_devices_and_micro_batches_change_nothing,
-    a_loss_that_compares_examples_refuses_micro_batches,
     a_mesh_does_not_change_the_curve,
     surgery_starts_at_the_pretrained_function,
     merged_weights_give_the_unmerged_outputs,

@@ -68,13 +68,10 @@ def members_equal_separate_runs(subject: Subject) -> None:
         close(jax.tree.map(lambda x: x[index], history), metrics)  # noqa: B023
 
 
-def micro_batches_equal_one_batch(subject: Subject) -> str | None:
+def micro_batches_equal_one_batch(subject: Subject) -> None:
     """Two micro-batches equal one batch of both."""
-    if subject.couples:
-        return "its loss compares the examples of a batch"
     split = program_of(subject.method, subject.layers, accumulate=2)
     close(trained(jax.jit(split.step), subject.start(), subject.batch), subject.run)
-    return None
 
 
 def devices_equal_one(subject: Subject) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ft_jax.core import Neutral, Problem, catalogue, compose, jit_step, merge, parameters
+from ft_jax.core import Neutral, Problem, catalogue, compose, jit_step, merge, outputs_of, parameters
 from ft_jax.core.state import Batch
 from ft_jax.testing.problem import HALVES, example, examples, joined, problem, program_of
 
@@ -57,11 +57,6 @@ class Subject:
         return any(part.lift is not None for part in compose(self.method))
 
     @property
-    def couples(self) -> bool:
-        """Whether its loss compares the examples of a batch."""
-        return any(getattr(part, "couples", False) for part in compose(self.method))
-
-    @property
     def one_model(self) -> "Subject":
         """Itself, or nothing instead of a method that lifts."""
         return nothing(self.layers) if self.lifts else self
@@ -94,7 +89,7 @@ class Subject:
 
     def answers(self, state: Any) -> jax.Array:
         """The tuned model's answer to plain examples."""
-        return self.logits(self.parameters(state))
+        return outputs_of(state, self.method, self.problem.apply, self.problem.batch).logits
 
     def logits(self, params: Any) -> jax.Array:
         """The network's answer to plain examples."""

@@ -29,15 +29,15 @@ def measurer(metrics: Mapping[str, MetricLike]) -> Callable[[Program, str | None
         trials = len(program.trials)
 
         def measure(state, batch):
-            terms, predictions = program.evaluate(state, batch)
-            weight = jnp.sum(counted(batch)) if "labels" in batch else jnp.float32(len(jax.tree.leaves(batch)[0]))
+            terms, predictions, weights = program.evaluate(state, batch)
+            weight = jnp.sum(weights.reshape(*program.trials, -1), axis=-1)
             values = {**terms, "loss": sum(terms.values(), start=jnp.zeros(program.trials))}
             sums = {name: (value * weight, weight) for name, value in values.items()}
             for name, metric in on_device.items():
-                function = metric.sums if isinstance(metric, Metric) else metric
+                function = _weighed(metric.sums if isinstance(metric, Metric) else metric)
                 for _ in range(trials):
-                    function = jax.vmap(function, in_axes=(0, None))
-                sums[name] = function(predictions, batch)
+                    function = jax.vmap(function, in_axes=(0, None, 0))
+                sums[name] = function(predictions, batch, weights)
             if axis is not None:
                 sums = jax.lax.psum(sums, axis)
                 if on_host:
@@ -50,6 +50,11 @@ def measurer(metrics: Mapping[str, MetricLike]) -> Callable[[Program, str | None
     return bind
 
 
+def _weighed(metric):
+    """A metric that counts as the program does: members of one can weigh the examples of a batch differently."""
+    return lambda predictions, batch, weights: metric(predictions, {**batch, "weights": weights})
+
+
 def score(
     measure: Callable[[TrainState, Any], tuple[Mapping, Any]],
     state: TrainState,
@@ -58,29 +63,26 @@ def score(
     trials: tuple[int, ...] = (),
     put: Callable[[Batch], Any] = lambda batch: batch,
     shards: int = 1,
-    pad: bool = True,
 ) -> Scores:
     """The metrics of `state` on one evaluation set.
 
     Args:
       measure: compiled `measurer`.
       state: to evaluate.
-      batches: host batches; where they have labels, short ones are filled up with rows that don't count.
+      batches: host batches; short ones are filled up with rows that don't count.
       metrics: as given to `measurer`.
       trials: the program's.
       put: host batch to devices.
       shards: parts that a batch must divide into.
-      pad: fill up at all; losses that compare the examples of a batch don't allow it.
 
     Raises:
-      ValueError: an empty set, a batch that doesn't divide over the devices and can't be filled up.
+      ValueError: an empty set.
     """
     sums, predictions, kept, rows = [], [], [], None
     for batch in batches:
         count = len(jax.tree.leaves(batch)[0])
         rows = -(-max(count, rows or 0) // shards) * shards
-        filled = fill(batch, rows) if pad else batch
-        part, predicted = measure(state, put(filled))
+        part, predicted = measure(state, put(fill(batch, rows)))
         sums.append(part)
         if predicted is not None:
             predictions.append(predicted)
@@ -101,17 +103,31 @@ def score(
 
 
 def fill(batch: Batch, rows: int) -> Batch:
-    """A labelled batch with its last row repeated up to `rows`, of weight 0; others as they are."""
-    missing = rows - len(jax.tree.leaves(batch)[0])
-    if missing <= 0 or "labels" not in batch:
-        return batch if "labels" not in batch or "weights" in batch else {**batch, "weights": _ones(batch)}
-    weights = np.asarray(batch.get("weights", _ones(batch)))
-    more = jax.tree.map(lambda x: np.concatenate([x, np.repeat(np.asarray(x)[-1:], missing, axis=0)]), dict(batch))
-    return {**more, "weights": np.concatenate([weights, np.zeros((missing, *weights.shape[1:]), weights.dtype)])}
+    """A batch with its last row repeated up to `rows`, of weight 0 in every part that has rows of its own.
+
+    All batches of a set get weights, so that the filled ones are compiled like the others.
+
+    Example:
+      >>> filled = fill({"chosen": {"x": np.zeros((1, 2))}, "rejected": {"x": np.ones((1, 2))}}, 2)
+      >>> filled["chosen"]["weights"].tolist(), filled["rejected"]["x"].shape
+      ([1.0, 0.0], (2, 2))
+    """
+    parts = {name: fill(x, rows) for name, x in batch.items() if isinstance(x, Mapping)}
+    own = {name: np.asarray(x) for name, x in batch.items() if not isinstance(x, Mapping)}
+    if not own:
+        return parts
+    count = len(next(iter(own.values())))
+    own["weights"] = np.asarray(own.get("weights", np.ones(_like(own, count), np.float32)))
+    missing = max(0, rows - count)
+    more = {name: np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) for name, x in own.items()}
+    more["weights"][count:] = 0
+    return {**more, **parts}
 
 
-def _ones(batch):
-    return np.ones(np.shape(batch["labels"]), np.float32)
+def _like(own, count: int) -> tuple[int, ...]:
+    """The shape of weights: one a label of a token, else one an example."""
+    labels = own.get("labels")
+    return (count,) if labels is None or not np.issubdtype(labels.dtype, np.integer) else labels.shape
 
 
 def _host_scores(predictions, batches, metrics, trials):

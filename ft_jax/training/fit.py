@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ft_jax.core.program import Events
 from ft_jax.training.causes import one_sentence
 from ft_jax.training.checkpoint import Checkpoints
 from ft_jax.training.clock import Stretch
@@ -237,7 +238,7 @@ class _Loop:
             self.progress = self.progress.after_step(fed.place, fed.examples * count, (fed.tokens or 0) * count)
             step = self.progress.step
             if step % self.experiment.log_every == 0 or step in (1, self.plan.total_steps):
-                told = {**metrics, **self.rates(step)}
+                told = {**self.rates(), **metrics}
                 self.log.train(step, told, clock.seconds, self.progress.examples, self.progress.tokens)
         jax.block_until_ready(metrics)
         self.note(seconds=clock.end())
@@ -245,15 +246,11 @@ class _Loop:
             self.refuse_divergence(self.log.diverged)
         return metrics
 
-    def rates(self, step: int) -> dict[str, np.ndarray]:
-        """For the log: the learning rate of a step under a schedule, and the numbers where metrics may change them."""
-        found = {}
-        share, peak = getattr(self.experiment.optimizer, "share", None), self.numbers.get("optimizer.learning_rate")
-        if share is not None and peak is not None:
-            found["learning_rate"] = peak * share(step - 1, self.plan.total_steps)
-        if self.plan.composition.has("after_eval"):
-            found |= {f"hyper.{name}": value for name, value in self.numbers.items()}
-        return found
+    def rates(self) -> dict[str, np.ndarray]:
+        """For the log: the numbers, where evaluations may change them."""
+        if not self.distributed.after_eval:
+            return {}
+        return {f"hyper.{name}": value for name, value in self.numbers.items()}
 
     def next_stop(self, steps: int) -> int:
         """Updates on the task after which the stretch ends: the next evaluation, checkpoint or the task's end."""
@@ -278,9 +275,8 @@ class _Loop:
         watched = self.plan.watched(progress.task)
         if not scores:
             return
-        if self.plan.composition.has("after_eval"):
-            flat = flatten(scores, watched)
-            self.events("after_eval", "evaluation", lambda: self.distributed.after_eval(self.state, flat))
+        if self.distributed.after_eval:
+            self.events(self.distributed.after_eval, "evaluation", flatten(scores, watched))
         value = _best(scores[watched][spec.metric], spec.mode)
         if spec.better(value, progress.best):
             self.note(best=value, bad=0, best_scores=scores)
@@ -300,13 +296,13 @@ class _Loop:
     def end_of_task(self, feeder: Feeder) -> None:
         """Methods take leave of the task, all sets are measured, everything is saved."""
         task, count = self.plan.stream[self.progress.task].name, self.experiment.evaluation.memories
-        remembers = self.plan.composition.has("after_task")
+        remembers = bool(self.distributed.after_task)
         if remembers:
             collect = lambda: self.distributed.collect(self.state)  # noqa: E731
             taken = [feeder.take(collect).host for _ in range(count)]
             padding = getattr(self.plan.model, "pad_token", 0)
             batches = memories(taken, self.plan.shapes[self.progress.task], padding)
-            self.events("after_task", f"end of task {task}", lambda: self.distributed.after_task(self.state, batches))
+            self.events(self.distributed.after_task, f"end of task {task}", batches)
         if remembers or self.progress.evaluated != self.progress.step:
             self.evaluation()
         self.tell("task", task)
@@ -322,7 +318,6 @@ class _Loop:
 
     def measure(self, phase: str) -> dict[str, Any]:
         """The scores of the state on all evaluation sets."""
-        couples = any(part.couples for part in self.plan.composition)
         found = {}
         for name, batches in self.plan.sets.items():
             found[name] = score(
@@ -333,7 +328,6 @@ class _Loop:
                 self.plan.program.trials,
                 self.put(f"evaluation set {name!r}", self.distributed.put_whole),
                 self.distributed.shards,
-                pad=not couples,
             )
         found = finite(found)
         if found:
@@ -350,17 +344,22 @@ class _Loop:
 
         return checked
 
-    def events(self, field: str, cause: str, change: Callable) -> None:
-        """Runs the methods' functions of an event; every number they changed is a line of the log."""
-        before = self.numbers
-        self.state = self.guarded(f"what methods do at {cause}", change)
-        self.numbers = _numbers(self.distributed.collect(self.state.hyper))
-        names = [part.name for part in self.plan.composition if getattr(part, field) is not None]
-        for number, new in self.numbers.items():
+    def events(self, parts: Events, cause: str, argument: Any) -> None:
+        """Lets one method after another act on what happened; every number that one changed is a line of the log."""
+        stepping = [name for name, _ in self.plan.composition.inwards("after_step")]
+        if stepping:
+            self.changed(_numbers(self.distributed.collect(self.state.hyper)), f"{', '.join(stepping)} in a step")
+        for name, act in parts.items():
+            self.state = self.guarded(f"what {name} does at {cause}", lambda act=act: act(self.state, argument))
+            self.changed(_numbers(self.distributed.collect(self.state.hyper)), f"{name} at {cause}")
+
+    def changed(self, numbers: dict[str, np.ndarray], by: str) -> None:
+        """Notes the numbers of the state, with a line in the log for each that is not what it was."""
+        before, self.numbers = self.numbers, numbers
+        for number, new in numbers.items():
             if not np.array_equal(before[number], new, equal_nan=True):
                 old, new = finite(before[number]), finite(new)
                 message = f"{number} {_told(old)} → {_told(new)}"
-                by = f"{', '.join(names)} at {cause}"
                 self.log.event(self.progress.step, by, message, number=number, old=old, new=new)
 
     def tell(self, kind: str, task: str) -> None:
@@ -376,7 +375,7 @@ class _Loop:
         """Saves a checkpoint, once the log is on disk and the state is known to be good."""
         self.log.flush()
         lost = bool(metrics) and not np.isfinite(np.asarray(jax.device_get(metrics["loss"]))).any()
-        single = not self.plan.program.trials and not self.plan.composition.has("lift")
+        single = not self.plan.program.trials and not self.plan.composition.inwards("lift")
         if lost or (single and not bool(np.all(jax.device_get(_all_finite(self.state.params))))):
             self.refuse_divergence(self.progress.step)
         self.write("last")

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ft_jax.core import Program, TrainState, jit_step
 from ft_jax.core.mesh import BATCH_AXES, traced_for
+from ft_jax.core.program import Events
 from ft_jax.training.sharding import RULES, Rule, shardings
 
 
@@ -81,7 +82,7 @@ class Distributed:
       init: ``(params, key) -> state``.
       step: ``(state, batch) -> (state, metrics)``, compiled, the state donated.
       measure: ``(state, batch) -> sums``, compiled.
-      after_task, after_eval: the program's, compiled.
+      after_task, after_eval: the program's, compiled part by part.
       put_batch: a host batch, this process's share, to the devices.
       put_whole: a host batch that every process has, such as one for evaluation.
       collect: a state, or a part of one, as a single copy, such as to save it.
@@ -94,8 +95,8 @@ class Distributed:
     init: Callable[[Any, jax.Array], TrainState]
     step: Callable[[TrainState, Any], tuple[TrainState, Any]]
     measure: Callable[[TrainState, Any], Any]
-    after_task: Callable[[TrainState, Any], TrainState]
-    after_eval: Callable[[TrainState, Any], TrainState]
+    after_task: Events
+    after_eval: Events
     put_batch: Callable[[Mapping[str, Any]], Any]
     put_whole: Callable[[Mapping[str, Any]], Any]
     collect: Callable[[TrainState], TrainState]
@@ -183,8 +184,8 @@ def _single(program: Program, measure) -> Distributed:
         init=lambda params, key: put(program.init(params, key)),
         step=step,
         measure=jax.jit(measure(program, None)),
-        after_task=_whole(jax.jit(_apart(program.after_task))),
-        after_eval=_whole(jax.jit(_apart(program.after_eval))),
+        after_task=program.after_task.map(lambda after: _whole(jax.jit(_apart(after)))),
+        after_eval=program.after_eval.map(lambda after: _whole(jax.jit(_apart(after)))),
         put_batch=put,
         put_whole=put,
         collect=lambda state: state,
@@ -253,8 +254,8 @@ def _pmap(program: Program, measure) -> Distributed:
         init=lambda params, key: spread(program.init(params, key)),
         step=call,
         measure=mapped(measure(program, axis), None),
-        after_task=event(program.after_task),
-        after_eval=event(program.after_eval),
+        after_task=program.after_task.map(event),
+        after_eval=program.after_eval.map(event),
         put_batch=put,
         put_whole=put_whole,
         collect=collect,
@@ -287,14 +288,24 @@ def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
         places["state"] = shardings(jax.eval_shape(program.init, params, key), mesh, rules)
         learned = places["state"].replace(frozen=None)
         compiled["step"] = step_on_mesh(step, mesh, places["state"])
-        compiled["after_task"] = _on_mesh(_apart(program.after_task), mesh, out_shardings=learned)
-        compiled["after_eval"] = _on_mesh(_apart(program.after_eval), mesh, out_shardings=learned)
+        for field in ("after_task", "after_eval"):
+            for name, after in getattr(program, field).items():
+                compiled[f"{field}/{name}"] = _whole(_on_mesh(_apart(after), mesh, out_shardings=learned))
         return _on_mesh(program.init, mesh, out_shardings=places["state"])(params, _place(key, everywhere))
 
     def call(state, batch):
         frozen = state.frozen
         state, metrics = compiled["step"](state.replace(frozen=None), frozen, batch)
         return state.replace(frozen=frozen), metrics
+
+    def event(field):
+        """Compiled when the state's places are known."""
+        return Events(
+            {
+                name: lambda state, argument, key=f"{field}/{name}": compiled[key](state, argument)
+                for name in getattr(program, field)
+            }
+        )
 
     def put(batch):
         check_divides(len(jax.tree.leaves(batch)[0]) * jax.process_count(), shards)
@@ -309,8 +320,8 @@ def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
         init=init,
         step=call,
         measure=_on_mesh(measure(program, None), mesh, out_shardings=everywhere),
-        after_task=lambda state, batches: _whole(compiled["after_task"])(state, batches),
-        after_eval=lambda state, metrics: _whole(compiled["after_eval"])(state, metrics),
+        after_task=event("after_task"),
+        after_eval=event("after_eval"),
         put_batch=put,
         put_whole=put_whole,
         collect=lambda state: state,

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from ft_jax.core import Composition, Program, TrainState, parameters
+from ft_jax.core import Composition, Program, TrainState
 from ft_jax.core.members import member
 from ft_jax.training.outcome import Outcome
 from ft_jax.training.parallel import as_parallelism
@@ -72,7 +72,7 @@ class Result:
     @property
     def params(self):
         """The model's tuned parameters with adapters in place; `ft_jax.core.merge` makes them dense."""
-        return parameters(self.state, self.composition)["model"]
+        return self.program.parameters(self.state)["model"]
 
     def best_trial(self) -> TrainState:
         """The state of the best of several trials, by the watched metric at the end, as its own run would have it.

@@ -101,7 +101,7 @@ def trace(plan: Any, program: Program) -> None:
 def _trace_steps(plan: Any, program: Program) -> None:
     seen: set[tuple] = set()
     ends: set[tuple] = set()
-    leaves = any(part.after_task is not None for part in plan.composition)
+    leaves = bool(program.after_task)
     for task, batches in zip(plan.stream, plan.shapes, strict=True):
         for batch in batches:
             check_batch(batch, f"task {task.name!r}")

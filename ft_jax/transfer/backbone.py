@@ -10,13 +10,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from ft_jax.core.batches import shares
 from ft_jax.core.losses import supervised
 from ft_jax.core.method import Loss
 from ft_jax.core.outputs import pooled
 from ft_jax.core.params import Params
 from ft_jax.core.state import Context
 from ft_jax.data.augmentation import Augmentation, augmented
-from ft_jax.transfer.unlabelled import row_weights
 
 
 def with_parameters(params: Params, backbone: Loss, name: str, key: jax.Array) -> Params:
@@ -42,8 +42,8 @@ def contrastive(apply: Callable, temperature: float = 0.05, augmentation: Augmen
     Gao, Yao and Chen 2021, "SimCSE: Simple Contrastive Learning of Sentence Embeddings", arXiv:2104.08821,
     equation 4, with ``z`` and ``z'`` the pooled hidden states of two passes under different dropout, in nats:
     ``mean_i( logsumexp_j(cos(z_i, z'_j) / temperature) - cos(z_i, z'_i) / temperature )``.
-    Under pmap the sum over ``j`` runs over the batches of all devices. Examples whose ``weights`` are all 0 (rows that
-    fill a batch up) are neither in the mean nor in the sum.
+    The sum over ``j`` runs over the whole batch, of all devices and micro-batches. Padding is neither in the mean nor
+    in the sum.
 
     Args:
       apply: ``(params, batch, key) -> Outputs`` with dropout; hidden states ``[batch, width]``, or
@@ -60,33 +60,33 @@ def contrastive(apply: Callable, temperature: float = 0.05, augmentation: Augmen
     """
 
     def loss(params, batch, context):
-        model, key = context.join(params)["model"], context.dropout_key
-        first, second = (None, None) if key is None else jax.random.split(key)
         one, other = batch, batch
         if augmentation is not None and context.train:
             drawn = context.key_for("contrastive")
             one, other = (augmented(augmentation, jax.random.fold_in(drawn, i), batch) for i in (0, 1))
-        outputs = apply(model, one, first)
+        outputs = context.drawing("one view").run(apply, params, one)
         anchors = _unit(pooled(outputs, one))
-        positives = _unit(pooled(apply(model, other, second), other))
-        counts = row_weights(batch)
-        own, total, others = jnp.arange(anchors.shape[0]), jnp.sum(counts), counts
-        if context.axis is not None:
-            own = own + anchors.shape[0] * jax.lax.axis_index(context.axis)
-            positives, others = jax.lax.all_gather((positives, counts), context.axis, tiled=True)
-            total = jax.lax.pmean(total, context.axis)
-        if positives.shape[0] == 1:
-            raise ValueError("contrastive compares the examples of a batch, which has only 1; use at least 2")
+        positives = _unit(pooled(context.drawing("the other view").run(apply, params, other), other))
         tau = context.hyper.get("backbone", loss.hyper)["temperature"]
-        similarities = anchors @ positives.T / tau  # [batch, batch of all devices]
-        matching = jnp.take_along_axis(similarities, own[:, None], axis=1)[:, 0]
-        seen = (others > 0) | (jnp.arange(len(others)) == own[:, None])
-        losses = jax.nn.logsumexp(jnp.where(seen, similarities, -jnp.inf), axis=1) - matching
-        return {"backbone": jnp.sum(counts * losses) / jnp.maximum(total, 1e-9)}, outputs
+        counts = shares(batch, anchors.shape[:1])
+        return {"backbone": context.couple(views_attract, (anchors, positives), tau, counts)}, outputs
 
     loss.couples = True
     loss.hyper = {"temperature": temperature}
     return loss
+
+
+def views_attract(own, everyone, start, temperature, counts, all_counts):
+    """SimCSE's loss of this device's anchors against all devices' positives, see `contrastive`."""
+    anchors, positives = own[0], everyone[1]
+    if positives.shape[0] == 1:
+        raise ValueError("contrastive compares the examples of a batch, which has only 1; use at least 2")
+    place = start + jnp.arange(anchors.shape[0])
+    similarities = anchors @ positives.T / temperature  # [batch, batch of all devices]
+    matching = jnp.take_along_axis(similarities, place[:, None], axis=1)[:, 0]
+    seen = (all_counts > 0) | (jnp.arange(len(all_counts)) == place[:, None])
+    losses = jax.nn.logsumexp(jnp.where(seen, similarities, -jnp.inf), axis=1) - matching
+    return jnp.mean(counts * losses) / jnp.maximum(jnp.mean(all_counts), 1e-9)
 
 
 def _unit(x):

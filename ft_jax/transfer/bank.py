@@ -88,7 +88,6 @@ def _choosing(batch):
 @register(
     "transfer",
     paper="Chen et al. 2023, arXiv:2310.18547, section 4; Sheng et al. 2023, arXiv:2311.03285, section 4",
-    kind=("surgery", "trainable", "loss"),
     example=_two,
     needs=(FIELD,),
     batch=_choosing,
@@ -179,7 +178,7 @@ def bank(adapters: Mapping[str, Params], active: str | None = None, *, name: str
 
         return {**params, **map_operators_with_path(weighed, {"model": params["model"]}, owner=name)}
 
-    def loss(inner):
+    def forward(inner):
         def each(params, batch, context):
             if FIELD not in batch:
                 return inner(params, batch, context)
@@ -207,21 +206,13 @@ def bank(adapters: Mapping[str, Params], active: str | None = None, *, name: str
 
         return each
 
-    def refuses(parts):
-        inside = parts[[part.name for part in parts].index(name) + 1 :]
-        changing = [part.name for part in inside if part.loss is not None]
-        if changing:
-            return f"{name} reads the batch last of all; name it after {changing[0]}, which may change it"
-        return None
-
     return Method(
         name=name,
         hyper={adapter: float(adapter == shown) for adapter in adapters},
         surgery=surgery,
         trainable=owned(name, ("a", "b")),
         view=view,
-        loss=loss,
-        refuses=refuses,
+        forward=forward,
     )
 
 

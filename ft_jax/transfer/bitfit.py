@@ -9,7 +9,6 @@ from ft_jax.core.params import only
 @register(
     "transfer",
     paper="Ben Zaken et al. 2021, arXiv:2106.10199, section 3",
-    kind=("trainable",),
     # The tiny decoder of the laws has no biases; its norms' scales are the vectors that it has.
     example=lambda problem: bitfit(biases=("*norm/scale",)),
     neutral="it chooses which leaves learn and has no strength to set to zero",

@@ -62,7 +62,6 @@ class Butterfly(Weight):
 @register(
     "transfer",
     paper="Liu et al. 2023, arXiv:2311.06243, section 4",
-    kind=("surgery", "trainable"),
     example=lambda problem: boft(block=4, factors=2, also=("*/head/*",)),
     neutral="it replaces what learns by its rotations, so no number of it trains like the step without it",
 )

@@ -55,7 +55,6 @@ class Bottleneck(Weight):
 @register(
     "transfer",
     paper="Houlsby et al. 2019, arXiv:1902.00751, section 2.1",
-    kind=("surgery", "trainable"),
     example=lambda problem: houlsby(size=4, also=("*/head/*",)),
     neutral="it replaces what learns by its modules, which have no strength to set to zero",
     mergeable=False,
@@ -118,7 +117,6 @@ def houlsby(
 @register(
     "transfer",
     paper="Pfeiffer et al. 2020, arXiv:2005.00247, appendix A",
-    kind=("surgery", "trainable"),
     example=lambda problem: pfeiffer(size=4, also=("*/head/*",)),
     neutral="it replaces what learns by its modules, which have no strength to set to zero",
     mergeable=False,

@@ -7,12 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ft_jax.core.losses import chunk_sizes, chunked_mean, divisor
-from ft_jax.core.outputs import Outputs, logits_of
-from ft_jax.core.params import digest
+from ft_jax.core.losses import divergence
 from ft_jax.core.state import Batch, Context
 from ft_jax.data.augmentation import Augmentation, augmented
-from ft_jax.transfer.unlabelled import position_weights
 
 Rows = Callable[[Array, Array, Any], Array]
 """``(student's logits, teacher's logits, numbers) -> loss of every position``."""
@@ -31,8 +28,9 @@ def consistency(
 ) -> Float[Array, ""]:
     """Mean over positions of ``rows(logits on strong(x), logits on weak(x), numbers)``, gradients through the first.
 
-    The targets come from a pass without dropout and without a gradient. A batch's ``weights`` count where they are one
-    a position. Augmentations are drawn by the step's key and each example, so micro-batches and devices agree.
+    The targets come from a pass without dropout and without a gradient. Padding counts
+    nothing. Augmentations are drawn by the step's key and each example, so micro-batches and
+    devices agree.
 
     Args:
       apply: ``(params, batch, key) -> Outputs`` with a head.
@@ -48,30 +46,15 @@ def consistency(
     Raises:
       ValueError: a model without a head.
     """
-    model, key = context.join(params)["model"], context.key_for(name)
+    key = context.key_for(name)
     seen = augmented(weak, jax.random.fold_in(key, 0), batch)
-    teacher = apply(jax.lax.stop_gradient(model), seen, None)
+    teacher = context.replace(train=False).run(apply, jax.lax.stop_gradient(params), seen)
     altered = augmented(strong, jax.random.fold_in(key, 1), batch)
-    dropout = context.dropout_key
-    student = apply(model, altered, None if dropout is None else jax.random.fold_in(dropout, digest(name)))
+    student = context.drawing(name).run(apply, params, altered)
     for outputs in (teacher, student):
         if outputs.unembedding is None:
             raise ValueError(f"{name} trains on the model's own predictions, but it has no head; give it one")
-    weights, total = position_weights(batch, student)
-    return _mean(rows, student, teacher, numbers, weights, total)
-
-
-def _mean(rows: Rows, student: Outputs, teacher: Outputs, numbers, weights, total):
-    def losses(hidden, head, teacher_hidden, constants):
-        teacher_head, numbers = constants
-        own = logits_of(hidden, head, student.softcap)
-        return rows(own, logits_of(teacher_hidden, teacher_head, teacher.softcap), numbers)
-
-    total = divisor(weights) if total is None else total
-    constants = (teacher.head, numbers)
-    return chunked_mean(
-        losses, student.hidden, student.head, teacher.hidden, constants, weights, total, chunk_sizes(student)
-    )
+    return divergence(rows, student, jax.lax.stop_gradient(teacher), batch, numbers)
 
 
 def pseudo_label_loss(logits: Array, target_logits: Array, threshold: Array) -> Array:

@@ -7,14 +7,13 @@ from jaxtyping import Array, Float
 
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
-from ft_jax.transfer.domains import both_domains, check_on, gathered
+from ft_jax.transfer.domains import Domain, aligned, both_domains, check_on
 from ft_jax.transfer.unlabelled import LAYOUT, adding, beside_itself, without_unlabelled
 
 
 @register(
     "transfer",
     paper="Sun and Saenko 2016, arXiv:1607.01719, equations 1 to 3",
-    kind=("loss",),
     example=lambda problem: coral(problem.apply),
     needs=("unlabelled",),
     batch=beside_itself,
@@ -38,18 +37,29 @@ def coral(apply: Callable, weight: float = 1.0, on: str = "hidden", *, name: str
       ValueError: another `on`.
 
     Example:
-      >>> coral(None, weight=10.0).couples
-      True
+      >>> coral(None, weight=10.0)
+      Method('transfer.coral', weight=10)
     """
     check_on(on, name)
 
     def value(params, batch, outputs, context):
         domains = both_domains(apply, params, batch, outputs, context, name, on)
-        source, target = (covariance(*gathered(domain, context.axis)) for domain in domains)
-        return context.hyper[name]["weight"] * jnp.sum(jnp.square(source - target)) / (4 * source.shape[0] ** 2)
+        return context.hyper[name]["weight"] * aligned(context, covariance_gap, domains)
 
     loss = adding(name, value, in_evaluation=True)
-    return Method(name=name, hyper={"weight": weight}, loss=loss, gives=LAYOUT, couples=True)
+    return Method(name=name, hyper={"weight": weight}, loss=loss, gives=LAYOUT)
+
+
+def covariance_gap(source: Domain, target: Domain) -> Float[Array, ""]:
+    """``||C_s - C_t||²_F / (4 d²)``, equation 1 of the paper.
+
+    Example:
+      >>> one = (jnp.array([[1.0], [3.0]]), jnp.ones(2))
+      >>> float(covariance_gap(one, one))
+      0.0
+    """
+    apart = covariance(*source) - covariance(*target)
+    return jnp.sum(jnp.square(apart)) / (4 * apart.shape[0] ** 2)
 
 
 def covariance(x: Float[Array, "batch width"], counts: Float[Array, " batch"]) -> Float[Array, "width width"]:
@@ -59,6 +69,7 @@ def covariance(x: Float[Array, "batch width"], counts: Float[Array, " batch"]) -
       >>> covariance(jnp.array([[1.0], [3.0], [9.0]]), jnp.array([1.0, 1.0, 0.0])).tolist()
       [[2.0]]
     """
+    counts = (counts > 0).astype(jnp.float32)
     n = jnp.sum(counts)
     centred = (x - counts @ x / jnp.maximum(n, 1.0)) * counts[:, None]
     return centred.T @ centred / jnp.maximum(n - 1, 1.0)

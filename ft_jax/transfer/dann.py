@@ -19,7 +19,6 @@ from ft_jax.transfer.unlabelled import LAYOUT, adding, beside_itself, plain, wit
 @register(
     "transfer",
     paper="Ganin et al. 2015, arXiv:1505.07818, equations 9 to 14 and section 5.2.2",
-    kind=("surgery", "loss"),
     example=lambda problem: dann(problem.apply, problem.batch, steps=20, hidden=8),
     needs=("unlabelled",),
     batch=beside_itself,
@@ -76,7 +75,6 @@ def dann(
         total = jnp.float32(0)
         for sign, (x, counts) in zip((-1.0, 1.0), domains, strict=True):
             logits = domain_logits(own, reverse_gradient(x, reversal))
-            # Over all rows, not those that count: then micro-batches add up.
             total += jnp.mean(counts * jax.nn.softplus(-sign * logits))
         return total
 

@@ -12,7 +12,6 @@ from ft_jax.transfer.unlabelled import LAYOUT, beside_itself, part, without_unla
 @register(
     "transfer",
     paper="Gururangan et al. 2020, arXiv:2004.10964, section 3",
-    kind=("surgery", "loss"),
     example=lambda problem: dapt(causal_language_modelling(problem.apply), steps=2),
     needs=("unlabelled",),
     batch=beside_itself,
@@ -60,7 +59,11 @@ def dapt(backbone: Loss, steps: float, *, name: str = "transfer.dapt") -> Method
             def pretrained(params):
                 return sum(backbone(params, unlabelled, seen)[0].values(), start=jnp.float32(0))
 
-            value = jax.lax.cond(pretraining, pretrained, lambda params: jnp.float32(0), params)
+            if getattr(backbone, "couples", False):
+                # What couples examples over micro-batches can't stand in a branch.
+                value = jnp.where(pretraining, pretrained(params), 0.0)
+            else:
+                value = jax.lax.cond(pretraining, pretrained, lambda params: jnp.float32(0), params)
             kept = {term: jnp.where(pretraining, 0.0, own) for term, own in terms.items()}
             return {**kept, name: value}, outputs
 
@@ -72,5 +75,4 @@ def dapt(backbone: Loss, steps: float, *, name: str = "transfer.dapt") -> Method
         surgery=lambda params, key: with_parameters(params, backbone, name, key),
         loss=loss,
         gives=LAYOUT,
-        couples=getattr(backbone, "couples", False),
     )

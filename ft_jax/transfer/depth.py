@@ -10,6 +10,7 @@ import optax
 
 from ft_jax.core.optimizers import scale_updates
 from ft_jax.core.params import Params, map_with_path, matches
+from ft_jax.core.state import UpdateEvent
 
 BOTTOM = ("*/embeddings/*", "*/embeddings")
 LAYER = re.compile(r"^(?P<stack>.*?)layers/(?P<index>\d+|stacked)(/|$)")
@@ -66,12 +67,12 @@ def _height_over(path: str, heights: Mapping[str, int], otherwise: int) -> int:
 
 
 def scale_by_depth(
-    inner: optax.GradientTransformationExtraArgs, factor: Callable[[Any, Mapping[str, Any]], Any]
+    inner: optax.GradientTransformationExtraArgs, factor: Callable[[Any, UpdateEvent], Any]
 ) -> optax.GradientTransformationExtraArgs:
-    """`inner` with every update multiplied by ``factor(depth, extra arguments of the update)``."""
+    """`inner` with every update multiplied by ``factor(depth, event)``."""
 
-    def factors(updates, extra):
-        return jax.tree.map(lambda depth: factor(depth, extra), depths(updates))
+    def factors(updates, event):
+        return jax.tree.map(lambda depth: factor(depth, event), depths(updates))
 
     return scale_updates(inner, factors)
 

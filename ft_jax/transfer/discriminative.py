@@ -10,7 +10,6 @@ from ft_jax.transfer.depth import scale_by_depth
 @register(
     "transfer",
     paper="Howard and Ruder 2018, arXiv:1801.06146, section 3.2",
-    kind=("update",),
     example=lambda problem: discriminative(),
     neutral=Neutral({"ratio": 1.0}),
 )
@@ -39,8 +38,8 @@ def discriminative(ratio: float = 2.6, *, name: str = "transfer.discriminative")
         raise ValueError(f"{name} has ratio {ratio}; give it a ratio above 0, such as 2.6")
 
     def update(inner):
-        def rate(depth, extra):
-            return extra["hyper"][name]["ratio"] ** -jnp.asarray(depth, jnp.float32)
+        def rate(depth, event):
+            return event.hyper[name]["ratio"] ** -jnp.asarray(depth, jnp.float32)
 
         return scale_by_depth(inner, rate)
 

@@ -3,16 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from jaxtyping import Array, Float
 
+from ft_jax.core.batches import rows, shares
 from ft_jax.core.outputs import Outputs, pooled
-from ft_jax.core.params import digest
 from ft_jax.core.state import Batch, Context
-from ft_jax.transfer.unlabelled import plain, row_weights
+from ft_jax.transfer.unlabelled import plain
 
 Domain = tuple[Float[Array, "batch width"], Float[Array, " batch"]]
-"""Representations of examples, and 1 for each example that counts."""
+"""Representations of examples, and how much each example counts."""
 
 
 def both_domains(
@@ -29,17 +28,26 @@ def both_domains(
       name: of the method, for dropout.
       on: ``"hidden"``, what the head reads (its mean over a text's tokens), or ``"logits"``.
     """
-    model, dropout = context.join(params)["model"], context.dropout_key
-    keys = [None, None] if dropout is None else jax.random.split(jax.random.fold_in(dropout, digest(name)))
+    drawing = context.drawing(name)
     target = batch["unlabelled"]
     source = plain({field: x for field, x in batch.items() if field != "unlabelled"})
     if "query" in batch or "chosen" in batch:
-        outputs = apply(model, source, keys[0])
-    of_target = apply(model, target, keys[1])
+        outputs = drawing.drawing("source").run(apply, params, source)
+    of_target = drawing.run(apply, params, target)
     return (
-        (representation(outputs, source, on), row_weights(source)),
-        (representation(of_target, target, on), row_weights(target)),
+        (representation(outputs, source, on), shares(source, (rows(source),))),
+        (representation(of_target, target, on), shares(target, (rows(target),))),
     )
+
+
+def aligned(context: Context, distance: Callable, domains: tuple[Domain, Domain]) -> Float[Array, ""]:
+    """``distance(source, target)`` of all examples of the whole batch, over devices and micro-batches."""
+    (source, source_counts), (target, target_counts) = domains
+
+    def apart(own, everyone, start, shared, own_counts, all_counts):
+        return distance((everyone[0], all_counts[0]), (everyone[1], all_counts[1]))
+
+    return context.couple(apart, (source, target), aligned=(source_counts, target_counts))
 
 
 def representation(outputs: Outputs, batch: Batch, on: str = "hidden") -> Float[Array, "batch width"]:
@@ -54,8 +62,3 @@ def check_on(on: str, name: str) -> None:
     """Raises ValueError on a representation that there is not."""
     if on not in ("hidden", "logits"):
         raise ValueError(f"{name} aligns {on!r}; give it 'hidden' or 'logits'")
-
-
-def gathered(domain: Domain, axis: str | None) -> Domain:
-    """The examples of all devices of a mapped axis."""
-    return domain if axis is None else jax.lax.all_gather(domain, axis, tiled=True)

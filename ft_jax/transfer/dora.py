@@ -73,7 +73,6 @@ class Directional(Weight):
 @register(
     "transfer",
     paper="Liu et al. 2024, arXiv:2402.09353, equations 5 and 11",
-    kind=("surgery", "trainable"),
     example=lambda problem: dora(rank=2, alpha=4.0, also=("*/head/*",)),
     neutral="it replaces what learns by its factors, so no value of alpha trains like the step without it",
 )

@@ -23,7 +23,6 @@ from ft_jax.transfer.unlabelled import rows_of
 @register(
     "transfer",
     paper="Paischer et al. 2024, arXiv:2410.07170, sections 3.2 and 3.3",
-    kind=("surgery", "trainable"),
     example=lambda problem: eva(
         problem.apply, problem.params, ({"input_ids": rows_of(problem.batch)["input_ids"]},), rank=2, alpha=4.0
     ),

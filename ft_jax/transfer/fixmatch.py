@@ -14,7 +14,6 @@ from ft_jax.transfer.unlabelled import LAYOUT, adding, beside_itself, without_un
 @register(
     "transfer",
     paper="Sohn et al. 2020, arXiv:2001.07685, equation 4",
-    kind=("loss",),
     example=lambda problem: fixmatch(problem.apply, hide_tokens(0.3), weight=0.2, threshold=0.05),
     needs=("unlabelled",),
     batch=beside_itself,

@@ -7,7 +7,6 @@ from ft_jax.core.method import Method
 @register(
     "transfer",
     paper="Howard and Ruder 2018, arXiv:1801.06146, section 3.3 (fine-tuning all layers)",
-    kind=("trainable",),
     example=lambda problem: full(),
     neutral=Neutral({}),
 )

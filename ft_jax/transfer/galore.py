@@ -25,13 +25,12 @@ class GaLoreState(NamedTuple):
 @register(
     "transfer",
     paper="Zhao et al. 2024, arXiv:2403.03507, algorithm 2",
-    kind=("update",),
-    example=lambda problem: galore(rank=2, gap=2.0, targets="mlp"),
+    example=lambda problem: galore(rank=2, gap=2, targets="mlp"),
     neutral="its subspace is narrower than the gradient's, so no number makes it the plain optimizer",
 )
 def galore(
     rank: int = 128,
-    gap: float = 200.0,
+    gap: int = 200,
     scale: float = 0.25,
     targets: str | Iterable[str] = "all-linear",
     *,
@@ -46,19 +45,19 @@ def galore(
     acts inside the subspace.
 
     `optax.contrib.galore` is not used: it projects the wider side, which makes another state than the paper's, and its
-    optimizer can't take a learning rate from the state. Members of one program make singular value decompositions in
-    every step, as a choice by step is none where steps are mapped.
+    optimizer can't take a learning rate from the state.
 
     Args:
       rank: of the subspaces; matrices with a side of at most `rank` are left as they are, as are those that an adapter
         has frozen.
-      gap: steps between two subspaces, data in ``hyper``; T in the paper.
+      gap: steps between two subspaces; T in the paper. A number of the program, not of the state, so that members of
+        one program make their decompositions in these steps alone.
       scale: of the updates that come back, data in ``hyper``; alpha in the paper.
       targets: which projections, as for `ft_jax.transfer.lora`. Other leaves learn by the plain optimizer.
       name: the method's name.
 
     Raises:
-      ValueError: a rank below 1; at init, targets that are no weight of the model, or none wider than `rank`.
+      ValueError: a rank or gap below 1; at init, targets that are no weight of the model, or none wider than `rank`.
 
     Example:
       >>> method = galore(rank=2)
@@ -70,6 +69,9 @@ def galore(
     """
     if rank < 1:
         raise ValueError(f"{name} has rank {rank}; give it at least 1")
+    if gap < 1 or gap != int(gap):
+        raise ValueError(f"{name} has gap {gap}; give it a whole number of steps, at least 1")
+    gap = int(gap)
     targets = as_targets(targets)
 
     def projected(path, leaf):
@@ -108,29 +110,28 @@ def galore(
             bases = {path: jnp.zeros(size, jnp.float32) for path, size in sizes.items()}
             return GaLoreState(bases, inner.init(down(bases, params)))
 
-        def low_rank(gradients, state, params=None, **extra):
-            numbers, step = extra["hyper"][name], extra["step"]
+        def low_rank(gradients, state, params=None, *, event):
             known = dict(zip(paths(gradients), jax.tree.leaves(gradients), strict=True))
 
             def refresh():
                 return {path: per_layer(path, lambda g: subspace(g, rank))(known[path]) for path in state.bases}
 
-            due = step % jnp.maximum(jnp.round(numbers["gap"]), 1).astype(jnp.int32) == 0
+            due = event.step % gap == 0
             bases = jax.lax.cond(due, refresh, lambda: state.bases)
             small = None if params is None else down(bases, params)
-            updates, inner_state = inner.update(down(bases, gradients), state.inner, small, **extra)
+            updates, inner_state = inner.update(down(bases, gradients), state.inner, small, event=event)
 
             def up(path, u):
                 if path not in bases:
                     return u
                 back = per_layer(path, lambda u, basis: out_of(u, basis, known[path].shape[-2:]))(u, bases[path])
-                return (numbers["scale"] * back).astype(known[path].dtype)
+                return (event.hyper[name]["scale"] * back).astype(known[path].dtype)
 
             return map_with_path(up, updates), GaLoreState(bases, inner_state)
 
         return optax.GradientTransformationExtraArgs(init, low_rank)
 
-    return Method(name=name, hyper={"gap": gap, "scale": scale}, surgery=surgery, update=update)
+    return Method(name=name, hyper={"scale": scale}, surgery=surgery, update=update)
 
 
 def subspace(gradient: Float[Array, "m n"], rank: int) -> Float[Array, "side rank"]:

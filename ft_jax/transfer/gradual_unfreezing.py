@@ -8,7 +8,6 @@ from ft_jax.transfer.depth import scale_by_depth
 @register(
     "transfer",
     paper="Howard and Ruder 2018, arXiv:1801.06146, section 3.3",
-    kind=("update",),
     example=lambda problem: gradual_unfreezing(every=1),
     neutral=Neutral({"every": 0.0}),
 )
@@ -35,6 +34,6 @@ def gradual_unfreezing(every: float, *, name: str = "transfer.gradual_unfreezing
         raise ValueError(f"{name} thaws a layer every {every} steps; give it at least 0")
 
     def update(inner):
-        return scale_by_depth(inner, lambda depth, extra: extra["step"] >= extra["hyper"][name]["every"] * depth)
+        return scale_by_depth(inner, lambda depth, event: event.step >= event.hyper[name]["every"] * depth)
 
     return Method(name=name, hyper={"every": every}, update=update)

@@ -32,7 +32,6 @@ def _wide(tree):
 @register(
     "transfer",
     paper="Micikevicius et al. 2018, arXiv:1710.03740, section 3.1",
-    kind=("update",),
     example=lambda problem: master_copies(),
     neutral="Parameters in float32 train as without it; in half precision it is what makes small steps count.",
 )
@@ -72,9 +71,9 @@ def master_copies(*, name: str = "transfer.master_copies") -> Method:
             master = jax.tree.map(lambda leaf, own: own if leaf.dtype in HALVES else None, params, wide)
             return MasterState(master, inner.init(wide))
 
-        def step(gradients, state, params=None, **extra):
+        def step(gradients, state, params=None, *, event):
             copies = jax.tree.map(lambda leaf, own: leaf if own is None else own, params, state.master, is_leaf=_none)
-            updates, inner_state = inner.update(_wide(gradients), state.inner, copies, **extra)
+            updates, inner_state = inner.update(_wide(gradients), state.inner, copies, event=event)
             moved = jax.tree.map(lambda own, by: own + by.astype(own.dtype), copies, updates)
             master = jax.tree.map(lambda leaf, own: own if leaf.dtype in HALVES else None, params, moved)
             rounded = jax.tree.map(
@@ -100,7 +99,6 @@ def _towards(old, new):
 @register(
     "transfer",
     paper="Zamirai et al. 2020, arXiv:2010.06192, section 4",
-    kind=("update",),
     example=lambda problem: stochastic_rounding(),
     neutral="Parameters in float32 train as without it; in half precision it is what makes small steps count.",
 )
@@ -123,10 +121,10 @@ def stochastic_rounding(*, name: str = "transfer.stochastic_rounding") -> Method
     """
 
     def update(inner):
-        def step(gradients, state, params=None, **extra):
+        def step(gradients, state, params=None, *, event):
             wide = _wide(params)
-            updates, state = inner.update(_wide(gradients), state, wide, **extra)
-            key = jax.random.fold_in(jax.random.key(digest(name)), extra["step"])
+            updates, state = inner.update(_wide(gradients), state, wide, event=event)
+            key = jax.random.fold_in(jax.random.key(digest(name)), event.step)
             leaves, outline = jax.tree.flatten(params)
             moved = jax.tree.leaves(jax.tree.map(lambda own, by: own + by.astype(own.dtype), wide, updates))
             rounded = [

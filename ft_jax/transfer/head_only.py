@@ -9,7 +9,6 @@ from ft_jax.core.params import only
 @register(
     "transfer",
     paper="Donahue et al. 2014, arXiv:1310.1531 (a classifier on frozen features)",
-    kind=("trainable",),
     example=lambda problem: head_only(),
     neutral="it chooses which leaves learn and has no strength to set to zero",
 )

@@ -2,6 +2,7 @@
 
 from ft_jax.core.adapters import require
 from ft_jax.core.catalogue import Neutral, register
+from ft_jax.core.losses import scale_term
 from ft_jax.core.method import Loss, Method
 from ft_jax.core.optimizers import scale_updates
 from ft_jax.transfer.backbone import causal_language_modelling, seen_from, with_parameters
@@ -12,7 +13,6 @@ from ft_jax.transfer.unlabelled import LAYOUT, beside_itself, part, without_unla
 @register(
     "transfer",
     paper="Radford et al. 2018, Improving Language Understanding by Generative Pre-Training, equation 5",
-    kind=("surgery", "loss", "update"),
     example=lambda problem: joint(causal_language_modelling(problem.apply), weight=0.25, head_weight=0.5),
     needs=("unlabelled",),
     batch=beside_itself,
@@ -38,7 +38,7 @@ def joint(
     Args:
       backbone: a loss on the unlabelled part: `ft_jax.transfer.backbone.contrastive`,
         ``masked_language_modelling``, ``causal_language_modelling``, ``masked_image_modelling`` or your own ``(params,
-        batch, context) -> (terms, outputs)``. Its ``couples``, ``hyper`` and ``parameters``, where it has them, become
+        batch, context) -> (terms, outputs)``. Its ``hyper`` and ``parameters``, where it has them, become
         the method's.
       weight: of the backbone's term, named ``"backbone"``; data in ``hyper``, as are all numbers here.
       head_weight: of the task's term, named ``"task"``; other methods' terms keep their weight.
@@ -54,8 +54,8 @@ def joint(
     Example:
       >>> from ft_jax.transfer import contrastive
       >>> method = joint(contrastive(None, temperature=0.1), weight=0.3)
-      >>> method.couples, method.hyper["temperature"]
-      (True, 0.1)
+      >>> method.hyper["temperature"]
+      0.1
     """
     head = (head,) if isinstance(head, str) else tuple(head)
     own = {"weight": weight, "head_weight": head_weight, "head_rate": head_rate, "backbone_rate": backbone_rate}
@@ -67,9 +67,8 @@ def joint(
     def loss(inner):
         def both(params, batch, context):
             terms, outputs = inner(params, batch, context)
-            hyper, terms = context.hyper[name], dict(terms)
-            if "task" in terms:
-                terms["task"] = hyper["head_weight"] * terms["task"]
+            hyper = context.hyper[name]
+            terms = scale_term(terms, "task", hyper["head_weight"])
             unlabelled = part(batch, context, name)
             if unlabelled is None:
                 return terms, outputs
@@ -88,8 +87,8 @@ def joint(
         return with_parameters(params, backbone, name, key)
 
     def update(inner):
-        def factors(updates, extra):
-            numbers = extra["hyper"][name]
+        def factors(updates, event):
+            numbers = event.hyper[name]
             return rates_of_parts(updates, head, numbers["head_rate"], numbers["backbone_rate"])
 
         return scale_updates(inner, factors)
@@ -101,5 +100,4 @@ def joint(
         loss=loss,
         update=update,
         gives=LAYOUT,
-        couples=getattr(backbone, "couples", False),
     )

@@ -11,7 +11,6 @@ from ft_jax.core.params import matches, paths
 @register(
     "transfer",
     paper="Li, Grandvalet and Davoine 2018, arXiv:1802.01483, equation 2",
-    kind=("memory", "loss"),
     example=lambda problem: l2_sp(alpha=0.1, beta=0.01),
     neutral=Neutral({"alpha": 0.0, "beta": 0.0}),
 )

@@ -50,7 +50,6 @@ class Hadamard(Weight):
 @register(
     "transfer",
     paper="Hyeon-Woo, Ye-Bin and Oh 2021, arXiv:2108.06098, section 2.2",
-    kind=("surgery", "trainable"),
     example=lambda problem: loha(rank=2, alpha=4.0, also=("*/head/*",)),
     neutral="it replaces what learns by its factors, so no value of alpha trains like the step without it",
 )

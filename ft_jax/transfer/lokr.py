@@ -64,7 +64,6 @@ LEARNED = ("left", "left_a", "left_b", "right", "right_a", "right_b")
 @register(
     "transfer",
     paper="Yeh et al. 2023, arXiv:2309.14859, section 3.2",
-    kind=("surgery", "trainable"),
     example=lambda problem: lokr(rank=2, alpha=4.0, factor=4, also=("*/head/*",)),
     neutral="it replaces what learns by its factors, so no value of alpha trains like the step without it",
 )

@@ -21,7 +21,6 @@ STARTS = ("kaiming", "gaussian", "orthogonal")
 @register(
     "transfer",
     paper="Hu et al. 2021, arXiv:2106.09685, equation 3",
-    kind=("surgery", "trainable"),
     example=lambda problem: lora(rank=2, alpha=4.0, also=("*/head/*",)),
     neutral="it replaces what learns by its factors, so no value of alpha trains like the step without it",
 )
@@ -80,7 +79,6 @@ def lora(
 @register(
     "transfer",
     paper="Kalajdzievski 2023, arXiv:2312.03732, theorem 3.2",
-    kind=("surgery", "trainable"),
     example=lambda problem: rslora(rank=2, alpha=4.0, also=("*/head/*",)),
     neutral="it replaces what learns by its factors, so no value of alpha trains like the step without it",
 )

@@ -21,7 +21,6 @@ def _over_lora(problem) -> Method:
 @register(
     "transfer",
     paper="Hayou, Ghosh and Yu 2024, arXiv:2402.12354, section 4",
-    kind=("update",),
     example=_over_lora,
     neutral=Neutral(
         {"ratio": 1.0},
@@ -63,9 +62,9 @@ def lora_plus(ratio: float = 16.0, *, name: str = "transfer.lora_plus") -> Metho
                 raise ValueError(f"{name} found no low-rank factors that learn; compose it with transfer.lora")
             return inner.init(params)
 
-        def scaled(gradients, state, params=None, **extra):
-            updates, state = inner.update(gradients, state, params, **extra)
-            ratio = extra["hyper"][name]["ratio"]
+        def scaled(gradients, state, params=None, *, event):
+            updates, state = inner.update(gradients, state, params, event=event)
+            ratio = event.hyper[name]["ratio"]
 
             def faster(weight):
                 own = isinstance(weight, LowRank | Directional) and weight.b is not None

@@ -12,7 +12,6 @@ from ft_jax.transfer.depth import rates_of_parts
 @register(
     "transfer",
     paper="Kumar et al. 2022, arXiv:2202.10054, section 3.4",
-    kind=("update",),
     example=lambda problem: lp_ft(steps=2),
     neutral=Neutral({"steps": 0.0, "tuning_rate": 1.0}),
 )
@@ -54,9 +53,9 @@ def lp_ft(
         return params
 
     def update(inner):
-        def factors(updates, extra):
-            numbers = extra["hyper"][name]
-            probing = extra["step"] < numbers["steps"]
+        def factors(updates, event):
+            numbers = event.hyper[name]
+            probing = event.step < numbers["steps"]
             head_rate = jnp.where(probing, numbers["probe_rate"], numbers["tuning_rate"])
             backbone_rate = jnp.where(probing, 0.0, numbers["tuning_rate"])
             return rates_of_parts(updates, head, head_rate, backbone_rate)

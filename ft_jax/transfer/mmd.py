@@ -1,5 +1,6 @@
 """Domains with the same distribution, as seen by kernels."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -8,7 +9,7 @@ from jaxtyping import Array, Float
 
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
-from ft_jax.transfer.domains import both_domains, check_on, gathered
+from ft_jax.transfer.domains import aligned, both_domains, check_on
 from ft_jax.transfer.unlabelled import LAYOUT, adding, beside_itself, without_unlabelled
 
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -17,7 +18,6 @@ BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 @register(
     "transfer",
     paper="Long et al. 2015, arXiv:1502.02791, equation 2; Gretton et al. 2012, JMLR 13, equation 5",
-    kind=("loss",),
     example=lambda problem: mmd(problem.apply),
     needs=("unlabelled",),
     batch=beside_itself,
@@ -35,8 +35,8 @@ def mmd(
 
     Adds ``weight · (mean k(s, s') + mean k(t, t') - 2 mean k(s, t))`` over all pairs of the batch's source ``s`` and
     target ``t`` representations, with ``k(x, y) = mean_b exp(-|x - y|² / (b · mean |x - y|²))``, ``b`` in
-    `bandwidths` and the mean squared distance, over all pairs of different examples, taken as a constant. Under pmap
-    the pairs are those of all devices. Evaluation of batches without an unlabelled part leaves the term out.
+    `bandwidths` and the mean squared distance, over all pairs of different examples, taken as a constant. The
+    pairs are those of all devices and micro-batches. Batches without an unlabelled part are evaluated without it.
 
     Args:
       apply: the model's, ``(params, batch, key) -> Outputs``.
@@ -60,11 +60,11 @@ def mmd(
 
     def value(params, batch, outputs, context):
         domains = both_domains(apply, params, batch, outputs, context, name, on)
-        source, target = (gathered(domain, context.axis) for domain in domains)
-        return context.hyper[name]["weight"] * discrepancy(source, target, bandwidths)
+        apart = functools.partial(discrepancy, bandwidths=bandwidths)
+        return context.hyper[name]["weight"] * aligned(context, apart, domains)
 
     loss = adding(name, value, in_evaluation=True)
-    return Method(name=name, hyper={"weight": weight}, loss=loss, gives=LAYOUT, couples=True)
+    return Method(name=name, hyper={"weight": weight}, loss=loss, gives=LAYOUT)
 
 
 def discrepancy(source, target, bandwidths: tuple[float, ...] = BANDWIDTHS) -> Float[Array, ""]:
@@ -84,7 +84,7 @@ def discrepancy(source, target, bandwidths: tuple[float, ...] = BANDWIDTHS) -> F
     signed = jnp.concatenate([counts[0], -counts[1]])
     squares = jnp.sum(jnp.square(rows), axis=1)
     distances = jnp.maximum(squares[:, None] + squares[None, :] - 2 * rows @ rows.T, 0.0)
-    kept = jnp.concatenate([source[1], target[1]])
+    kept = (jnp.concatenate([source[1], target[1]]) > 0).astype(jnp.float32)
     pairs = kept[:, None] * kept[None, :] * (1 - jnp.eye(len(kept)))
     scale = jax.lax.stop_gradient(jnp.sum(pairs * distances) / jnp.maximum(jnp.sum(pairs), 1.0))
     scaled = distances / jnp.maximum(scale, 1e-12)

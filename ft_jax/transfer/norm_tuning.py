@@ -11,7 +11,6 @@ NORMS = ("*norm/scale", "*norm/bias")
 @register(
     "transfer",
     paper="Zhao et al. 2023, arXiv:2312.11420 (LayerNorm tuning)",
-    kind=("trainable",),
     example=lambda problem: norm_tuning(),
     neutral="it chooses which leaves learn and has no strength to set to zero",
 )

@@ -60,7 +60,6 @@ class Rotated(Weight):
 @register(
     "transfer",
     paper="Qiu et al. 2023, arXiv:2306.07280, section 3.3",
-    kind=("surgery", "trainable"),
     example=lambda problem: oft(block=4, also=("*/head/*",)),
     neutral="it replaces what learns by its rotations, so no number of it trains like the step without it",
 )

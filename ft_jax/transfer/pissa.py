@@ -18,7 +18,6 @@ from ft_jax.transfer.strength import NONE, Strength
 @register(
     "transfer",
     paper="Meng, Wang and Zhang 2024, arXiv:2404.02948, equations 2 to 4",
-    kind=("surgery", "trainable"),
     example=lambda problem: pissa(rank=2, also=("*/head/*",)),
     neutral="it replaces what learns by its factors, so no value of alpha trains like the step without it",
 )
@@ -74,7 +73,6 @@ def pissa(
 @register(
     "transfer",
     paper="Büyükakyüz 2024, arXiv:2406.01775, section 3",
-    kind=("surgery", "trainable"),
     example=lambda problem: olora(rank=2, alpha=4.0, also=("*/head/*",)),
     neutral="it replaces what learns by its factors, so no value of alpha trains like the step without it",
 )

@@ -13,7 +13,6 @@ from ft_jax.transfer.unlabelled import LAYOUT, adding, beside_itself, without_un
 @register(
     "transfer",
     paper="Lee 2013, Pseudo-Label (ICML workshop), equations 15 and 16",
-    kind=("loss",),
     example=lambda problem: pseudo_labels(problem.apply, weight=0.2, threshold=0.05, begin=-1, end=1),
     needs=("unlabelled",),
     batch=beside_itself,

@@ -25,7 +25,6 @@ PROBES = ("model/layers/0/attention/query/kernel", "model/layers/0/mlp/up/kernel
 @register(
     "transfer",
     paper="Dettmers et al. 2023, arXiv:2305.14314, section 3",
-    kind=("surgery", "trainable"),
     example=lambda problem: quantize(block=16),
     neutral="rounding the base has no strength to set to zero",
     pretrained=False,
@@ -101,7 +100,6 @@ def quantize(
 @register(
     "transfer",
     paper="Li et al. 2023, arXiv:2310.08659, algorithm 1",
-    kind=("surgery", "trainable"),
     example=lambda problem: loftq(rank=2, alpha=4.0, block=16, also=("*/head/*",)),
     neutral="it replaces what learns by its factors, so no value of alpha trains like the step without it",
     pretrained=False,

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from ft_jax.core.batches import weighted_mean
 from ft_jax.core.method import Loss
 from ft_jax.data.augmentation import Augmentation, augmented
 from ft_jax.models.networks.vision import ViTConfig, tiles
-from ft_jax.transfer.unlabelled import row_weights
 
 
 def masked_image_modelling(apply: Callable | None, share: float = 0.6) -> Loss:
@@ -58,12 +58,12 @@ def masked_image_modelling(apply: Callable | None, share: float = 0.6) -> Loss:
         if "backbone" not in whole:
             raise KeyError("masked_image_modelling has a layer of its own, which joint or dapt hold; pass it to one")
         seen = augmented(hide_patches(hidden, config.patches), context.key_for("masked_image_modelling"), batch)
-        given = tokens(whole["model"], seen, context.dropout_key)
+        given = context.run(tokens, params, seen)
         own, wanted = whole["backbone"], tiles(batch["images"], config)
         found = given.hidden[:, config.class_token :].astype(jnp.float32) @ own["kernel"] + own["bias"]
         apart = jnp.abs(found - wanted).mean(axis=2)
         losses = (seen["patch_mask"] * apart).sum(axis=1) / hidden
-        return {"backbone": jnp.mean(row_weights(batch) * losses)}, given
+        return {"backbone": weighted_mean(losses, batch)}, given
 
     loss.couples, loss.hyper, loss.parameters = False, {}, parameters
     return loss

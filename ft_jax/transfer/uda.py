@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ft_jax.core.batches import counted
 from ft_jax.core.catalogue import Neutral, register
-from ft_jax.core.losses import batch_weights
 from ft_jax.core.method import Method
 from ft_jax.core.outputs import Outputs
 from ft_jax.data.augment_text import hide_tokens
@@ -20,7 +20,6 @@ from ft_jax.transfer.unlabelled import LAYOUT, adding, beside_itself, without_un
 @register(
     "transfer",
     paper="Xie et al. 2019, arXiv:1904.12848, equation 1 and section 2.4",
-    kind=("loss",),
     example=lambda problem: uda(problem.apply, hide_tokens(0.3), weight=0.2, threshold=0.05),
     needs=("unlabelled",),
     batch=beside_itself,
@@ -93,7 +92,6 @@ SCHEDULES = {
 @register(
     "transfer",
     paper="Xie et al. 2019, arXiv:1904.12848, section 2.4 (training signal annealing)",
-    kind=("loss",),
     example=lambda problem: training_signal_annealing(problem.apply, steps=100, schedule="log"),
     needs=("labels",),
     neutral=Neutral({"steps": 0.0}),
@@ -105,8 +103,8 @@ def training_signal_annealing(
 
     A label counts while its probability is below ``eta = alpha · (1 - 1 / classes) + 1 / classes``, where ``alpha``
     goes from 0 to 1 by the schedule: ``1 - exp(-5 t)`` (``"log"``), ``t`` (``"linear"``) or ``exp(5 (t - 1))``
-    (``"exp"``, for few labels), ``t = step / steps``. The task's mean is over the labels that count, so micro-batches
-    would change it. Costs a forward pass of the labelled examples.
+    (``"exp"``, for few labels), ``t = step / steps``. The task's mean is over the labels that count, and
+    is decided for the whole batch before it is split. Costs a forward pass of the labelled examples.
 
     Args:
       apply: the model's, ``(params, batch, key) -> Outputs``.
@@ -124,25 +122,19 @@ def training_signal_annealing(
     if schedule not in SCHEDULES:
         raise ValueError(f"{name} has no schedule {schedule!r}; use one of {', '.join(map(repr, SCHEDULES))}")
 
-    def loss(inner):
-        def annealed(params, batch, context):
-            if not context.train:
-                return inner(params, batch, context)
-            outputs = apply(jax.lax.stop_gradient(context.join(params)["model"]), batch, None)
-            probabilities, classes = label_probabilities(outputs, batch["labels"])
-            steps = context.hyper[name]["steps"]
-            progress = jnp.where(steps > 0, jnp.clip(context.step / jnp.maximum(steps, 1e-6), 0.0, 1.0), 1.0)
-            alpha = jnp.where(progress < 1, SCHEDULES[schedule](progress), 1.0)
-            threshold = alpha * (1 - 1 / classes) + 1 / classes
-            weights, _ = batch_weights(batch, batch["labels"])
-            weights = jnp.where((probabilities < threshold) | (progress >= 1), weights, 0.0)
-            total = jnp.sum(weights) if context.axis is None else jax.lax.pmean(jnp.sum(weights), context.axis)
-            total = jnp.where(total > 0, total, 1.0)
-            return inner(params, {**batch, "weights": weights, "total_weight": total}, context)
+    def prepare(state, batch, context):
+        if not context.train:
+            return state, batch
+        outputs = context.replace(train=False).run(apply, state.params, batch)
+        probabilities, classes = label_probabilities(outputs, batch["labels"])
+        steps = context.hyper[name]["steps"]
+        progress = jnp.where(steps > 0, jnp.clip(context.step / jnp.maximum(steps, 1e-6), 0.0, 1.0), 1.0)
+        alpha = jnp.where(progress < 1, SCHEDULES[schedule](progress), 1.0)
+        threshold = alpha * (1 - 1 / classes) + 1 / classes
+        weights = jnp.where((probabilities < threshold) | (progress >= 1), counted(batch), 0.0)
+        return state, {**batch, "weights": weights}
 
-        return annealed
-
-    return Method(name=name, hyper={"steps": steps}, loss=loss, reads="examples", couples=True)
+    return Method(name=name, hyper={"steps": steps}, prepare=prepare, reads="examples")
 
 
 def label_probabilities(outputs: Outputs, labels: Array) -> tuple[Float[Array, "batch ..."], int]:

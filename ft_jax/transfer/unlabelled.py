@@ -1,14 +1,12 @@
 """The part of a batch without labels, which several methods train on beside the labelled examples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from ft_jax.core.losses import batch_weights
+from ft_jax.core.batches import without_shares
 from ft_jax.core.method import LossTransform
-from ft_jax.core.outputs import Outputs
 from ft_jax.core.state import Batch, Context
 
 LAYOUT = "examples beside unlabelled ones"
@@ -55,52 +53,18 @@ def adding(name: str, value: Callable[..., Array], in_evaluation: bool) -> LossT
     return transform
 
 
-def position_weights(batch: Batch, outputs: Outputs) -> tuple[Float[Array, "batch ..."], Array | None]:
-    """``(weights, total)`` of every position of `outputs`, as `ft_jax.core.losses.batch_weights` has them.
-
-    A batch's ``weights`` count where they are one a position; without them every position counts the same.
-    """
-    positions = outputs.hidden.shape[:-1]
-    if "weights" in batch and batch["weights"].shape == positions:
-        labels = batch.get("labels")
-        own = labels is not None and labels.shape == positions
-        return batch_weights(batch, labels if own else jnp.zeros(positions, jnp.int32))
-    return jnp.ones(positions, jnp.float32), None
-
-
-def row_weights(batch: Batch) -> Float[Array, " batch"]:
-    """1 for every example, 0 for those whose ``weights`` are all 0 (rows that fill a batch up).
-
-    Example:
-      >>> row_weights({"weights": jnp.array([[0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])}).tolist()
-      [1.0, 0.0]
-    """
-    if "weights" in batch:
-        weights = batch["weights"]
-        return jnp.any(weights.reshape(weights.shape[0], -1) > 0, axis=1).astype(jnp.float32)
-    return jnp.ones(jax.tree.leaves(batch)[0].shape[0], jnp.float32)
-
-
 def plain(batch: Batch) -> Batch:
     """The examples of a batch of any layout: of episodes the query's, of preferences the chosen ones.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> plain({"support": {}, "query": {"x": jnp.ones((2, 3, 4))}})["x"].shape
       (6, 4)
     """
     if "query" in batch:
-        arrays = without_totals(batch["query"])
+        arrays = without_shares(batch["query"])
         return plain(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays))
     return plain(batch["chosen"]) if "chosen" in batch else batch
-
-
-def without_totals(batch: Batch) -> Batch:
-    """`batch` without its shards' ``total_weight``, which has no axis of examples."""
-    return {
-        field: without_totals(x) if isinstance(x, Mapping) else x
-        for field, x in batch.items()
-        if field != "total_weight"
-    }
 
 
 def beside_itself(batch: Batch) -> Batch:

@@ -56,7 +56,6 @@ class SharedLowRank(Weight):
 @register(
     "transfer",
     paper="Kopiczko et al. 2023, arXiv:2310.11454, equation 2",
-    kind=("surgery", "trainable"),
     example=lambda problem: vera(rank=4, also=("*/head/*",)),
     neutral="it replaces what learns by its vectors, so no number of it trains like the step without it",
 )

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 
 from ft_jax.core.catalogue import register
 from ft_jax.core.members import map_members
-from ft_jax.core.method import Method, Program
+from ft_jax.core.method import Method
 from ft_jax.core.params import nearest
+from ft_jax.core.program import Program
 
 
 @register(
     "tuning",
     paper="Jaderberg et al. 2017, arXiv:1711.09846 (the population; its exploit and explore act on it between steps)",
-    kind=("lift",),
     example=lambda problem: population({"optimizer.learning_rate": [1e-3, 3e-3]}),
     neutral="its trials are whole runs without a weight; the members law compares each with a run of its own",
 )
@@ -44,7 +44,7 @@ def population(numbers: Mapping[str, Sequence[float]], *, name: str = "tuning.po
         raise ValueError(f"{name} needs one value per trial for each number, got lengths {lengths}; make them equal")
     count = next(iter(lengths.values()))
 
-    def lift(program: Program) -> Program:
+    def lift(program: Program, build) -> Program:
         lifted = map_members(program, count, keys=lambda key: jnp.broadcast_to(key, (count,)))
 
         def init(params, key):

@@ -52,8 +52,8 @@ def test_the_terms_are_the_papers_equations():
     state = program.init(params, jax.random.key(0))
     s = {"a": jnp.float32(0.7), "b": jnp.float32(-0.4)}
     state = state.replace(params={**state.params, "adaptive.uncertainty": s})
-    terms, _ = program.evaluate(state, batch)
-    plain, _ = make_step(two_regressions, optax.sgd(0.0)).evaluate(
+    terms, *_ = program.evaluate(state, batch)
+    plain, *_ = make_step(two_regressions, optax.sgd(0.0)).evaluate(
         make_step(two_regressions, optax.sgd(0.0)).init(params, jax.random.key(0)), batch
     )
     np.testing.assert_allclose(terms["a"], np.exp(-0.7) * plain["a"], rtol=1e-6)

@@ -50,22 +50,20 @@ def test_queries_are_all_the_first_or_the_last_real_token():
     assert asked_queries(real, "last").tolist() == [[0, 0, 1, 0]]
 
 
-@pytest.mark.parametrize("collected", [False, True])
-def test_guided_maps_move_to_the_rationales(collected):
-    model = CLASSIFIER.configure(collect=("attention",)) if collected else CLASSIFIER
-    method = attention.supervision(None if collected else model.apply, weight=1.0, queries="first")
-    _, history = trained(method, model, steps=40, batch=EXAMPLES, rate=0.5)
+def test_guided_maps_move_to_the_rationales():
+    method = attention.supervision(weight=1.0, queries="first")
+    _, history = trained(method, CLASSIFIER, steps=40, batch=EXAMPLES, rate=0.5)
     assert history[-1][method.name] < 0.4 * history[0][method.name]
 
 
 def test_a_prefix_is_no_part_of_the_rationale():
-    method = compose(attention.supervision(ENCODER.apply), attention.prefix_tuning(3))
+    method = compose(attention.supervision(), attention.prefix_tuning(3))
     _, history = trained(method, CLASSIFIER, steps=1, batch=EXAMPLES)
     assert np.isfinite(history[0]["attention.supervision"])
 
 
 def test_missing_rationales_are_refused_in_training_and_left_out_in_evaluation():
-    method = attention.supervision(CLASSIFIER.apply)
+    method = attention.supervision()
     plain = {field: x for field, x in EXAMPLES.items() if field != "rationales"}
     program = make_step(supervised(CLASSIFIER.apply), optax.sgd(0.1), method)
     state, _ = started(method, CLASSIFIER)
@@ -86,7 +84,7 @@ def test_outputs_without_maps_are_refused_with_the_remedy(method):
 
 
 def test_layers_that_are_not_there_are_refused():
-    made = attention.supervision(DECODER.apply, layers=(5,))
+    made = attention.supervision(layers=(5,))
     program = make_step(supervised(DECODER.apply), optax.sgd(0.1), made)
     state, _ = started(made)
     with pytest.raises(ValueError, match=r"attention map of layer 5, and the model has those of \[0, 1\]"):
@@ -96,9 +94,7 @@ def test_layers_that_are_not_there_are_refused():
 @pytest.mark.parametrize("distance", ["kl", "normalised"])
 def test_a_students_maps_move_to_the_teachers(distance):
     teacher = tiny_encoder(jax.random.key(7))
-    method = attention.transfer(
-        teacher.apply, teacher.params, CLASSIFIER.apply, weight=5.0, layers=(0, 1), distance=distance
-    )
+    method = attention.transfer(teacher.apply, teacher.params, weight=5.0, layers=(0, 1), distance=distance)
     state, history = trained(method, CLASSIFIER, steps=40, batch=EXAMPLES, rate=0.2)
     assert history[-1][method.name] < 0.7 * history[0][method.name]
     assert not jax.tree.leaves(state.params.get(method.name, {}))

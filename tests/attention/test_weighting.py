@@ -6,8 +6,7 @@ import pytest
 from attention.tiny import BATCH, DECODER, logits, started, trained
 
 from ft_jax import attention
-from ft_jax.attention.maps import collecting
-from ft_jax.attention.weighting import received, rescaled, selected
+from ft_jax.attention.weighting import moved, received, selected
 from ft_jax.core import make_step, supervised
 from ft_jax.models import tiny_decoder
 
@@ -51,9 +50,9 @@ def test_the_share_kept_is_rounded_up(keep, count):
 
 
 def test_token_weights_follow_the_attention_received():
-    method = attention.token_weighting(DECODER.apply, strength=1.0)
+    method = attention.token_weighting(strength=1.0)
     _, history = trained(method, DECODER, steps=1)
-    outputs = jax.jit(collecting(DECODER.apply))(DECODER.params, BATCH)
+    outputs = jax.jit(DECODER.apply.collecting(("attention",)))(DECODER.params, BATCH)
     weights, own = np.asarray(BATCH["weights"]), losses(DECODER, DECODER.params)
     total = 0.0
     for row in range(4):
@@ -78,15 +77,14 @@ def test_even_attention_changes_no_weight():
 
 def test_weights_of_a_sequence_add_up_to_what_they_did():
     weights = jnp.array([[1.0, 1.0, 0.0], [0.5, 0.5, 1.0], [1.0, 0.0, 0.0]])
-    found = rescaled(weights * jnp.array([[3.0, 1.0, 7.0], [0.0, 4.0, 2.0], [0.0, 1.0, 1.0]]), weights)
+    factors = jnp.array([[3.0, 1.0, 7.0], [0.0, 4.0, 2.0], [0.0, 1.0, 1.0]])
+    found = moved({"weights": weights, "labels": jnp.zeros((3, 3), jnp.int32)}, factors)["weights"]
     np.testing.assert_allclose(found, [[1.5, 0.5, 0.0], [0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
 
 
 @pytest.mark.parametrize("method", ["rho1", "token_weighting"])
 def test_labels_of_whole_examples_are_refused(method):
-    made = (
-        attention.rho1(DECODER.apply, DECODER.params) if method == "rho1" else attention.token_weighting(DECODER.apply)
-    )
+    made = attention.rho1(DECODER.apply, DECODER.params) if method == "rho1" else attention.token_weighting()
     program = make_step(supervised(DECODER.apply), optax.sgd(0.1), made)
     with pytest.raises(ValueError, match=r"needs labels \[batch, time\], but the batch has labels \(4,\)"):
         jax.eval_shape(program.step, started(made)[0], {**BATCH, "labels": jnp.zeros(4, jnp.int32)})

@@ -1,7 +1,7 @@
 import pytest
 
 import ft_jax
-from ft_jax.core.catalogue import FAMILIES, KINDS, Catalogue, Entry
+from ft_jax.core.catalogue import FAMILIES, Catalogue, Entry
 
 
 def test_every_family_has_a_method_and_every_method_a_paper_and_documentation():
@@ -9,7 +9,6 @@ def test_every_family_has_a_method_and_every_method_a_paper_and_documentation():
     for name, entry in ft_jax.catalogue.items():
         assert entry.name == name == f"{entry.family}.{entry.build.__name__}"
         assert any(character.isdigit() for character in entry.paper), name
-        assert set(entry.kind) <= set(KINDS)
         assert len(entry.build.__doc__) > 200 and ">>>" in entry.build.__doc__, name
 
 
@@ -19,7 +18,7 @@ def test_an_unknown_method_names_the_nearest():
 
 
 def entry(**changes):
-    fields = {"family": "transfer", "name": "transfer.x", "paper": "A 2020", "kind": ("loss",)}
+    fields = {"family": "transfer", "name": "transfer.x", "paper": "A 2020"}
     return Entry(**{**fields, "build": lambda: None, "example": lambda problem: None, **changes})
 
 
@@ -29,7 +28,6 @@ def test_a_wrong_entry_is_refused():
     for wrong, said in [
         (entry(), "in the catalogue already"),
         (entry(family="transfr", name="transfr.x"), "family 'transfr' of transfr.x is unknown"),
-        (entry(name="transfer.y", kind=("magic",)), "is not made of surgery"),
     ]:
         with pytest.raises(ValueError, match=said):
             own.add(wrong)

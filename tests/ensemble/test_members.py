@@ -42,7 +42,7 @@ def test_evaluation_gives_the_fused_predictions_of_the_members(fusion):
     state, step, batch = program.init(tiny.params(), jax.random.key(0)), jax.jit(program.step), tiny.batch()
     for _ in range(3):
         state, _ = step(state, batch)
-    _, fused = program.evaluate(state, batch)
+    _, fused, _ = program.evaluate(state, batch)
     apart = jnp.stack([plain.evaluate(member(state, index), batch)[1] for index in range(3)])
     assert float(jnp.abs(apart[0] - apart[1]).max()) > 1e-4
     np.testing.assert_allclose(fused, apart if fusion is None else FUSIONS[fusion](apart), atol=1e-5)

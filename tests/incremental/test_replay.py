@@ -85,9 +85,9 @@ def test_the_term_is_the_loss_on_examples_of_the_buffer():
     assert any(jnp.array_equal(kept["input_ids"][0], row) for row in batch["input_ids"])
     _, metrics = step(state, batch)
     plain_program = program_with(compose())
-    alone, _ = plain_program.evaluate(plain_program.init(state.params["model"], jax.random.key(0)), kept)
+    alone, *_ = plain_program.evaluate(plain_program.init(state.params["model"], jax.random.key(0)), kept)
     np.testing.assert_allclose(metrics["incremental.replay"], 2.0 * alone["task"], rtol=1e-5)
-    terms, _ = program.evaluate(state, batch)
+    terms, *_ = program.evaluate(state, batch)
     assert list(terms) == ["task"]
 
 

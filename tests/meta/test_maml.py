@@ -95,9 +95,9 @@ def test_predictions_are_each_tasks_own_in_the_querys_order():
     for task in range(2):
         support, query = (jax.tree.map(lambda x: x[task], batch[part]) for part in ("support", "query"))  # noqa: B023
         adapted, _ = jax.jit(plain.step)(plain.init(tiny.params(), jax.random.key(0)), support)
-        _, expected = plain.evaluate(adapted, query)
+        _, expected, _ = plain.evaluate(adapted, query)
         np.testing.assert_allclose(predictions[2 * task : 2 * task + 2], expected, rtol=1e-4, atol=1e-4)
-    _, unadapted = program.evaluate(state, tiny.batch())
+    _, unadapted, _ = program.evaluate(state, tiny.batch())
     np.testing.assert_allclose(unadapted, tiny.apply(tiny.params(), tiny.batch(), None).logits, rtol=1e-5)
 
 

@@ -7,7 +7,7 @@ import pytest
 from models.tiny_checkpoints import assert_gradients_equal, assert_round_trip, recorded
 
 from ft_jax import models
-from ft_jax.core.losses import batch_weights
+from ft_jax.core.batches import shares
 
 IDS = jax.random.randint(jax.random.key(1), (2, 9), 4, 64)
 LABELS = jax.random.randint(jax.random.key(2), (2, 7), 4, 64)
@@ -121,7 +121,7 @@ def test_labels_are_the_decoders_inputs_a_place_later():
 def test_the_loss_takes_the_labels_as_they_are():
     model, batch = recorded("tiny_t5").model, {"input_ids": IDS, "labels": LABELS}
     logits = jax.eval_shape(lambda params: model.apply(params, batch).logits, model.params)
-    assert batch_weights(batch, LABELS)[0].shape == logits.shape[:-1] == LABELS.shape
+    assert shares(batch, LABELS.shape).shape == logits.shape[:-1] == LABELS.shape
 
 
 def test_a_batch_without_a_decoder_side_is_refused():

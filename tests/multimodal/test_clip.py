@@ -128,7 +128,7 @@ def test_bad_pairs_are_refused_with_the_remedy():
         program.step(state, tiny.batch())
     with pytest.raises(ValueError, match="projects representations of width 8, but a tower gives 16; pass inputs="):
         program.step(state, {**tiny.batch(), "paired": tiny.batch()})
-    terms, _ = program.evaluate(state, tiny.batch())
+    terms, *_ = program.evaluate(state, tiny.batch())
     assert list(terms) == ["task"]
     with pytest.raises(ValueError, match="compares the examples of a batch"):
         make_step(supervised(tiny.apply), optax.sgd(0.1), compose(method), accumulate=2)

@@ -57,7 +57,7 @@ def test_loss_rewards_and_gradients_equal_trls(case, sft, chunk):
     np.testing.assert_allclose(metrics["loss"], GOLDEN[f"{case}/loss"], rtol=1e-5)
     for name, expected in recorded(f"{case}/gradient").items():
         np.testing.assert_allclose(seen[0][0]["model"][name], expected, rtol=1e-4, atol=1e-5)
-    _, states = program.evaluate(state, recorded_batch())
+    _, states, _ = program.evaluate(state, recorded_batch())
     for side in ("chosen", "rejected"):
         mean = jnp.mean(states[f"rl.dpo/{side}"])
         np.testing.assert_allclose(mean, GOLDEN[f"{case}/rewards/{side}"], rtol=1e-4)
@@ -68,12 +68,12 @@ def test_training_makes_chosen_answers_likelier_than_rejected_ones():
     program = make_step(supervised(tiny.apply), build, dpo(), predict=lambda outputs, batch: margins(outputs))
     state = program.init(tiny.params(), jax.random.key(0))
     batch = pairs()
-    _, before = program.evaluate(state, batch)
+    _, before, _ = program.evaluate(state, batch)
     np.testing.assert_allclose(before, 0.0, atol=1e-5)
     step = jax.jit(program.step, donate_argnums=0)
     for _ in range(30):
         state, _ = step(state, batch)
-    _, after = program.evaluate(state, batch)
+    _, after, _ = program.evaluate(state, batch)
     assert after.shape == (tiny.BATCH,) and jnp.all(after > 0.1)
 
 
@@ -123,9 +123,9 @@ def test_without_sft_nothing_of_the_task_is_computed():
 def test_predictions_are_those_of_the_chosen():
     program = make_step(supervised(tiny.apply), optax.sgd(0.1), dpo())
     state = program.init(tiny.params(), jax.random.key(0))
-    _, predictions = program.evaluate(state, pairs())
+    _, predictions, _ = program.evaluate(state, pairs())
     np.testing.assert_allclose(predictions, tiny.apply(tiny.params(), tiny.batch(), None).logits, rtol=1e-5)
-    terms, predictions = program.evaluate(state, tiny.batch())
+    terms, predictions, _ = program.evaluate(state, tiny.batch())
     assert list(terms) == ["task"] and predictions.shape[0] == tiny.BATCH
 
 

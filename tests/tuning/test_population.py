@@ -37,7 +37,7 @@ def test_a_population_of_ensembles_keeps_a_prediction_per_trial():
     program = build(compose(population({"optimizer.learning_rate": RATES}), members(2)))
     state = program.init(tiny.params(), jax.random.key(0))
     np.testing.assert_allclose(state.hyper["optimizer"]["learning_rate"], np.repeat(RATES, 2).reshape(3, 2))
-    _, predictions = jax.jit(program.evaluate)(state, tiny.batch())
+    predictions = jax.jit(program.evaluate)(state, tiny.batch()).predictions
     assert predictions.shape == (3, tiny.BATCH, tiny.TIME, tiny.CLASSES) and program.trials == (3,)
     after = program.after_eval(state, {"loss": jnp.ones(3)})
     chex.assert_trees_all_equal_shapes(state, after)

@@ -40,7 +40,6 @@ class RankOne(Weight):
 @register(
     "ensemble",
     paper="Wen, Tran and Ba 2020, arXiv:2002.06715, equation 1",
-    kind=("surgery", "trainable"),
     example=lambda problem: batch_ensemble(),
     neutral="it replaces what learns by its factors, which start apart and have no strength to set to zero",
     pretrained=False,

@@ -60,7 +60,6 @@ class Experts(Weight):
 @register(
     "ensemble",
     paper="Dou et al. 2024, arXiv:2312.09979, equation 5; Wu et al. 2024, arXiv:2404.13628",
-    kind=("surgery", "trainable"),
     example=lambda problem: lora_experts(2, rank=2, also=("*/head/*",)),
     neutral="it replaces what learns by its experts, so no value of alpha trains like the step without it",
     mergeable=False,

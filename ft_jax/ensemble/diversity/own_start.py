@@ -11,7 +11,6 @@ from ft_jax.core.params import digest, map_with_path, matches, nearest, paths
 @register(
     "ensemble",
     paper="Lakshminarayanan et al. 2017, arXiv:1612.01474, section 2.4 (random initialisation of each member)",
-    kind=("surgery",),
     example=lambda problem: own_start(),
     neutral="it changes where training starts and has no strength to set to zero",
     pretrained=False,

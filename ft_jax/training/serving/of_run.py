@@ -26,7 +26,7 @@ def why_unkeepable(plan: Plan) -> str | None:
     trials = plan.program.trials
     if len(trials) > 1:
         return f"its trials lie in {len(trials)} axes, of which no one model is the best"
-    fused = plan.composition.has("lift") and not trials
+    fused = bool(plan.composition.inwards("lift")) and not trials
     if fused:
         return unkeepable(plan.model, {}, fused)
     shapes = jax.eval_shape(lambda state: seen(plan, state, 0 if trials else None), plan.abstract)
