@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
 from ft_jax.core.batches import SHARES
+from ft_jax.core.outputs import real_tokens
 
 Augmentation = Callable[[jax.Array, Mapping[str, Any]], Mapping[str, Any]]
 """``(key, example) -> example``: pure jax on one example, its fields without an axis of examples."""
@@ -41,8 +42,16 @@ def augmented(augmentation: Augmentation | None, key: jax.Array, batch: Mapping[
 
 
 def content_digests(batch: Mapping[str, Any]) -> UInt32[Array, " batch"]:
-    """A number for each example that depends on what the model reads of it: all fields but labels and weights."""
-    content = [batch[name] for name in sorted(batch) if name not in NOT_CONTENT]
+    """A number for each example that depends on what the model reads of it: all fields but labels and weights.
+
+    Tokens that the attention mask hides are not read.
+    """
+    real = real_tokens(batch)
+
+    def read(x):
+        return x if real is None or jnp.shape(x) != real.shape else jnp.where(real > 0, x, 0)
+
+    content = [read(batch[name]) for name in sorted(batch) if name not in NOT_CONTENT]
     digest = jnp.uint32(0)
     for leaf in jax.tree.leaves(content):
         flat = jnp.asarray(leaf).reshape(leaf.shape[0], -1)

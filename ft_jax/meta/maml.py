@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ft_jax.core.batches import without_shares
+from ft_jax.core.batches import shares, without_shares
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.mesh import mapped
 from ft_jax.core.method import Method
@@ -63,7 +63,8 @@ def maml(
     """Learns parameters from which a few gradient steps on a task's support examples solve the task.
 
     For each task, ``adapted ← adapted - inner_rate · ∂ Σ terms(adapted, support) / ∂ adapted``, `inner_steps`
-    times from ``adapted = params``; the loss is the mean over tasks of the terms of ``(adapted, query)``,
+    times from ``adapted = params``; the loss is the mean over tasks (those with query
+    examples that count) of the terms of ``(adapted, query)``,
     differentiated through the inner steps. What adapts is what learns: all weights, or the adapters alone,
     with every term of the methods inside. Evaluation adapts as well; a batch without ``support`` is
     evaluated without adapting.
@@ -123,7 +124,8 @@ def maml(
             support, query = without_shares(batch["support"]), without_shares(batch["query"])
             tasks = jax.tree.leaves(query)[0].shape[0]
             terms, outputs = mapped(task, tasks)(jnp.arange(tasks), support, query)
-            return jax.tree.map(jnp.mean, terms), _merged(outputs)
+            counts = shares(batch["query"], (tasks,)) / tasks
+            return jax.tree.map(lambda term: counts @ term, terms), _merged(outputs)
 
         return adapted
 
