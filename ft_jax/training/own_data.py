@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ft_jax import assets, data
+from ft_jax.data.collate import lengths
 from ft_jax.data.dataset import Dataset, digest_fraction
 from ft_jax.data.description import summary
 from ft_jax.training.specs import check_targets, classes_of, share, short
@@ -62,14 +63,29 @@ def train_and_evaluation(
 
 def one_task(spec: Any, train: Dataset, held: Dataset | None, tokens: Callable, model: Any, feed: Feed) -> Stream:
     """One task: examples as ``tokens(examples, model, address)`` makes them, shuffled, beside those held back."""
-    shape = {"length": spec.length, "padding": model.pad_token}
     made, name = tokens(train, model, spec.address), short(spec.address)
+    other = None if held is None else tokens(held, model, spec.evaluation or spec.address)
+    # One shape for all batches, no longer than the longest example needs.
+    longest = max(longest_of(one) for one in (made, other) if one is not None)
+    shape = {"length": min(-(-longest // MULTIPLE) * MULTIPLE, room(spec, model)), "padding": model.pad_token}
     source = data.batches(made, feed.batch_size, seed=feed.seed, **shape, **share(feed))
-    sets = {}
-    if held is not None:
-        other = tokens(held, model, spec.evaluation or spec.address)
-        sets[name] = data.evaluation_batches(other, feed.batch_size, **shape)
+    sets = {} if other is None else {name: data.evaluation_batches(other, feed.batch_size, **shape)}
     return (Task(name, source, sets, len(made), classes=train.classes, columns=summary(train)),)
+
+
+MULTIPLE = 8
+"""Rows of a batch have a multiple of so many tokens."""
+
+
+def room(spec: Any, model: Any) -> int:
+    """The most tokens of an example: the spec's, and no more than the model takes."""
+    positions = getattr(getattr(model, "config", None), "positions", None)
+    return min(spec.length, positions) if isinstance(positions, int) else spec.length
+
+
+def longest_of(tokens: Dataset) -> int:
+    """The most tokens that an example of a tokenized data set has, in any of its parts."""
+    return max(lengths(list(tokens)))
 
 
 def in_pieces(tokens: Dataset, length: int) -> Dataset:
@@ -105,7 +121,7 @@ class Labelled:
       address: a file with columns ``text`` and ``label``, or another address, see `ft_jax.data.load`.
       evaluation: another file to measure on; None holds back `held_out` of the first.
       held_out: the share of the file that is measured on and not trained on.
-      length: the most tokens of a text.
+      length: the most tokens of a text, and no more than the model takes.
       too_long: ``"truncate"`` or ``"error"`` where a text has more.
       labelled: use so many training examples, each class with its share; None for all.
       quotes: whether ``"`` encloses fields of a csv or tsv, see `ft_jax.data.from_file`.
@@ -147,7 +163,7 @@ class Labelled:
 
     def _tokens(self, examples, model, address):
         examples = check_targets(examples, model).select("text", "labels")
-        return data.tokenize(examples, _tokenizer(model), length=self.length, too_long=self.too_long)
+        return data.tokenize(examples, _tokenizer(model), length=room(self, model), too_long=self.too_long)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +177,7 @@ class Written:
       address: a file, or another address, see `ft_jax.data.load`.
       evaluation: another file to measure on; None holds back `held_out` of the first.
       held_out: the share of the file that is measured on and not trained on.
-      length: the most tokens of an example.
+      length: the most tokens of an example, and no more than the model takes.
       too_long: ``"truncate"``, ``"drop"`` or ``"error"`` where one has more.
       learn_prompt: whether prompts are learned too.
       packed: several examples in one row of `length` tokens, that do not see each other.
@@ -194,14 +210,18 @@ class Written:
                 f"{wanted}; rename some"
             )
         told = data.next_tokens(
-            examples, _tokenizer(model), length=self._most(), too_long=self.too_long, learn_prompt=self.learn_prompt
+            examples,
+            _tokenizer(model),
+            length=self._most(model),
+            too_long=self.too_long,
+            learn_prompt=self.learn_prompt,
         )
-        told = in_pieces(told, self.length)
-        return data.pack(told, self.length, model.pad_token) if self.packed else told
+        told = in_pieces(told, room(self, model))
+        return data.pack(told, room(self, model), model.pad_token) if self.packed else told
 
-    def _most(self) -> int:
+    def _most(self, model) -> int:
         """The most tokens of an example."""
-        return self.length
+        return room(self, model)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +254,7 @@ class Documents(Written):
         """Raises ValueError on what can be seen to be wrong without the data."""
         check_address(self, "articles.jsonl")
 
-    def _most(self) -> int:
+    def _most(self, model) -> int:
         return LONGEST
 
 
@@ -267,7 +287,7 @@ class Preferences:
 
     def _tokens(self, examples, model, address):
         data.check_columns(examples, ("prompt", "chosen", "rejected"), address)
-        return data.preferences(examples, _tokenizer(model), length=self.length, too_long=self.too_long)
+        return data.preferences(examples, _tokenizer(model), length=room(self, model), too_long=self.too_long)
 
 
 @dataclasses.dataclass(frozen=True)

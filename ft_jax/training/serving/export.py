@@ -223,7 +223,7 @@ def _sentence_folder(kept: Kept, folder: Path) -> Model:
         for index, (path, name) in enumerate(modules)
     ]
     _write(folder / "modules.json", listed)
-    length = kept.reads.get("length") or model.config.positions
+    length = min(kept.reads.get("length") or model.config.positions, model.config.positions)
     _write(folder / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
     labels = {str(index): name for index, name in enumerate(getattr(model, "classes", ()))}
     if labels:

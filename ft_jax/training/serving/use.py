@@ -55,6 +55,12 @@ def predict(kept: Kept, examples: Sequence[str] | data.Dataset) -> Iterator[Pred
             yield Prediction(names[int(row.argmax())], dict(zip(names, map(float, row), strict=True)))
 
 
+def length_of(kept: Kept) -> int:
+    """The most tokens of an example: those of the run's data, and no more than the model takes."""
+    positions = kept.model.config.positions
+    return min(kept.reads.get("length") or positions, positions)
+
+
 def class_names(model: Model, count: int) -> tuple[str, ...]:
     """The names of a model's classes; their numbers where they have none."""
     return tuple(getattr(model, "classes", ())) or tuple(map(str, range(count)))
@@ -72,7 +78,7 @@ def batches(kept: Kept, examples: data.Dataset) -> Iterator[tuple[dict[str, np.n
     examples = examples.select(column)
     rows = min(BATCH, len(examples))
     if not images:
-        length = kept.reads.get("length") or model.config.positions
+        length = length_of(kept)
         examples = data.tokenize(examples, model.tokenizer, length=length, too_long="truncate").select("input_ids")
     for begin in range(0, len(examples), rows):
         part = [examples[index] for index in range(begin, min(begin + rows, len(examples)))]
@@ -94,14 +100,14 @@ def measured(kept: Kept, examples: data.Dataset) -> dict[str, float]:
     program = make_step(supervised(model.apply), optax.identity(), compose())
     state = program.init(model.params, jax.random.key(0))
     if gives_tokens(model.apply):
-        length = kept.reads.get("length") or model.config.positions
+        length = length_of(kept)
         examples = data.next_tokens(examples, model.tokenizer, length=length, too_long="truncate")
         shape = {"length": length, "padding": model.pad_token}
     else:
         shape = {}
         examples = _numbered(model, examples)
         if not hasattr(model.config, "image"):
-            length = kept.reads.get("length") or model.config.positions
+            length = length_of(kept)
             examples = data.tokenize(
                 examples.select("text", "labels"), model.tokenizer, length=length, too_long="truncate"
             )
