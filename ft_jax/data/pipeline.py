@@ -105,6 +105,10 @@ class Plan:
         batch = collate(rows, self._row_length(together, rows), self.padding, self._kinds)
         return with_row_weights(batch, real) if self.remainder == "pad" else batch
 
+    def rows(self, number: int) -> list[int]:
+        """The examples of global batch ``number`` by their places in the data set, all processes' together."""
+        return self._indices(*divmod(number, self.per_epoch))
+
     def _indices(self, epoch: int, place: int) -> list[int]:
         """The examples of an epoch's batch at ``place``, all processes' together."""
         if self.group_by_length == 1:

@@ -197,13 +197,14 @@ class Pbt:
     """Population-based training, Jaderberg et al. 2017, arXiv:1711.09846: exploit by truncation, explore by factors.
 
     Every `every` evaluations each of the worst ``⌊share · members⌋`` (at least one) takes over the state and the
-    numbers of one of as many best, drawn anew, where that one's score is higher; and each number that the population
-    varies is multiplied by a factor drawn from `factors`.
+    numbers of one of as many best, drawn anew, by rank alone as truncation selection does; and each number it varies is
+    multiplied by a factor drawn from `factors`, and moved by a normal of deviation `noise`.
 
     Attributes:
       every: evaluations between looks.
       share: of the members that are replaced, and of those copied.
       factors: drawn from in exploring; ``(1.0,)`` exploits alone.
+      noise: for numbers that a factor can't move, such as those that start at 0.
       exploits: False copies nothing, so that members explore for themselves.
 
     Raises:
@@ -213,6 +214,7 @@ class Pbt:
     every: int = 1
     share: float = 0.2
     factors: tuple[float, ...] = (0.8, 1.2)
+    noise: float = 0.0
     exploits: bool = True
 
     def __post_init__(self):
@@ -233,13 +235,18 @@ class Pbt:
         drawn = jax.random.randint(key, (members,), 0, min(some, members))
         source = jnp.argsort(ranks)[drawn]
         worst = jnp.isnan(scores) | (ranks >= members - some)
-        higher = scores[source] > jnp.where(jnp.isnan(scores), -jnp.inf, scores)
         evaluations = record["evaluations"] + 1
         due = evaluations % self.every == 0
-        takes = due & worst & higher & self.exploits
+        takes = due & worst & ~jnp.isnan(scores[source]) & self.exploits
         copied = jnp.where(takes, source, jnp.arange(members))
         explores = takes if self.exploits else jnp.full(members, due)
         return Decision({"evaluations": evaluations}, trial, copied, explores)
+
+    def perturbed(self, values: jax.Array, key: jax.Array) -> jax.Array:
+        """Numbers ``[members, ...]``, each with a draw of its own."""
+        keys = jax.random.split(key)
+        factors = jax.random.choice(keys[0], jnp.array(self.factors), values.shape)
+        return values * factors + self.noise * jax.random.normal(keys[1], values.shape)
 
 
 SCHEDULES: dict[str, type] = {"asha": Asha, "median": MedianStopping, "pbt": Pbt}

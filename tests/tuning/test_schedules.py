@@ -127,13 +127,15 @@ def test_pbt_replaces_the_worst_by_one_of_the_best_and_nobody_else():
     assert all(sources[member] == {member} for member in (0, 2, 3, 5, 6, 7))
 
 
-def test_pbt_copies_nothing_where_all_are_equal_nor_between_its_turns():
+def test_pbt_ranks_equals_by_place_and_acts_in_its_turns_alone():
     schedule = Pbt(share=0.5, every=2)
-    same = schedule.decide(schedule.start(2, 2), jnp.arange(2), jnp.ones(2), KEY)
-    assert same.copied.tolist() == [0, 1]
     first = schedule.decide(schedule.start(2, 2), jnp.arange(2), jnp.array([1.0, 2.0]), KEY)
     second = schedule.decide(first.record, jnp.arange(2), jnp.array([1.0, 2.0]), KEY)
     assert first.copied.tolist() == [0, 1] and second.copied.tolist() == [1, 1]
+    equal = schedule.decide(first.record, jnp.arange(2), jnp.ones(2), KEY)
+    assert equal.copied.tolist() == [0, 0] and equal.explores.tolist() == [False, True]
+    lost = schedule.decide(first.record, jnp.arange(2), jnp.full(2, jnp.nan), KEY)
+    assert lost.copied.tolist() == [0, 1] and not lost.explores.any()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,10 @@ from ft_jax.training.composition import Use
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.fit import fit
 from ft_jax.training.prepare import prepare
-from ft_jax.training.sweeps.sweep import COSTS, Sweep
+from ft_jax.training.stream import Feed
+from ft_jax.training.sweeps.sweep import COSTS, Interrupted, Sweep
+from ft_jax.training.sweeps.together import AllFolds
+from ft_jax.tuning import cross_validation
 
 
 def numbers_of(experiment: Experiment, paths: Iterable[str]) -> dict[str, str]:
@@ -44,7 +47,7 @@ def numbers_of(experiment: Experiment, paths: Iterable[str]) -> dict[str, str]:
 
 
 def judged_together(sweep: Sweep, values: Sequence[Mapping[str, Any]], slots: Sequence[int]) -> list[list[float]]:
-    """The objectives of trials trained as members, each as its own run would have them.
+    """The objectives of trials trained as members, their folds too, each as its own run would have them.
 
     Raises:
       ValueError: an objective that members don't have one by one.
@@ -53,27 +56,29 @@ def judged_together(sweep: Sweep, values: Sequence[Mapping[str, Any]], slots: Se
     if shared:
         raise ValueError(f"objective {shared[0]} is one number for a whole program; use together=1 with it")
     numbers = numbers_of(sweep.with_values(values[0]), sweep.axes)
-    columns = {full: [one[path] for one in values] for path, full in numbers.items()}
-    folds = [None] if sweep.folds == 1 else list(range(sweep.folds))
-    found = []
-    for fold in folds:
-        experiment = sweep.run_of(values[0], slots[0], fold)
-        experiment = dataclasses.replace(
-            experiment,
-            method=(Use("tuning.population", numbers=columns), *experiment.method),
-            out=f"{experiment.out}-with-{len(values) - 1}-more",
-        )
-        result = fit(experiment, quiet=True, command=("ft-jax", "sweep"))
-        if result.status != "finished":
-            from ft_jax.training.sweeps.worker import Interrupted
-
-            raise Interrupted
-        sets = result.scores["after"]
-        measured = sets[experiment.evaluation.on] if experiment.evaluation.on else next(iter(sets.values()))
-        # A member that diverged has None for a score; its trial fails, the others stand.
-        table = [np.array([math.nan if x is None else x for x in _listed(measured[name])]) for name, _ in sweep.goals()]
-        found.append(np.stack(table, axis=1))  # [members, objectives]
-    return np.mean(found, axis=0).tolist()
+    columns = {full: [one[path] for one in values for _ in range(sweep.folds)] for path, full in numbers.items()}
+    experiment = sweep.run_of(values[0], slots[0])
+    methods = experiment.method
+    if sweep.folds > 1:
+        data = AllFolds(experiment.data, sweep.folds, sweep.fold_kind, sweep.group, sweep.fold_seed)
+        feed = Feed(experiment.budget.batch_size, experiment.seed)
+        methods = (lambda parts: cross_validation(data.examples(parts.model, feed)), *methods)
+        columns["tuning.cross_validation.fold"] = [float(fold) for _ in values for fold in range(sweep.folds)]
+        evaluation = dataclasses.replace(experiment.evaluation, on=None)
+        experiment = dataclasses.replace(experiment, data=data, evaluation=evaluation)
+    experiment = dataclasses.replace(
+        experiment,
+        method=(Use("tuning.population", numbers=columns), *methods),
+        out=f"{experiment.out}-with-{len(values) - 1}-more",
+    )
+    result = fit(experiment, quiet=True, command=("ft-jax", "sweep"))
+    if result.status != "finished":
+        raise Interrupted
+    sets = result.scores["after"]
+    measured = sets[experiment.evaluation.on] if experiment.evaluation.on else next(iter(sets.values()))
+    # A member that diverged has None for a score; its trial fails, the others stand.
+    table = [[math.nan if x is None else x for x in _listed(measured[name])] for name, _ in sweep.goals()]
+    return np.array(table).reshape(len(table), len(values), sweep.folds).mean(axis=2).T.tolist()
 
 
 def _listed(value) -> list:

@@ -20,6 +20,10 @@ COSTS = ("parameters", "seconds", "latency")
 """Objectives every run has, less is better: learned parameters, seconds in all, milliseconds of an evaluation batch."""
 
 
+class Interrupted(Exception):
+    """A person or the system wants the worker to stop."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Sweep:
     """Trials of one experiment, whose fields a search chooses.

@@ -12,7 +12,7 @@ import optuna
 from ft_jax.training.fit import fit
 from ft_jax.training.result import Diverged, Moment, Result
 from ft_jax.training.stream import Feed
-from ft_jax.training.sweeps.sweep import COSTS, Sweep, mean, metric_of
+from ft_jax.training.sweeps.sweep import COSTS, Interrupted, Sweep, mean, metric_of
 from ft_jax.tuning.search import SharedStudy, Worker
 
 POLL = 1.0
@@ -23,10 +23,6 @@ Told = Callable[[str], None]
 
 class Pruned(Exception):
     """A trial is given up early."""
-
-
-class Interrupted(Exception):
-    """A person or the system wants the worker to stop."""
 
 
 def work(sweep: Sweep, worker: Worker | None = None, told: Told = lambda line: None) -> bool:
