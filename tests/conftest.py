@@ -12,8 +12,20 @@ os.environ.setdefault("FT_JAX_KEEP_MEMORY", "0")
 from ft_jax.testing.quick import compile_quickly
 
 compile_quickly()
+LONG = ("slow", "experiment")
+"""Tests whose programs run for minutes, and so are worth optimising."""
 
 COUNTS = pytest.StashKey[list]()
+
+
+def pytest_configure(config):
+    """Everything else is optimised little: a program of a test runs for milliseconds."""
+    if config.option.markexpr not in LONG:
+        import jax
+
+        # The variable is for processes that tests start.
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(autouse=True, scope="module")

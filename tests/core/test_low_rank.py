@@ -57,7 +57,9 @@ DERIVATIVES = {
 def test_every_forward_is_the_same_function(forward, derivative):
     found = jax.jit(DERIVATIVES[derivative](through(forward)))(*PARTS)
     wanted = jax.jit(DERIVATIVES[derivative](plain))(*PARTS)
-    jax.tree.map(lambda f, w: np.testing.assert_allclose(f, w, rtol=2e-4, atol=2e-4), found, wanted)
+    # Entries that cancel are as exact as the largest one allows.
+    close = lambda f, w: np.testing.assert_allclose(f, w, rtol=2e-4, atol=2e-4 + 2e-6 * np.abs(w).max())  # noqa: E731
+    jax.tree.map(close, found, wanted)
 
 
 WIDTHS = (6, 4, 9)

@@ -5,16 +5,8 @@ import gc
 import jax
 import pytest
 
-from ft_jax.testing.quick import few_optimisations
-
 KEPT = 12
 """Methods after which a worker forgets compiled programs: each adds some 50 MiB, and shares the small ones."""
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    with few_optimisations():
-        yield
 
 
 @pytest.fixture(autouse=True)
