@@ -10,7 +10,9 @@ from ft_jax.attention.prefix import Prefix, Shift, prefix_tuning
 from ft_jax.attention.prompts import EncodedPrompt, Prompt, p_tuning, prompt_tuning
 from ft_jax.core.grafts import by_number
 from ft_jax.core.weights import Scaled
-from ft_jax.models.peft.files import Field, Holders, PeftFormat, Saved, per_projection, register_format
+from ft_jax.models.peft.fields import Field, per_projection
+from ft_jax.models.peft.files import Holders, PeftFormat, Saved, register_format
+from ft_jax.models.peft.fused import Fusing, concatenated, stretches
 
 PROMPT = "prompt_embeddings"
 VIRTUAL = ("num_virtual_tokens", "token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers")
@@ -193,12 +195,29 @@ _pack_ia3, _unpack_ia3 = per_projection(
 )
 
 
+def _join_ia3(parts, sizes, alike):
+    """The scales of a whole module: side by side where outputs are scaled, one for all where inputs are."""
+    present = [one for one in parts if one is not None]
+    first = present[0]
+    if first.side == "outputs":
+        return dataclasses.replace(first, scale=concatenated(parts, "scale", sizes, 1.0))
+    if not alike and (len(present) < len(parts) or any(not jnp.array_equal(first.scale, one.scale) for one in present)):
+        raise ValueError(
+            f"{first.owner} scales the inputs of parts of a module that is one in the checkpoint, each in its "
+            "own way; peft's IA3 scales them once for all"
+        )
+    return first
+
+
+def _cut_ia3(whole, own, part):
+    return stretches("scale" if whole.side == "outputs" else "")(whole, own, part)
+
+
 def _describe_ia3(holders, modules):
     inner = [place for place, held in holders.items() if held.side == "inputs"]
     return {
         "target_modules": modules.targets(holders),
         "feedforward_modules": modules.targets(inner) if inner else [],
-        "fan_in_fan_out": False,
     }
 
 
@@ -212,5 +231,7 @@ register_format(
         pack=_pack_ia3,
         unpack=_unpack_ia3,
         used=("feedforward_modules", "init_ia3_weights"),
+        fusing=Fusing(_join_ia3, _cut_ia3),
+        turned=True,
     )
 )

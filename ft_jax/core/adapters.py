@@ -24,7 +24,7 @@ class Targets:
 
 
 SETS = {
-    "all-linear": Targets(("*/kernel",), ("*/head/*", "*/embed*")),
+    "all-linear": Targets(("*/kernel",), ("*/head/*", "*/embed*", "*/stem/*")),
     "attention": Targets(("*attention/*/kernel",), ("*/head/*",)),
     "mlp": Targets(("*mlp/*/kernel",), ("*/head/*",)),
 }

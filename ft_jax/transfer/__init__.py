@@ -22,7 +22,7 @@
 - `dann`, `coral`, `mmd`: representations that are the same in two domains.
 """
 
-from ft_jax.transfer import peft
+from ft_jax.transfer import peft, peft_rotations
 from ft_jax.transfer.backbone import causal_language_modelling, contrastive, masked_language_modelling
 from ft_jax.transfer.bank import bank
 from ft_jax.transfer.bitfit import bitfit
@@ -91,6 +91,7 @@ __all__ = [
     "oft",
     "olora",
     "peft",
+    "peft_rotations",
     "pfeiffer",
     "pissa",
     "pseudo_labels",

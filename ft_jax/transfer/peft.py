@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ft_jax.core.method import Method
-from ft_jax.core.weights import LowRank, materialize, shape
-from ft_jax.models.peft.files import Field, PeftFormat, Saved, per_projection, register_format
-from ft_jax.transfer.boft import Butterfly, boft
+from ft_jax.core.weights import LowRank, materialize
+from ft_jax.models.peft.fields import Field, per_projection
+from ft_jax.models.peft.files import PeftFormat, Saved, register_format
+from ft_jax.models.peft.fused import Fusing, concatenated, stretches
 from ft_jax.transfer.dora import Directional, dora
 from ft_jax.transfer.loha import Hadamard, loha
 from ft_jax.transfer.lokr import LEARNED, Kronecker, lokr
 from ft_jax.transfer.lora import lora, rslora
 from ft_jax.transfer.norm_tuning import NORMS
-from ft_jax.transfer.oft import Rotated, oft, shortened
 from ft_jax.transfer.pissa import olora, pissa
 from ft_jax.transfer.vera import SharedLowRank, vera
 
@@ -111,9 +111,41 @@ def _plain_lora(holder, matrix):
 
 _MAGNITUDE, (_pack_plain, _unpack_plain) = (
     {"magnitude": Field("lora_magnitude_vector")},
-    per_projection({"a": Field("lora_A.weight", transposed=True), "b": Field("lora_B.weight", transposed=True)}),
+    per_projection(
+        {
+            "a": Field("lora_A.weight", transposed=True, window="whole"),
+            "b": Field("lora_B.weight", transposed=True, window="point"),
+        }
+    ),
 )
 _pack_magnitude, _unpack_magnitude = per_projection(_MAGNITUDE)
+
+
+def _join_lora(parts, sizes, alike):
+    """One update of a whole module: of the parts' rank where they read alike, else of their ranks' sum, in blocks."""
+    present = [one for one in parts if one is not None]
+    first = present[0]
+    if isinstance(first, Directional) and len(present) < len(parts):
+        raise ValueError(
+            f"{first.owner} stands on some parts of a module that is one in the checkpoint; peft's DoRA needs "
+            "it on all of them"
+        )
+    fields = {"magnitude": concatenated(parts, "magnitude", sizes, 1.0)} if isinstance(first, Directional) else {}
+    if alike or all(_reads_alike(first, one) for one in present):
+        return dataclasses.replace(first, b=concatenated(parts, "b", sizes, 0.0), **fields)
+    rows, begins = [], np.cumsum([0, *sizes])
+    for one, begin in zip(parts, begins, strict=False):
+        if one is not None:
+            after = begins[-1] - begin - one.b.shape[1]
+            rows.append(jnp.pad(one.b * (one.scale / first.scale), ((0, 0), (int(begin), int(after)))))
+    return dataclasses.replace(
+        first, a=jnp.concatenate([one.a for one in present], axis=1), b=jnp.concatenate(rows), **fields
+    )
+
+
+def _reads_alike(one, other) -> bool:
+    same = one.a.shape == other.a.shape and float(one.scale) == float(other.scale)
+    return same and bool(jnp.array_equal(one.a, other.a))
 
 
 def _split(holders):
@@ -141,6 +173,8 @@ register_format(
         used=("r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora",
               "init_lora_weights"),
         onto=_plain_lora,
+        fusing=Fusing(_join_lora, stretches("b", "magnitude")),
+        turned=True,
         neutral={"megatron_core": "megatron.core", "qalora_group_size": 16,
                  "runtime_config": {"ephemeral_gpu_offload": False}},
     )
@@ -210,6 +244,7 @@ register_format(
         unpack=_unpack_vectors,
         used=("r", "projection_prng_key", "save_projection", "vera_dropout", "d_initial", "init_weights"),
         taken=("base_model.vera_A", "base_model.vera_B"),
+        turned=True,
     )
 )
 
@@ -286,100 +321,6 @@ register_format(
     )
 )
 
-
-def _read_oft(saved: Saved, name: str):
-    places, config = saved.places(".oft_R.weight"), saved.config
-    stored = {p: saved.tensors[f"{saved.modules.prefix}{saved.modules.names[p]}.oft_R.weight"] for p in places}
-    # A triangle of t numbers is that of a square with edge e, e (e - 1) / 2 = t.
-    blocks = {f"model/{place}": round((1 + (1 + 8 * x.shape[1]) ** 0.5) / 2) for place, x in stored.items()}
-    return oft(
-        max(blocks.values()),
-        _exactly(places),
-        blocks=blocks,
-        shared=bool(config.get("block_share")),
-        terms=int(config.get("num_cayley_neumann_terms", 5)) if config.get("use_cayley_neumann", True) else None,
-        epsilon=float(config.get("eps", 6e-5)) if config.get("coft") else None,
-        name=name,
-    )
-
-
-def _describe_oft(holders, modules):
-    held = next(iter(holders.values()))
-    edges = {held.block for held in holders.values()}
-    counts = {shape(held)[0] // held.block for held in holders.values()}
-    if len(edges) > 1 and len(counts) > 1:
-        raise ValueError(f"peft's OFT has one block edge or one number of blocks for all, not edges {sorted(edges)}")
-    size = {"r": 0, "oft_block_size": edges.pop()} if len(edges) == 1 else {"r": counts.pop(), "oft_block_size": 0}
-    return {
-        **size,
-        "target_modules": modules.targets(holders),
-        "coft": held.epsilon is not None,
-        "eps": 6e-5 if held.epsilon is None else float(held.epsilon),
-        "block_share": held.skew.shape[0] == 1 and shape(held)[0] > held.block,
-        "use_cayley_neumann": held.terms is not None,
-        "num_cayley_neumann_terms": held.terms or 5,
-    }
-
-
-_pack_oft, _unpack_skew = per_projection({"skew": Field("oft_R.weight")})
-
-
-def _unpack_oft(tensors, holders, modules):
-    """peft saves what the last step of the optimizer gave and constrains it when it is next used."""
-    filled = _unpack_skew(tensors, holders, modules)
-    return {place: held if held.epsilon is None else shortened(held, held.epsilon) for place, held in filled.items()}
-
-
-register_format(
-    PeftFormat(
-        "OFT",
-        "transfer.oft",
-        (Rotated,),
-        method=_read_oft,
-        describe=_describe_oft,
-        pack=_pack_oft,
-        unpack=_unpack_oft,
-        used=("r", "oft_block_size", "block_share", "coft", "eps", "use_cayley_neumann", "num_cayley_neumann_terms",
-              "init_weights"),
-    )
-)  # fmt: skip
-
-
-def _read_boft(saved: Saved, name: str):
-    places = saved.places(".boft_R")
-    stored = {p: saved.tensors[f"{saved.modules.prefix}{saved.modules.names[p]}.boft_R"].shape for p in places}
-    blocks = {f"model/{place}": shape[2] for place, shape in stored.items()}
-    factors = {shape[0] for shape in stored.values()}
-    if len(factors) != 1:
-        raise ValueError(f"boft_R has {sorted(factors)} butterfly factors on different modules; they must be the same")
-    return boft(max(blocks.values()), factors.pop(), _exactly(places), blocks=blocks, name=name)
-
-
-def _describe_boft(holders, modules):
-    shapes = {held.rotation.shape for held in holders.values()}
-    edges, counts, factors = ({shape[axis] for shape in shapes} for axis in (2, 1, 0))
-    if len(factors) > 1 or (len(edges) > 1 and len(counts) > 1):
-        raise ValueError(f"peft's BOFT has one block edge or one number of blocks for all, not edges {sorted(edges)}")
-    one = len(edges) == 1
-    size = {"boft_block_size": edges.pop() if one else 0, "boft_block_num": 0 if one else counts.pop()}
-    return {**size, "boft_n_butterfly_factor": factors.pop(), "target_modules": modules.targets(holders)}
-
-
-_pack_boft, _unpack_boft = per_projection(
-    {"rotation": Field("boft_R"), "scale": Field("boft_s", shape=lambda held: (held.scale.shape[0], 1))}
-)
-register_format(
-    PeftFormat(
-        "BOFT",
-        "transfer.boft",
-        (Butterfly,),
-        method=_read_boft,
-        describe=_describe_boft,
-        pack=_pack_boft,
-        unpack=_unpack_boft,
-        used=("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "init_weights"),
-    )
-)
 
 register_format(
     PeftFormat(

@@ -70,6 +70,8 @@ def main() -> None:
             "record_peft_attention.py": [str(copy)],
             "record_trl_losses.py": [str(copy / "trl_losses.json")],
             "check_peft_files.py": [str(HERE)],
+            "check_adapters.py": [],
+            "record_peft_names.py": [str(copy)],
             "record_encoders.py": [],
             "record_vision.py": [],
             "record_audio.py": [],

@@ -96,7 +96,7 @@ def decoder_heads(class_name: str) -> tuple[PublishedHead, ...]:
     """A classifier of the last token without a bias, and one of every token, beside a class for language models.
 
     Example:
-      >>> [head.class_name for head in decoder_heads("LlamaForCausalLM")]
+      >>> sorted({head.class_name for head in decoder_heads("LlamaForCausalLM")})
       ['LlamaForSequenceClassification', 'LlamaForTokenClassification']
     """
     name = class_name.removesuffix("ForCausalLM").removesuffix("LMHeadModel")

@@ -1,6 +1,7 @@
 """The table between this library's parameter paths and a published format's tensor names."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -208,6 +209,8 @@ class Architecture:
       prefix: what a checkpoint with a head puts before the network's names, such as ``"bert."``.
       unread: endings of tensor names that hold nothing of their own (a constant, a tied copy) and are passed over.
       copies: endings of those of them that hold a parameter again, to that parameter's path.
+      modules: ``table -> table`` with the names that transformers 5 has in memory where files have others, which is
+        how peft knows the tensors.
       heads: ``config -> `` the heads that transformers has for it, the usual one of a kind first.
       fits: whether a configuration is saved as this architecture.
       read_gguf: ``(metadata, tensor names) -> config``, or None where there is no GGUF form.
@@ -225,6 +228,25 @@ class Architecture:
     gguf: Callable[[Any], dict[str, Tensor]] | None = None
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     heads: Callable[[Any], tuple[PublishedHead, ...]] = lambda config: ()
+    modules: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+
+
+def renamed(*pairs: tuple[str, str]) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    """A table with each name changed by the first pattern that is found in it.
+
+    Example:
+      >>> renamed((r"^old\\.", "new."))({"a": Tensor("old.weight")})["a"].name
+      'new.weight'
+    """
+
+    def change(table):
+        made = {}
+        for path, tensor in table.items():
+            found = next(((old, new) for old, new in pairs if re.search(old, tensor.name)), None)
+            made[path] = tensor if found is None else dataclasses.replace(tensor, name=re.sub(*found, tensor.name))
+        return made
+
+    return change
 
 
 def required(mapping: Mapping[str, Any], name: str, source: str):

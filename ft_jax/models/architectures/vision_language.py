@@ -4,7 +4,7 @@ import dataclasses
 
 from ft_jax.models.architectures import gemma, llama
 from ft_jax.models.architectures.bert import activation_of
-from ft_jax.models.architectures.naming import Architecture, Tensor, projection, required
+from ft_jax.models.architectures.naming import Architecture, Tensor, projection, renamed, required
 from ft_jax.models.architectures.vision_towers import read_tower, tensors_tower, write_tower
 from ft_jax.models.networks.vlm import VisionLanguageConfig
 
@@ -137,6 +137,11 @@ LLAVA, PALIGEMMA = (
         tensors=tensors,
         prefix="",
         unread=("rotary_emb.inv_freq", "embeddings.position_ids", "language_model.lm_head.weight"),
+        modules=renamed(
+            (r"^language_model\.lm_head\.", "lm_head."),
+            (r"^language_model\.model\.", "model.language_model."),
+            (r"^(vision_tower|multi_modal_projector)\.", r"model.\1."),
+        ),
         copies={"language_model.lm_head.weight": "language/embeddings/tokens"},
         fits=lambda config, kind=kind: isinstance(config, VisionLanguageConfig) and config.family == kind,
     )

@@ -1,8 +1,10 @@
 """Image towers: ViT and DINOv2 alone, and those of CLIP and SigLIP, which other models embed."""
 
+import dataclasses
+
 from ft_jax.models.architectures.bert import PUBLISHED, activation_of
 from ft_jax.models.architectures.convolutions import Convolution, Lifted
-from ft_jax.models.architectures.naming import Architecture, Part, Tensor, norm, projection, required
+from ft_jax.models.architectures.naming import Architecture, Part, Tensor, norm, projection, renamed, required
 from ft_jax.models.networks.vision import ViTConfig
 
 CLIP_PARTS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
@@ -276,6 +278,35 @@ def _fits(family: str):
     return fits
 
 
+def _modules(dense: tuple[tuple[str, str], ...]):
+    """The names in memory of a tower whose attention's and MLP's were other ones."""
+    attention = [
+        (rf"attention\.attention\.{old}\.", f"attention.{new}.")
+        for old, new in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"))
+    ]
+    change = renamed(*attention, (r"attention\.output\.dense\.", "attention.o_proj."), *dense)
+
+    def modules(table):
+        return {path: _apart(tensor) for path, tensor in change(table).items()}
+
+    return modules
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    """Of the gated MLP of DINOv2, whose first two projections are one in files and two in memory."""
+    if tensor.part is None or ".weights_in." not in tensor.name:
+        return tensor
+    own = ("gate_proj", "up_proj")[tensor.part.index]
+    return dataclasses.replace(tensor, name=tensor.name.replace("weights_in", own), part=None)
+
+
+def _layers(table):
+    return renamed((r"^((?:vit\.)?)encoder\.layer\.", r"\1layers."))(table)
+
+
+VIT_NAMES = ((r"intermediate\.dense\.", "mlp.fc1."), (r"output\.dense\.", "mlp.fc2."))
+"""Those of ViT's MLP in files and in memory."""
+
 VIT = Architecture(
     model_types=("vit",),
     read=read_vit,
@@ -284,6 +315,7 @@ VIT = Architecture(
     prefix="vit.",
     unread=("pooler.dense.weight", "pooler.dense.bias"),
     fits=_fits("vit"),
+    modules=lambda table: _layers(_modules(VIT_NAMES)(table)),
 )
 DINOV2 = Architecture(
     model_types=("dinov2",),
@@ -293,4 +325,5 @@ DINOV2 = Architecture(
     prefix="dinov2.",
     unread=(),
     fits=_fits("dinov2"),
+    modules=_modules(((r"mlp\.weights_out\.", "mlp.down_proj."),)),
 )

@@ -23,18 +23,20 @@ from ft_jax.core.method import Method
 from ft_jax.core.params import STACKED, Params, matches, nearest, paths
 from ft_jax.core.step import make_step, parameters
 from ft_jax.core.weights import Weight, shape
-from ft_jax.models.architectures import flat, nested
+from ft_jax.models import heads
+from ft_jax.models.architectures import architecture_for, flat, nested
 from ft_jax.models.checkpoints.safetensors_file import read_safetensors
 from ft_jax.models.checkpoints.whole_folder import building, vacant
 from ft_jax.models.model import Model
 from ft_jax.models.networks.parts.stacking import unstack_layers
+from ft_jax.models.peft.fused import Fusing, apart, joined
 from ft_jax.models.peft.holders import Holders, held, owners, put
 from ft_jax.models.peft.modules import Modules, modules_of
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 METADATA = (
-    "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "exclude_modules", "inference_mode",
+    "auto_mapping", "base_model_name_or_path", "bias", "exclude_modules", "fan_in_fan_out", "inference_mode",
     "layers_pattern", "layers_to_transform", "modules_to_save", "peft_type", "peft_version", "revision",
     "target_modules", "task_type",
 )  # fmt: skip
@@ -89,6 +91,8 @@ class PeftFormat:
       neutral: fields that it knows at one value only; others it does not use must be None, False or empty.
       leaves: of a kind without operators, patterns of the model's own leaves that it trains.
       wrapper: what its files put between such a leaf's module and the leaf.
+      fusing: how its operators on parts of one module are one, see `ft_jax.models.peft.fused`; None where they can't.
+      turned: whether peft has it for GPT-2's modules, whose kernels are stored ``[inputs, outputs]``.
     """
 
     peft_type: str
@@ -104,6 +108,8 @@ class PeftFormat:
     neutral: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     leaves: tuple[str, ...] = ()
     wrapper: str | None = None
+    fusing: Fusing | None = None
+    turned: bool = False
 
 
 FORMATS: dict[str, PeftFormat] = {}
@@ -126,51 +132,6 @@ def register_format(kind: PeftFormat) -> PeftFormat:
         raise ValueError(f"peft's {kind.peft_type} has a format already, that of {FORMATS[kind.peft_type].name}")
     FORMATS[kind.peft_type] = kind
     return kind
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """Where an operator's array is in peft's file.
-
-    Attributes:
-      ending: what follows the module's name and a dot, such as ``"lora_A.weight"``.
-      transposed: whether it is stored ``[outputs, inputs]``.
-      shape: ``operator -> stored shape`` where the numbers stand in another shape there.
-    """
-
-    ending: str
-    transposed: bool = False
-    shape: Callable[[Any], tuple[int, ...]] | None = None
-
-
-def per_projection(fields: Mapping[str, Field]) -> tuple[Callable, Callable]:
-    """``(pack, unpack)`` of operators on projections, each of whose `fields` is one tensor; None fields have none."""
-
-    def names(place, holder, modules):
-        for name, field in fields.items():
-            if getattr(holder, name) is not None:
-                yield name, field, f"{modules.prefix}{modules.names[place]}.{field.ending}"
-
-    def pack(holders, modules):
-        tensors = {}
-        for place, holder in holders.items():
-            for name, field, stored in names(place, holder, modules):
-                array = getattr(holder, name)
-                array = array.T if field.transposed else array
-                tensors[stored] = array if field.shape is None else array.reshape(field.shape(holder))
-        return tensors
-
-    def unpack(tensors, holders, modules):
-        filled = {}
-        for place, holder in holders.items():
-            values = {}
-            for name, field, stored in names(place, holder, modules):
-                array, own = tensors[stored], getattr(holder, name).shape
-                values[name] = jnp.asarray(array.T if field.transposed else array, jnp.float32).reshape(own)
-            filled[place] = dataclasses.replace(holder, **values)
-        return filled
-
-    return pack, unpack
 
 
 def load_adapter(folder: str | os.PathLike, model: Model, *, name: str | None = None) -> tuple[Method, Params]:
@@ -263,8 +224,10 @@ def save_adapter(
     own = {path for path in whole if matches(path, kind.leaves)}
     if owner is None:
         _check_leaves(kind, own, whole)
+    _check_turned(kind, holders, modules)
     holders = {place: _onto(kind, place, holder, flat(original)) for place, holder in holders.items()}
-    tensors = dict(kind.pack(holders, modules))
+    packed = joined(holders, modules, kind.fusing, kind.peft_type)
+    tensors = dict(kind.pack(packed, modules))
     tensors |= {
         modules.stored(path, holders, kind.wrapper if path in own else None): modules.tensors[path].write(
             np.asarray(leaf)
@@ -273,15 +236,41 @@ def save_adapter(
     }
     config = {
         "peft_type": kind.peft_type,
-        "task_type": modules.task,
+        **_use(model, modules, whole),
         **_base(model),
         "inference_mode": True,
-        **kind.describe(holders, modules),
+        **kind.describe(packed, modules),
+        **({"fan_in_fan_out": True} if any(modules.turned(place) for place in holders) else {}),
         **({"target_modules": modules.around(own)} if own else {}),
         **modules.trained(whole.keys() - own, holders, kind.peft_type),
     }
     write_whole(folder, config, {key: np.asarray(jax.device_get(x)) for key, x in tensors.items()})
     return folder
+
+
+def _use(model: Model, modules: Modules, whole) -> dict[str, Any]:
+    """What peft is told a model is used for, and the class it loads for that.
+
+    Peft's own classes for classifiers want the head in the file; where it did not learn, the plain class does.
+    """
+    head = heads.describe(model.apply, flat(model.params))
+    if modules.task is not None and (head is None or any(path.startswith("head/") for path in whole)):
+        return {"task_type": modules.task}
+    published = None if head is None else heads.class_of(head, model.config)
+    if head is not None and published is None:
+        return {"task_type": modules.task}
+    name = architecture_for(model.config).write(model.config)["architectures"][0]
+    loads = name if published is None else published.class_name
+    return {"task_type": None, "auto_mapping": {"base_model_class": loads, "parent_library": "transformers"}}
+
+
+def _check_turned(kind: PeftFormat, holders: Holders, modules: Modules) -> None:
+    turned = [place for place in holders if modules.turned(place)]
+    if turned and not kind.turned:
+        raise ValueError(
+            f"{turned[0]} is stored as [inputs, outputs] in the checkpoint, and peft's {kind.peft_type} is not "
+            "for such modules; use LoRA, DoRA, VeRA, IA3 or FourierFT"
+        )
 
 
 def _base(model: Model) -> dict[str, Any]:
@@ -309,7 +298,11 @@ def unpack_into(kind: PeftFormat, saved: Saved, holders: Holders, folder: Path) 
     Raises:
       ValueError: names what is missing, left over or of another shape.
     """
-    wanted = jax.eval_shape(lambda held: kind.pack(held, saved.modules), holders)
+
+    def whole(held):
+        return joined(held, saved.modules, kind.fusing, kind.peft_type, alike=True)
+
+    wanted = jax.eval_shape(lambda held: kind.pack(whole(held), saved.modules), holders)
     missing, left = sorted(set(wanted) - set(saved.tensors)), sorted(set(saved.tensors) - set(wanted) - set(kind.taken))
     if missing or left:
         raise ValueError(
@@ -322,7 +315,8 @@ def unpack_into(kind: PeftFormat, saved: Saved, holders: Holders, folder: Path) 
                 f"{folder}: tensor {key!r} has shape {saved.tensors[key].shape} and this base asks for "
                 f"{outline.shape}; the adapter is of another model"
             )
-    return kind.unpack(saved.tensors, holders, saved.modules)
+    filled = kind.unpack(saved.tensors, whole(holders), saved.modules)
+    return apart(filled, holders, saved.modules, kind.fusing)
 
 
 def _onto(kind, place, holder, original):

@@ -9,8 +9,13 @@ import jax.numpy as jnp
 
 from ft_jax.core.params import Params, nearest
 from ft_jax.core.weights import Weight
+from ft_jax.models import heads
 from ft_jax.models.architectures import Tensor, architecture_for, flat
+from ft_jax.models.architectures.naming import Part
 from ft_jax.models.networks.decoder import DecoderConfig
+from ft_jax.models.networks.encoder import EncoderConfig
+from ft_jax.models.networks.modern_encoder import ModernEncoderConfig
+from ft_jax.models.networks.t5 import T5Config
 
 PREFIX = "base_model.model."
 
@@ -27,12 +32,16 @@ class Modules:
       tensors: where each parameter is, names without `prefix`.
       task: peft's name for what the model is used for.
       prefix: of every module in a file.
+      parts: which part of its module a projection is, where several are one there.
+      copied: the tensor that is tied to the token table, such as ``"lm_head.weight"``; None where none is.
     """
 
     names: Mapping[str, str]
     tensors: Mapping[str, Tensor]
-    task: str
+    task: str | None
     prefix: str = PREFIX
+    parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
+    copied: str | None = None
 
     def leaf(self, key: str, wrapper: str | None = None) -> str | None:
         """The path of the parameter that a file's tensor is as a whole, or None where it is an adapter's."""
@@ -56,7 +65,17 @@ class Modules:
 
     def around(self, paths: Iterable[str]) -> list[str]:
         """The modules of whole leaves."""
-        return sorted({_module(self.tensors[path].name) for path in paths})
+        return sorted({self.module(path) for path in paths})
+
+    def module(self, path: str) -> str:
+        """The module that is trained with a leaf: its own, of a head the whole, as peft takes them."""
+        name = self.tensors[path].name
+        return name.partition(".")[0] if path.startswith("head/") else _module(name)
+
+    def turned(self, place: str) -> bool:
+        """Whether a projection's kernel is stored as it is here, ``[inputs, outputs]``, as GPT-2's are."""
+        tensor = self.tensors.get(place)
+        return place.endswith("/kernel") and type(tensor) is Tensor and not tensor.transposed
 
     def layer(self, index: int) -> str:
         """The module of a whole layer, such as ``"model.layers.0"``."""
@@ -101,8 +120,8 @@ class Modules:
                 f"{unknown[0]} was trained beside the adapter and has no tensor of its own in peft's files"
             )
         biases = {path for path in moved if _kernel_of(path) in holders}
-        modules = {_module(self.tensors[path].name) for path in moved if path not in biases}
-        rest = {path for path, tensor in self.tensors.items() if _module(tensor.name) in modules and path in plain}
+        modules = {self.module(path) for path in moved if path not in biases}
+        rest = {path for path in self.tensors if self.module(path) in modules and path in plain}
         return {path: plain[path] for path in sorted(biases | rest)}
 
     def trained(self, whole: Iterable[str], holders: Mapping[str, Any], peft_type: str) -> dict[str, Any]:
@@ -112,7 +131,7 @@ class Modules:
           ValueError: biases of adapted projections, for a kind that has none.
         """
         biases = [path for path in whole if _kernel_of(path) in holders]
-        modules = sorted({_module(self.tensors[path].name) for path in whole if path not in biases})
+        modules = self.around(path for path in whole if path not in biases)
         fields: dict[str, Any] = {"modules_to_save": modules or None}
         if biases and peft_type not in BIASES:
             raise ValueError(f"{biases[0]} was trained beside the adapter, and peft's {peft_type} keeps no biases")
@@ -125,42 +144,91 @@ def modules_of(model, stored: Iterable[str]) -> Modules:
     """The names that a file with tensors `stored` has for the modules of `model`; without any, those to write.
 
     A base is saved under several names: a BERT with a classifier calls its modules ``bert.encoder…`` and one
-    without ``encoder…``; what the file's tensors begin with decides.
+    without ``encoder…``, and transformers 5 has other names in memory than in files. What the file's tensors begin with
+    decides; written are those that transformers 5 has in memory, which is where peft looks.
 
     Raises:
       ValueError: where the configuration has no published format, or no module of the file is in the model.
     """
     architecture = architecture_for(model.config)
     table = architecture.tensors(model.config)
-    pooled = "head" in model.params and "head/kernel" not in table
-    prefixed = [lambda name: architecture.prefix + name] if architecture.prefix else []
+    head = heads.describe(model.apply, flat(model.params))
+    if head is not None:
+        table = {path: tensor for path, tensor in table.items() if not path.startswith("head/")}
+    prefix = architecture.prefix
+    whole = prefix and not any(tensor.name.startswith(prefix) for tensor in table.values())
+    prefixed = [lambda name: name if name.startswith("lm_head.") else prefix + name] if whole else []
     bare = [lambda name: name.removeprefix("model.")]
-    ways = [*prefixed, lambda name: name, *bare] if pooled else [lambda name: name, *prefixed, *bare]
+    # A decoder is saved as a language model, which is around a network as a classifier is.
+    around = head is not None or isinstance(model.config, DecoderConfig)
+    ways = [*prefixed, lambda name: name, *bare] if around else [lambda name: name, *prefixed, *bare]
+    tables = [architecture.modules(table), table]
+    tables = tables[:1] if tables[0] == tables[1] else tables
+    named = [
+        {path: dataclasses.replace(tensor, name=way(tensor.name)) for path, tensor in one.items()}
+        for way in ways
+        for one in tables
+    ]
     starts = {start for key in stored for start in _ancestors(key.removeprefix(PREFIX))}
 
-    def fit(way):
-        return len(starts & {start for tensor in table.values() for start in _ancestors(way(tensor.name))})
+    def fit(tensors):
+        return len(starts & {start for tensor in tensors.values() for start in _ancestors(tensor.name)})
 
-    way = max(ways, key=fit)
-    if starts and not fit(way):
+    tensors = max(named, key=fit)
+    if starts and not fit(tensors):
         raise ValueError(
             f"it is an adapter of another base: the module {sorted(starts)[0]} is not there, the nearest is "
-            f"{nearest(sorted(starts)[0], map(_module, (way(tensor.name) for tensor in table.values())), 1)}"
+            f"{nearest(sorted(starts)[0], map(_module, (tensor.name for tensor in tensors.values())), 1)}"
         )
-    tensors = {path: dataclasses.replace(tensor, name=way(tensor.name)) for path, tensor in table.items()}
     decoder = isinstance(model.config, DecoderConfig)
-    if pooled:
-        head = "score" if decoder else "classifier"
-        tensors["head/kernel"] = Tensor(f"{head}.weight", transposed=True)
-        if "bias" in model.params["head"]:
-            tensors["head/bias"] = Tensor(f"{head}.bias")
-    names = {
-        path: _module(tensor.name)
-        for path, tensor in tensors.items()
-        if path.endswith("/kernel") and tensor.part is None and not tensor.more
-    }
-    task = "SEQ_CLS" if pooled else "CAUSAL_LM" if decoder else "FEATURE_EXTRACTION"
-    return Modules(names, tensors, task)
+    if head is not None:
+        known = heads.class_of(head, model.config) is not None
+        told = heads.tensors(head, model.config)
+        if decoder and not known:
+            told = {path: dataclasses.replace(one, name=_scored(one.name)) for path, one in told.items()}
+        tensors |= told
+    names, parts = {}, {}
+    # The projections of torch's own attention module are no modules that an adapter can stand on.
+    closed = tuple(_module(one.name) for one in tensors.values() if one.name.endswith(".in_proj_weight"))
+    for path, tensor in tensors.items():
+        if (path.endswith("/kernel") or path in TABLES) and not tensor.more and not tensor.name.startswith(closed):
+            names[path] = _module(tensor.name)
+            if tensor.part is not None:
+                parts[path] = tensor.part
+    return Modules(names, tensors, _task(model.config, head), parts=parts, copied=_copied(architecture, model, tensors))
+
+
+TABLES = ("embeddings/tokens", "language/embeddings/tokens")
+"""The tables of tokens, which peft knows as modules too."""
+
+
+def _scored(name: str) -> str:
+    return name.replace("classifier", "score", 1)
+
+
+def _task(config, head) -> str | None:
+    """Peft's name for what a model is used for; None for what it has no class for."""
+    if head is not None:
+        return {"token_classification": "TOKEN_CLS", "embedding": "FEATURE_EXTRACTION"}.get(head["kind"], "SEQ_CLS")
+    if isinstance(config, DecoderConfig):
+        return "CAUSAL_LM"
+    if isinstance(config, T5Config):
+        return "SEQ_2_SEQ_LM"
+    return "FEATURE_EXTRACTION" if isinstance(config, EncoderConfig | ModernEncoderConfig) else None
+
+
+def _copied(architecture, model, tensors) -> str | None:
+    """The module that shares the token table, by its name in memory; None where nothing does."""
+    if model.apply.kind is not None:
+        return None
+    table = next((path for path in TABLES if path in tensors), None)
+    ending = next((name for name, path in architecture.copies.items() if path == table), None)
+    if ending is None or ending in {tensor.name for tensor in tensors.values()}:
+        return None
+    if isinstance(model.config, EncoderConfig | ModernEncoderConfig) and not model.config.prediction:
+        return None
+    inside = architecture.modules({table: Tensor(ending)})[table].name
+    return {"predictions.decoder.weight": "cls.predictions.decoder.weight"}.get(inside, inside)
 
 
 def _module(name: str) -> str:

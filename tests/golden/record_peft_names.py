@@ -1,0 +1,69 @@
+"""Records adapters of peft on the tiny checkpoints beside it: ``python record_peft_names.py FOLDER``.
+
+Those whose modules are fused, convolved, called otherwise in memory than in files, or stand under a head. For each a
+folder ``peft_names/<name>`` with peft's two files and ``outputs.npz``. Needs torch, transformers and peft.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from peft import IA3Config, LoraConfig, get_peft_model
+
+LORA = {"r": 2, "lora_alpha": 3, "target_modules": "all-linear"}
+CASES = {
+    "gpt2_lora": ("decoders/gpt2", LoraConfig(**LORA)),
+    "gpt2_ia3": (
+        "decoders/gpt2",
+        IA3Config(target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"], fan_in_fan_out=True),
+    ),
+    "phi3_lora": ("decoders/phi3", LoraConfig(**LORA)),
+    "phi3_dora": ("decoders/phi3", LoraConfig(**LORA, use_dora=True)),
+    "phi3_ia3": (
+        "decoders/phi3",
+        IA3Config(target_modules=["qkv_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    ),
+    "modernbert_lora": ("tiny_modernbert_classifier", LoraConfig(**LORA, task_type="SEQ_CLS")),
+    "roberta_lora": ("tiny_roberta_classifier", LoraConfig(**LORA, task_type="SEQ_CLS")),
+    "bert_lora": ("tiny_bert_classifier", LoraConfig(**LORA)),
+    "vit_lora": ("tiny_vit", LoraConfig(**LORA)),
+    "dinov2_lora": ("tiny_dinov2_swiglu", LoraConfig(**LORA)),
+    "whisper_lora": ("tiny_whisper", LoraConfig(**LORA)),
+}
+"""The checkpoint and the adapter; a list of targets of GPT-2 names modules of two kinds alike."""
+
+
+def inputs_of(folder):
+    """The recorded inputs of a checkpoint, as transformers takes them."""
+    with np.load(folder / "outputs.npz") as arrays:
+        start = "right/" if "right/input_ids" in arrays else "input/"
+        fields = ("input_ids", "attention_mask", "pixel_values", "input_features", "decoder_input_ids", "labels")
+        return {x: torch.tensor(arrays[start + x]) for x in fields if start + x in arrays}
+
+
+def main() -> None:
+    """Writes everything into the folder."""
+    torch.set_num_threads(1)
+    torch.manual_seed(3)
+    transformers.utils.logging.set_verbosity_error()
+    root, generator = Path(sys.argv[1]), torch.Generator().manual_seed(4)
+    for name, (checkpoint, config) in CASES.items():
+        described = json.loads((root / checkpoint / "config.json").read_text(encoding="utf-8"))
+        kind = getattr(transformers, described["architectures"][0])
+        model = get_peft_model(kind.from_pretrained(root / checkpoint, attn_implementation="eager"), config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+            outputs = model(**inputs_of(root / checkpoint))
+        result = outputs.logits if "logits" in outputs else outputs.last_hidden_state
+        model.save_pretrained(root / "peft_names" / name)
+        (root / "peft_names" / name / "README.md").unlink(missing_ok=True)
+        np.savez_compressed(root / "peft_names" / name / "outputs.npz", outputs=result.numpy())
+
+
+if __name__ == "__main__":
+    main()
