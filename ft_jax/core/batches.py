@@ -97,7 +97,8 @@ def token_weights(batch: Batch) -> Float[Array, "batch time"] | None:
 def counted(batch: Batch) -> Float[Array, "batch ..."]:
     """How much each of a batch's labels counts, or each example where it has none."""
     labels = batch.get("labels")
-    tokens = token_weights(batch) if labels is not None and labels.ndim == 2 else None
+    classes = labels is not None and labels.ndim == 2 and jnp.issubdtype(labels.dtype, jnp.integer)
+    tokens = token_weights(batch) if classes else None
     return example_weights(batch) if tokens is None or tokens.shape != labels.shape else tokens
 
 

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ft_jax.core.batches import scaled, token_axis
 from ft_jax.core.losses import divergence
+from ft_jax.core.outputs import real_tokens
 from ft_jax.core.state import Batch, Context
 from ft_jax.data.augmentation import Augmentation, augmented
 
@@ -28,9 +30,8 @@ def consistency(
 ) -> Float[Array, ""]:
     """Mean over positions of ``rows(logits on strong(x), logits on weak(x), numbers)``, gradients through the first.
 
-    The targets come from a pass without dropout and without a gradient. Padding counts
-    nothing. Augmentations are drawn by the step's key and each example, so micro-batches and
-    devices agree.
+    The targets come from a pass without dropout and without a gradient. Padding counts nothing, nor do tokens that an
+    augmentation hides. Augmentations are drawn by the step's key and each example, so micro-batches and devices agree.
 
     Args:
       apply: ``(params, batch, key) -> Outputs`` with a head.
@@ -54,6 +55,11 @@ def consistency(
     for outputs in (teacher, student):
         if outputs.unembedding is None:
             raise ValueError(f"{name} trains on the model's own predictions, but it has no head; give it one")
+    for view in (seen, altered):
+        real = real_tokens(view)
+        if real is not None and token_axis(batch) == real.shape:
+            # A token that a view hides may see nothing at all there.
+            batch = scaled(batch, real.astype(jnp.float32))
     return divergence(rows, student, jax.lax.stop_gradient(teacher), batch, numbers)
 
 
