@@ -8,6 +8,7 @@ import pytest
 from core import tiny
 
 from ft_jax.core import Method, Outputs, compose, make_step, supervised
+from ft_jax.core.batches import without_shares
 from ft_jax.incremental import replay
 from ft_jax.incremental.replay import insert
 
@@ -143,7 +144,7 @@ def test_inside_episodes_and_preferences_their_examples_are_remembered():
 def plain(batch):
     part = batch.get("chosen") or batch["query"]
     wide = tiny.batch()
-    return jax.tree.map(lambda x, one: x.reshape(-1, *one.shape[1:]), dict(part), wide)
+    return jax.tree.map(lambda x, one: x.reshape(-1, *one.shape[1:]), without_shares(part), wide)
 
 
 def test_a_missing_field_and_a_layout_that_does_not_fit_are_refused():

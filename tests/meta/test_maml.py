@@ -89,7 +89,7 @@ def test_predictions_are_each_tasks_own_in_the_querys_order():
     program = make_step(supervised(tiny.apply), optax.sgd(0.1), maml(2.0))
     state = program.init(tiny.params(), jax.random.key(0))
     batch = episodes(tiny.batch())
-    _, predictions = jax.jit(program.evaluate)(state, batch)
+    predictions = jax.jit(program.evaluate)(state, batch).predictions
     assert predictions.shape == (tiny.BATCH // 2, tiny.TIME, tiny.CLASSES)
     plain = make_step(supervised(tiny.apply), optax.sgd(2.0))
     for task in range(2):
