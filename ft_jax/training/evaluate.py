@@ -146,16 +146,19 @@ def _host_scores(predictions, batches, metrics, trials):
         keep = weights > 0
         whole = jax.tree.map(lambda x: np.compress(keep, x, axis=axis), whole)
         batch = jax.tree.map(lambda x: x[keep], batch)
-    scores = {}
+    scores, every = {}, list(np.ndindex(*trials))
     for name, metric in metrics.items():
         if isinstance(metric, HostMetric):
             with one_sentence(f"metric {name!r} can't be made of this set", "take another metric or a larger set"):
-                values = [
-                    float(metric.score(jax.tree.map(lambda x, at=at: x[at], whole), batch))
-                    for at in np.ndindex(*trials)
-                ]
+                values = [_host_score(metric, jax.tree.map(lambda x, at=at: x[at], whole), batch) for at in every]
             scores[name] = _plain(np.reshape(values, trials))
     return scores
+
+
+def _host_score(metric, predictions, batch) -> float:
+    """A metric of one trial, NaN where it diverged: the others go on."""
+    finite = all(np.isfinite(x).all() for x in jax.tree.leaves(predictions) if np.issubdtype(x.dtype, np.inexact))
+    return float(metric.score(predictions, batch)) if finite else float("nan")
 
 
 def _together(parts, axis: int) -> np.ndarray:

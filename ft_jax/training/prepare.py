@@ -76,11 +76,17 @@ class Plan:
         return sum(self.steps)
 
     def watched(self, task: int) -> str | None:
-        """The evaluation set that early stopping and keep_best look at during a task."""
+        """The evaluation set that early stopping and keep_best look at during a task.
+
+        Where tasks share their sets, it is the one with the task's name, else the first that is the task's.
+        """
         if self.experiment.evaluation.on is not None:
             return self.experiment.evaluation.on
-        own = {id(batches) for batches in self.stream[task].evaluations.values()}
-        return next((name for name, batches in self.sets.items() if id(batches) in own), next(iter(self.sets), None))
+        called = self.stream[task].name
+        given = {id(batches) for batches in self.stream[task].evaluations.values()}
+        own = [name for name, batches in self.sets.items() if id(batches) in given]
+        named = [name for name in own if name == called or name.startswith(f"{called}/")]
+        return next(iter([*named, *own, *self.sets]), None)
 
     def parameters(self) -> dict[str, Any]:
         """Counts of learned and of all parameters, and the learned ones' paths and sizes."""

@@ -1,4 +1,5 @@
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from ft_jax.ensemble import members
 from ft_jax.training import HostMetric, evaluate
 from ft_jax.training.evaluate import fill, measurer, score
 from ft_jax.training.metrics import accuracy, calibration_error, f1, predict_tokens, roc_auc
+from ft_jax.training.prepare import Plan
+from ft_jax.training.stream import Task
 
 CLASSES = 4
 
@@ -63,7 +66,8 @@ def test_filling_keeps_weights_and_repeats_parts():
     batch = {"labels": np.array([1, 2]), "weights": np.array([0.5, 1.0]), "part": {"x": np.ones((2, 3))}}
     filled = fill(batch, 4)
     assert filled["weights"].tolist() == [0.5, 1.0, 0.0, 0.0] and filled["part"]["x"].shape == (4, 3)
-    assert fill({"x": np.ones((2, 3))}, 4)["x"].shape == (2, 3)
+    unlabelled = fill({"x": np.ones((2, 3))}, 4)
+    assert unlabelled["x"].shape == (4, 3) and unlabelled["weights"].tolist() == [1.0, 1.0, 0.0, 0.0]
 
 
 def test_tokens_scores_equal_those_from_whole_logits(monkeypatch):
@@ -115,3 +119,21 @@ def test_empty_set_is_refused():
     program, state, _, _ = problem()
     with pytest.raises(ValueError, match="an evaluation set is empty"):
         evaluate(program, state, [])
+
+
+def test_a_trial_that_diverged_scores_nothing_and_the_others_go_on():
+    _, _, x, labels = problem(classes=2)
+    lifted = make_step(supervised(apply), optax.sgd(0.1), members(2, fusion=None))
+    state = lifted.init({"w": jnp.ones((5, 2))}, jax.random.key(0))
+    state = state.replace(params=jax.tree.map(lambda p: p.at[1].set(jnp.nan), state.params))
+    found = evaluate(lifted, state, split(x, labels, 8), {"area": roc_auc(), "f1": f1()})
+    assert np.isfinite(found["area"][0]) and np.isnan(found["area"][1]) and np.isnan(found["f1"][1])
+
+
+def test_a_task_watches_its_own_set_where_all_tasks_share_theirs():
+    sets = {"0-1": [{}], "2-3": [{}], "all": [{}]}
+    stream = tuple(Task(name, iter, sets) for name in ("0-1", "2-3"))
+    plan = types.SimpleNamespace(
+        experiment=types.SimpleNamespace(evaluation=types.SimpleNamespace(on=None)), stream=stream, sets=sets
+    )
+    assert [Plan.watched(plan, task) for task in (0, 1)] == ["0-1", "2-3"]
