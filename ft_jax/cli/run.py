@@ -1,5 +1,6 @@
 """``ft-jax run``: an experiment by name or file, with overrides of any field."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,8 @@ def command(words: Sequence[str]) -> int:
 
     from ft_jax.training.overrides import override
 
-    experiment = override(load(file), rest[1:])
+    written = load(file)
+    experiment = own(written, override(written, rest[1:]), rest[1:])
     if flags & {"--help", "-h"}:
         print(field_help(experiment))
         return 0
@@ -47,6 +49,22 @@ def command(words: Sequence[str]) -> int:
         print(dry_run(experiment))
         return 0
     return _train(experiment, ["ft-jax", "run", *rest])
+
+
+NO_CHANGE = ("out", "log_every", "checkpoints", "parallelism", "name", "doc")
+"""Fields that change nothing of what an experiment expects of its result."""
+
+
+def own(written: Any, changed: Any, words: Sequence[str]) -> Any:
+    """A changed experiment without what its file expects of the unchanged one, unless the words say what to expect."""
+    if any(word.startswith("--expect") for word in words):
+        return changed
+    differ = [
+        field.name
+        for field in dataclasses.fields(changed)
+        if field.name not in NO_CHANGE and getattr(written, field.name) != getattr(changed, field.name)
+    ]
+    return dataclasses.replace(changed, expect={}) if differ else changed
 
 
 def field_help(experiment: Any) -> str:

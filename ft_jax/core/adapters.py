@@ -34,15 +34,26 @@ SETS = {
 def as_targets(targets: str | Iterable[str] | Targets) -> Targets:
     """A named set, a pattern over parameter paths, or several patterns.
 
+    Raises:
+      ValueError: a word that is neither.
+
     Example:
       >>> as_targets("attention").fits("model/layers/0/attention/query/kernel")
       True
     """
     if isinstance(targets, Targets):
         return targets
-    if isinstance(targets, str):
-        return SETS.get(targets, Targets((targets,)))
-    return Targets(tuple(targets))
+    if isinstance(targets, str) and targets in SETS:
+        return SETS[targets]
+    patterns = (targets,) if isinstance(targets, str) else tuple(targets)
+    for pattern in patterns:
+        # The path of a weight has at least one slash, so a bare word is a set's name written otherwise, or a module's.
+        if not isinstance(pattern, str) or not any(sign in pattern for sign in "/*?["):
+            raise ValueError(
+                f"targets has {pattern!r}, which is no pattern over parameter paths; write '*/{pattern}/kernel', or "
+                f"one of the named sets {', '.join(map(repr, SETS))}"
+            )
+    return Targets(patterns)
 
 
 def adapt(

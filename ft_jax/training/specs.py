@@ -21,7 +21,7 @@ class Pretrained:
       classes: outputs of a new head; ``"data"`` for as many as the data has, None keeps the model's own output.
       pooling: one vector an example for the new head, see `ft_jax.models.with_classifier`.
       dtype: compute type; None for float32.
-      dropout: rate on hidden states; None keeps the configuration's.
+      dropout: rate on hidden states; 0 turns all dropout off, attention's too, None keeps the configuration's.
       scan: whether layers run in one scan; None for where they are many, see `ft_jax.models.load`.
       remat: what the backward pass computes again, ``"none"``, ``"dots"`` or ``"full"``; None for nothing.
       head: the kind of the new head, ``"classification"`` or ``"regression"``.
@@ -65,6 +65,8 @@ class Pretrained:
         """The model; without a key its shapes alone."""
         model = models.load(self.address, dtype=self.dtype, abstract=key is None, scan=self.scan)
         changes = {"dropout": self.dropout, "remat": self.remat}
+        if self.dropout == 0 and hasattr(model.config, "attention_dropout"):
+            changes["attention_dropout"] = 0.0
         model = model.configure(**{name: value for name, value in changes.items() if value is not None})
         if self.classes == "data":
             raise ValueError("model.classes is 'data', which only a run knows; give a number")

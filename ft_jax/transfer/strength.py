@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ft_jax.core.adapters import map_operators_with_path, per_path
 from ft_jax.core.params import Params
@@ -35,6 +36,12 @@ class Strength:
     power: float = 1.0
 
     def __post_init__(self):
+        for number in (self.rank, *self.ranks.values()):
+            if isinstance(number, bool) or not isinstance(number, int | np.integer):
+                raise ValueError(f"{self.name} has rank {number!r}, which is no whole number; give one, such as 8")
+        for number in (self.alpha, *self.alphas.values()):
+            if isinstance(number, str | bool) or not hasattr(number, "__float__"):
+                raise ValueError(f"{self.name} has alpha {number!r}, which is no number; give one, such as 16.0")
         for number in (self.rank, *self.ranks.values()):
             if number < 1:
                 raise ValueError(f"{self.name} has rank {number}; give it at least 1")

@@ -69,6 +69,7 @@ def here(tmp_path, monkeypatch):
 
 def test_a_run_leaves_its_record_and_its_report_and_is_not_run_twice(here, capsys):
     words = ["run", "halves.py", "--method.transfer.lora.rank", "3", "--hyper.transfer.lora.alpha", "8", "--seed=2"]
+    words += ["--expect.loss_drop", "0.01"]
     assert main(words) == 0
     first = capsys.readouterr().out
     assert "accuracy on halves: " in first and "expected loss_drop 0.01: " in first and "(met)" in first
