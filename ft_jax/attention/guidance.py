@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ft_jax.attention.maps import KIND, attention_maps, real_tokens
-from ft_jax.core.batches import weighted_mean
+from ft_jax.core.batches import named, weighted_mean
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.params import Params, never
@@ -63,7 +63,7 @@ def supervision(
             if "rationales" not in batch:
                 if context.train:
                     raise KeyError(
-                        f"{name} reads 'rationales' [batch, time], and the batch has {', '.join(sorted(batch))}; add "
+                        f"{name} reads 'rationales' [batch, time], and the batch has {named(batch)}; add "
                         "them, with rows of zeros for examples that have none"
                     )
                 return terms, outputs

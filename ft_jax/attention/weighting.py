@@ -172,7 +172,7 @@ def token_weights(batch, name: str) -> Float[Array, "batch time"]:
       ValueError: where there are no labels, or one an example.
     """
     if "labels" not in batch or batch["labels"].ndim != 2:
-        what = f"labels {batch['labels'].shape}" if "labels" in batch else f"only {', '.join(sorted(batch))}"
+        what = f"labels {batch['labels'].shape}" if "labels" in batch else f"only {batches.named(batch)}"
         raise ValueError(
             f"{name} weighs the tokens of a loss and needs labels [batch, time], but the batch has {what}; use it with "
             "a language model's loss"

@@ -40,6 +40,16 @@ def rows(batch: Batch) -> int:
     return sizes[0]
 
 
+def named(batch: Batch) -> str:
+    """The fields of a batch as its user knows them, for error messages.
+
+    Example:
+      >>> named({"x": 0, "example_share": 0, "labels": 0})
+      'labels, x'
+    """
+    return ", ".join(sorted(field for field in batch if field not in SHARES))
+
+
 def example_weights(batch: Batch) -> Float[Array, " batch"]:
     """How much each example counts: its ``weights``, and 0 where no token or label of it does.
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ft_jax.core.batches import shares, without_shares
+from ft_jax.core.batches import named, shares, without_shares
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.mesh import mapped
 from ft_jax.core.method import Method
@@ -96,7 +96,7 @@ def maml(
                 if not context.train:
                     return inner(params, batch, context)
                 raise KeyError(
-                    f"{name} trains on 'support' and 'query', but the batch has {', '.join(batch)}; make the batch "
+                    f"{name} trains on 'support' and 'query', but the batch has {named(batch)}; make the batch "
                     "with ft_jax.meta.episodes"
                 )
             rate = context.hyper[name]["inner_rate"]

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from ft_jax.core.batches import named
 from ft_jax.core.grafts import ungrafted
 from ft_jax.core.outputs import Outputs
 from ft_jax.core.params import paths
@@ -158,7 +159,7 @@ class Forward:
         reads = getattr(MODULES[type(self.config)], "reads", ("input_ids",))
         if not any(field in batch for field in reads):
             raise KeyError(
-                f"batch has no {' or '.join(map(repr, reads))} (it has {', '.join(sorted(batch))}); "
+                f"batch has no {' or '.join(map(repr, reads))} (it has {named(batch)}); "
                 f"{' or '.join(reads)} is what the model reads"
             )
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from ft_jax.core.batches import shares
+from ft_jax.core.batches import named, shares
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.outputs import Outputs, pooled
@@ -93,7 +93,7 @@ def clip(
         def contrasted(params, batch, context):
             if other not in batch and context.train:
                 raise KeyError(
-                    f"{name} needs the second tower's batch under {other!r}, but the batch has {', '.join(batch)}; "
+                    f"{name} needs the second tower's batch under {other!r}, but the batch has {named(batch)}; "
                     "add it, or name the field with other=..."
                 )
             terms, outputs = inner(params, batch, context)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ft_jax.core.batches import SHARES, weighted_mean
+from ft_jax.core.batches import SHARES, named, weighted_mean
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.losses import scale_term, token_log_probabilities
 from ft_jax.core.method import Method
@@ -68,7 +68,7 @@ def dpo(
                 if not context.train:
                     return inner(params, batch, context)
                 raise KeyError(
-                    f"{name} trains on 'chosen' and 'rejected', but the batch has {', '.join(batch)}; give it pairs"
+                    f"{name} trains on 'chosen' and 'rejected', but the batch has {named(batch)}; give it pairs"
                 )
             both, weights = _both(batch["chosen"], batch["rejected"], name)
             numbers, pairs = context.hyper[name], weights.shape[0] // 2

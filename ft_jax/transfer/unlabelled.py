@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array
 
-from ft_jax.core.batches import without_shares
+from ft_jax.core.batches import named, without_shares
 from ft_jax.core.method import LossTransform
 from ft_jax.core.state import Batch, Context
 
@@ -23,7 +23,7 @@ def part(batch: Batch, context: Context, name: str) -> Batch | None:
         return batch["unlabelled"]
     if context.train:
         raise KeyError(
-            f"{name} trains on batch['unlabelled'], which the batch lacks (it has {', '.join(batch)}); give the "
+            f"{name} trains on batch['unlabelled'], which the batch lacks (it has {named(batch)}); give the "
             "data a stream of unlabelled examples"
         )
     return None

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from ft_jax import adaptive, transfer
-from ft_jax.core import compose, make_step, merge, optimizer, parameters, supervised
+from ft_jax.core import compose, make_step, merge, optimizer, outputs_of, parameters, supervised
 from ft_jax.core.adapters import map_operators
 from ft_jax.models import load_adapter, save_adapter, tiny_decoder
 
@@ -54,7 +54,7 @@ def bank():
 
 def test_each_example_meets_its_own_adapter(bank):
     _, program, state = bank
-    _, logits = jax.jit(program.evaluate)(state, {**BATCH, "adapter": CHOICE})
+    _, logits, _ = jax.jit(program.evaluate)(state, {**BATCH, "adapter": CHOICE})
     expected = jnp.stack([alone(list(ADAPTERS)[which])[row] for row, which in enumerate(CHOICE)])
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
@@ -111,7 +111,7 @@ def test_a_bank_of_saved_adapters_over_a_quantised_base(tmp_path):
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
     packing = transfer.quantize("int8", block=16)
     program, state = start(compose(transfer.bank(loaded), packing))
-    _, logits = jax.jit(program.evaluate)(state, {**BATCH, "adapter": CHOICE})
+    _, logits, _ = jax.jit(program.evaluate)(state, {**BATCH, "adapter": CHOICE})
     expected = []
     for row, which in enumerate(CHOICE):
         packed = packing.surgery({"model": loaded[list(loaded)[which]]}, jax.random.key(0))["model"]
@@ -137,12 +137,13 @@ def test_a_wrong_bank_is_refused_in_one_sentence(make, said):
     assert "\n" not in str(error.value)
 
 
-def test_it_reads_the_batch_last_and_wants_one_adapter_an_example(bank):
+def test_it_chooses_in_the_forward_pass_and_wants_one_adapter_an_example(bank):
     method, program, state = bank
-    with pytest.raises(
-        ValueError, match="transfer.bank reads the batch last of all; name it after adaptive.uncertainty"
-    ):
-        compose(method, adaptive.uncertainty(("task",)))
-    assert compose(adaptive.uncertainty(("task",)), method).names[1] == "transfer.bank"
+    batch = {**BATCH, "adapter": CHOICE}
+    for order in (compose(method, adaptive.uncertainty(("task",))), compose(adaptive.uncertainty(("task",)), method)):
+        _, both = start(order)
+        np.testing.assert_allclose(
+            outputs_of(both, order, MODEL.apply, batch).logits, program.evaluate(state, batch).predictions, rtol=1e-5
+        )
     with pytest.raises(ValueError, match=r"got batch\['adapter'\] of shape \(2,\) for 6 examples; give each one index"):
         program.evaluate(state, {**BATCH, "adapter": jnp.zeros(2, jnp.int32)})

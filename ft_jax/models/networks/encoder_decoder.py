@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from flax import nnx
 
+from ft_jax.core.batches import named
 from ft_jax.models.networks.parts.cross_attention import CrossAttention, written
 from ft_jax.models.networks.parts.layers import dropout, grafts_of, subkey
 from ft_jax.models.networks.parts.masks import Mask, mask_of
@@ -127,7 +128,7 @@ def decoder_inputs(batch, start: int, pad: int):
         return batch["decoder_input_ids"]
     if "labels" not in batch:
         raise KeyError(
-            f"batch has no 'decoder_input_ids' (it has {', '.join(sorted(batch))}); add them, or 'labels' "
+            f"batch has no 'decoder_input_ids' (it has {named(batch)}); add them, or 'labels' "
             "[batch, time], which are the decoder's inputs a place later"
         )
     labels = batch["labels"]
