@@ -178,17 +178,20 @@ def bank(adapters: Mapping[str, Params], active: str | None = None, *, name: str
 
         return {**params, **map_operators_with_path(weighed, {"model": params["model"]}, owner=name)}
 
+    def prepare(state, batch, context):
+        examples = next((x for field, x in batch.items() if field != FIELD and jnp.ndim(x) > 0), batch.get(FIELD))
+        if FIELD in batch and jnp.shape(batch[FIELD]) != examples.shape[:1]:
+            raise ValueError(
+                f"{name} got batch[{FIELD!r}] of shape {jnp.shape(batch[FIELD])} for {examples.shape[0]} examples; "
+                "give each one index"
+            )
+        return state, batch
+
     def forward(inner):
         def each(params, batch, context):
             if FIELD not in batch:
                 return inner(params, batch, context)
             choice = jnp.asarray(batch[FIELD], jnp.int32)
-            examples = next(x for field, x in batch.items() if field != FIELD and jnp.ndim(x) > 0).shape[0]
-            if choice.shape != (examples,):
-                raise ValueError(
-                    f"{name} got batch[{FIELD!r}] of shape {choice.shape} for {examples} examples; give each one index"
-                )
-
             layers: dict[str, int] = {}
 
             def measure(path, weight):
@@ -212,6 +215,7 @@ def bank(adapters: Mapping[str, Params], active: str | None = None, *, name: str
         surgery=surgery,
         trainable=owned(name, ("a", "b")),
         view=view,
+        prepare=prepare,
         forward=forward,
     )
 
