@@ -289,10 +289,11 @@ def _by_chunks(function, chunk: int, *arrays):
 def divergence(
     row_loss: Callable,
     student: Outputs,
-    teacher: Outputs,
+    teacher: Outputs | tuple[Outputs, ...],
     batch: Batch,
     numbers: Any = (),
     chunk: int | None = None,
+    aligned: Any = None,
 ) -> Float[Array, ""]:
     """The mean of a loss of every position's logits beside a teacher's, over all positions that count.
 
@@ -300,10 +301,12 @@ def divergence(
 
     Args:
       row_loss: ``(student's logits, teacher's logits, numbers) -> [batch, ...]``; logits ``[batch, ..., classes]``.
-      student, teacher: outputs for the same positions.
+      student, teacher: outputs for the same positions; of several teachers `row_loss` gets a tuple of logits.
       batch: says which positions count, see `ft_jax.core.batches.shares`.
       numbers: scalars for `row_loss`.
       chunk: as in `cross_entropy`.
+      aligned: arrays ``[batch, ...]`` at the same positions, such as labels: the fourth argument of `row_loss` where
+        they are given.
 
     Example:
       >>> import jax.numpy as jnp
@@ -312,10 +315,13 @@ def divergence(
       0.0
     """
     weights = shares(batch, student.hidden.shape[:-1])
-    row_loss = _Rows(row_loss, student.softcap, teacher.softcap)
-    constants = (teacher.head, numbers)
+    teachers = teacher if isinstance(teacher, tuple) else (teacher,)
+    several = isinstance(teacher, tuple)
+    row_loss = _Rows(row_loss, student.softcap, tuple(one.softcap for one in teachers), several, aligned is not None)
+    constants = (tuple(one.head for one in teachers), numbers)
+    beside = (tuple(one.hidden for one in teachers), aligned)
     total, chunks = weights.shape[0], chunk_sizes(student, chunk)
-    return chunked_mean(row_loss, student.hidden, student.head, teacher.hidden, constants, weights, total, chunks)
+    return chunked_mean(row_loss, student.hidden, student.head, beside, constants, weights, total, chunks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,12 +330,16 @@ class _Rows:
 
     row_loss: Callable
     softcap: float | None
-    teacher_softcap: float | None
+    softcaps: tuple[float | None, ...]
+    several: bool
+    aligned: bool
 
-    def __call__(self, hidden, head, teacher_hidden, constants):
-        teacher_head, numbers = constants
+    def __call__(self, hidden, head, beside, constants):
+        (states, aligned), (heads, numbers) = beside, constants
         own = logits_of(hidden, head, self.softcap)
-        return self.row_loss(own, logits_of(teacher_hidden, teacher_head, self.teacher_softcap), numbers)
+        theirs = tuple(logits_of(*one) for one in zip(states, heads, self.softcaps, strict=True))
+        more = (aligned,) if self.aligned else ()
+        return self.row_loss(own, theirs if self.several else theirs[0], numbers, *more)
 
 
 def mean_cross_entropy(outputs: Outputs, batch: Batch, chunk: int | None = None) -> Float[Array, ""]:

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from ft_jax.core.catalogue import Neutral, register
-from ft_jax.core.losses import divergence, scale_term
 from ft_jax.core.method import Method
-from ft_jax.core.params import Params, never
-from ft_jax.core.weights import shape
+from ft_jax.core.params import Params
+from ft_jax.distillation.teachers import check_temperature, of_logits
 
 
 @register(
@@ -60,33 +59,13 @@ def logits(
       >>> round(float(metrics["distillation.logits"]), 4)
       0.1109
     """
-    if temperature <= 0:
-        raise ValueError(f"{name} has temperature {temperature}; give it a positive one, such as 2.0")
+    check_temperature(temperature, name)
+    hyper = {"temperature": temperature}
+    return of_logits(name, apply, params, _softened, hyper, weight, hard_weight)
 
-    def surgery(tree, key):
-        return {**tree, name: params}
 
-    def loss(inner):
-        def distilled(learned, batch, context):
-            terms, student = inner(learned, batch, context)
-            hyper = context.hyper[name]
-            teacher = jax.lax.stop_gradient(apply(context.join(learned)[name], batch, None))
-            _refuse_mismatch(student, teacher, name)
-            apart = divergence(softened_divergence, student, teacher, batch, hyper["temperature"])
-            terms = scale_term(terms, "task", hyper.get("hard_weight"))
-            return {**terms, name: hyper["weight"] * apart}, student
-
-        return distilled
-
-    return Method(
-        name=name,
-        hyper={"weight": weight, "temperature": temperature}
-        | ({} if hard_weight is None else {"hard_weight": hard_weight}),
-        surgery=surgery,
-        trainable=never(f"{name}/*"),
-        loss=loss,
-        reads="examples",
-    )
+def _softened(logits, teacher_logits, hyper):
+    return softened_divergence(logits, teacher_logits, hyper["temperature"])
 
 
 def softened_divergence(logits, teacher_logits, temperature):
@@ -94,23 +73,3 @@ def softened_divergence(logits, teacher_logits, temperature):
     log_q = jax.nn.log_softmax(logits / temperature)
     log_p = jax.nn.log_softmax(teacher_logits / temperature)
     return temperature**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
-
-
-def _refuse_mismatch(student, teacher, name: str) -> None:
-    for role, outputs in (("student", student), ("teacher", teacher)):
-        if outputs.unembedding is None:
-            raise ValueError(
-                f"{name} compares logits, but the {role} has no head; give it an apply with an unembedding"
-            )
-    classes = [shape(outputs.unembedding)[1] for outputs in (student, teacher)]
-    if classes[0] != classes[1]:
-        raise ValueError(
-            f"{name} compares logits over one vocabulary, but the student has {classes[0]} classes and the teacher "
-            f"{classes[1]}; choose a teacher with the student's tokenizer or classes"
-        )
-    positions = [outputs.hidden.shape[:-1] for outputs in (student, teacher)]
-    if positions[0] != positions[1]:
-        raise ValueError(
-            f"{name} compares logits position by position, but the student's are {positions[0]} and the teacher's "
-            f"{positions[1]}; give both models outputs for the same positions"
-        )

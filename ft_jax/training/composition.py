@@ -46,7 +46,7 @@ class Use:
 
     ``apply``, ``params`` and ``example`` are filled in from the run where the constructor asks for them. An
     option may be a model spec, which is built when the run starts: a teacher is
-    ``Use("distillation.logits", params=Pretrained(...))``, whose ``apply`` comes along.
+    ``Use("distillation.logits", params=Pretrained(...))``, whose ``apply`` comes along; several teachers are a tuple.
 
     Example:
       >>> Use("transfer.lora", rank=8).changed(rank=4)
@@ -94,13 +94,21 @@ class Use:
         known = self.signature().parameters
         options = {}
         for option, value in self.options.items():
-            if not hasattr(value, "build"):
+            several = isinstance(value, tuple | list) and len(value) > 0 and all(hasattr(x, "build") for x in value)
+            if not several and not hasattr(value, "build"):
                 options[option] = value
                 continue
-            made = built(value, jax.random.fold_in(parts.key, len(options)), parts.outline)
-            options[option] = made.params if option == "params" else made
-            if option == "params" and "apply" in known and "apply" not in self.options:
-                options["apply"] = made.apply
+            key = jax.random.fold_in(parts.key, len(options))
+            if several:
+                made = tuple(built(x, jax.random.fold_in(key, at), parts.outline) for at, x in enumerate(value))
+            else:
+                made = built(value, key, parts.outline)
+            if option != "params":
+                options[option] = made
+                continue
+            options[option] = tuple(one.params for one in made) if several else made.params
+            if "apply" in known and "apply" not in self.options:
+                options["apply"] = tuple(one.apply for one in made) if several else made.apply
         run = {"apply": parts.model.apply, "params": parts.model.params, "example": parts.example}
         for name, parameter in known.items():
             if name in run:

@@ -1,13 +1,17 @@
 """What makes members differ.
 
-- `own_start`: untrained weights drawn anew. `batch_ensemble`: a rank-one factor of each weight.
+- `own_start`: untrained weights drawn anew. `bagging`: weights of the examples. `random_subspace`: features.
+- `ranks`: ranks of low-rank updates. `batch_ensemble`: a rank-one factor of each weight.
 - `lora_experts`: low-rank experts mixed by a router, in one model.
 - `samme`: boosting, each member on what the earlier ones got wrong.
 """
 
+from ft_jax.ensemble.diversity.bagging import bagging
 from ft_jax.ensemble.diversity.batch_ensemble import batch_ensemble
 from ft_jax.ensemble.diversity.boosting import Boosted, samme
 from ft_jax.ensemble.diversity.lora_experts import lora_experts
 from ft_jax.ensemble.diversity.own_start import own_start
+from ft_jax.ensemble.diversity.ranks import ranks
+from ft_jax.ensemble.diversity.subspace import random_subspace
 
-__all__ = ["Boosted", "batch_ensemble", "lora_experts", "own_start", "samme"]
+__all__ = ["Boosted", "bagging", "batch_ensemble", "lora_experts", "own_start", "random_subspace", "ranks", "samme"]
