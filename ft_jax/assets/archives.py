@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from ft_jax.assets.errors import AssetRefused, AssetUnavailable
-from ft_jax.outside import printable, trouble_with
+from ft_jax.outside import printable, refusing, trouble_with
 
 NESTED = "!/"
 """What separates an archive from a path inside it."""
@@ -114,7 +114,7 @@ def open_archive(source: Path | IO[bytes], title: str, most: int | None) -> Iter
     """
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(open(source, "rb")) if isinstance(source, Path) else source
-        with _damage_as(f"{title} is not a readable zip or tar archive"):
+        with refusing(f"{title} is not a readable zip or tar archive", kind=AssetRefused):
             if zipfile.is_zipfile(stream):
                 archive = _zip(stack.enter_context(zipfile.ZipFile(stream)), title, most)
             else:
@@ -132,27 +132,6 @@ def open_archive(source: Path | IO[bytes], title: str, most: int | None) -> Iter
         if both is not None:
             raise AssetRefused(f"{title} is refused: its member {both!r} is a file and a folder at once")
         yield archive
-
-
-@contextlib.contextmanager
-def _damage_as(said: str) -> Iterator[None]:
-    """Whatever the readers of archives raise on damage, as one sentence; what the disk says stays as it is."""
-    try:
-        yield
-    except (AssetRefused, AssetUnavailable):
-        raise
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise AssetRefused(f"{said}: {_one_line(error)}") from error
-    except Exception as error:
-        # zlib, lzma, struct, unicode and others: the readers promise no common error.
-        raise AssetRefused(f"{said}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if len(said) <= 300 else f"{said[:300]}…"
 
 
 def _zip(opened: zipfile.ZipFile, title: str, most: int | None) -> Archive:
@@ -227,5 +206,5 @@ def unpack(archive: Archive, path: str, folder: Path) -> tuple[str, ...]:
 
 
 def _copy(archive: Archive, name: str, target: IO[bytes]) -> None:
-    with _damage_as(f"{archive.title}: member {name!r} cannot be read"), archive.open(name) as member:
+    with refusing(f"{archive.title}: member {name!r} cannot be read", kind=AssetRefused), archive.open(name) as member:
         shutil.copyfileobj(member, target, 1 << 20)

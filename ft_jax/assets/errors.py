@@ -1,11 +1,13 @@
 """What can go wrong on the way from an address to a file."""
 
+from ft_jax.outside import Refused
+
 
 class AssetUnavailable(FileNotFoundError):
     """The asset is not on this computer and could not be fetched."""
 
 
-class AssetRefused(ValueError):
+class AssetRefused(Refused):
     """The asset was found but must not be used: its digest is wrong, or its archive is unsafe."""
 
 

@@ -61,7 +61,11 @@ def words_as_numbers(words: Sequence[str]) -> Sequence:
     """
     said = [word.strip() for word in words]
     filled = [word for word in said if word]
-    if filled and all(WHOLE.fullmatch(word) for word in filled) and all(abs(int(word)) < 2**63 for word in filled):
+    if (
+        filled
+        and all(WHOLE.fullmatch(word) for word in filled)
+        and all(len(word) < 24 and abs(int(word)) < 2**63 for word in filled)
+    ):
         return [int(word) if word else None for word in said]
     numeric = (DECIMAL.fullmatch(word) and not re.match(r"[+-]?0[0-9]", word) for word in filled)
     if filled and all(numeric):

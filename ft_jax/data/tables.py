@@ -5,11 +5,17 @@ import dataclasses
 import gzip
 import io
 import json
+import math
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+
+from ft_jax.assets.archives import MOST, Archive, allowed, open_archive
+from ft_jax.outside import Refused, once, one_line, printable, refusing, trouble_with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +68,12 @@ def read_table(path: Path, quotes: bool | None = None) -> Table:
         table = _delimited(path, ending, quotes) if ending in DELIMITERS else READERS[ending](path)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise ValueError(f"{path} is not readable as gzip ({_first_line(error)}); compress it again") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is not readable as gzip ({one_line(error)}); compress it again") from error
+    for name in table.columns:
+        wrong = trouble_with(name)
+        if wrong:
+            raise ValueError(f"{path} has a column {printable(name)}, whose name {wrong}; rename it")
     if not table.columns or not len(table.numbers):
         raise ValueError(f"{path} has no examples; give a file with at least one")
     return table
@@ -83,8 +93,38 @@ def format_of(path: Path) -> str:
 
 def _open(path: Path) -> TextIO:
     """A text file, packed or not; the mark that some programs put in front of UTF-8 is no part of it."""
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
-    return opened(path, "rt", encoding="utf-8-sig", newline="")
+    if not path.name.lower().endswith(".gz"):
+        return open(path, encoding="utf-8-sig", newline="")
+    return io.TextIOWrapper(io.BufferedReader(_Bounded(path)), encoding="utf-8-sig", newline="")
+
+
+class _Bounded(io.RawIOBase):
+    """What a gzip file unpacks to, up to the bytes that are allowed for its size."""
+
+    def __init__(self, path: Path):
+        self._path, self._file, self._left = path, gzip.open(path, "rb"), allowed(path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        count = self._file.readinto(buffer)
+        self._left -= count
+        if self._left < 0:
+            raise _too_large(self._path)
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _too_large(path: Path) -> Refused:
+    most = allowed(path.stat().st_size)
+    return Refused(
+        f"{path} unpacks to more than {most} bytes, which is as much as is read of a file of its size; where you trust "
+        f"it, set {MOST} to a larger number"
+    )
 
 
 def _jsonl(path: Path) -> Table:
@@ -93,9 +133,9 @@ def _jsonl(path: Path) -> Table:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    record = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path} line {number} is not JSON ({error.msg}); correct or drop it") from error
+                    record = json.loads(line, object_pairs_hook=once)
+                except (ValueError, RecursionError) as error:
+                    raise ValueError(f"{path} line {number} is not JSON ({_why(error)}); correct or drop it") from error
                 if not isinstance(record, dict):
                     raise ValueError(f"{path} line {number} is a {type(record).__name__}; write an object of fields")
                 records.append(record)
@@ -106,9 +146,12 @@ def _jsonl(path: Path) -> Table:
 def _json(path: Path) -> Table:
     with _open(path) as file:
         try:
-            content = json.load(file)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON ({error.msg} in line {error.lineno}); correct it") from error
+            content = json.load(file, object_pairs_hook=once)
+        except UnicodeDecodeError:
+            raise
+        except (ValueError, RecursionError) as error:
+            line = f" in line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+            raise ValueError(f"{path} is not JSON ({_why(error)}{line}); correct it") from error
     lists = (
         {name: value for name, value in content.items() if isinstance(value, list)} if isinstance(content, dict) else {}
     )
@@ -233,27 +276,58 @@ def _number(text: str) -> bool:
     return True
 
 
+BATCH = 1024
+"""Rows of a parquet file that are read at a time, for a few bytes of it can stand for gigabytes."""
+
+
 def _parquet(path: Path) -> Table:
     import pyarrow
     import pyarrow.parquet
 
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is not readable as parquet ({_first_line(error)}); write it again") from error
-    columns = {}
-    for name, values in zip(table.column_names, table.columns, strict=True):
-        numeric = pyarrow.types.is_floating(values.type) or pyarrow.types.is_integer(values.type)
-        columns[name] = values.to_numpy() if numeric and not values.null_count else values.to_pylist()
+    most = allowed(path.stat().st_size)
+    with (
+        refusing(f"{path} is not readable as parquet", "write it again"),
+        pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file,
+    ):
+        names = file.schema_arrow.names
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise Refused(f"{path} has two columns called {twice!r}; rename one")
+        about, groups = file.metadata, [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
+        if about.num_rows != sum(group.num_rows for group in groups):
+            raise ValueError("its groups have other numbers of rows than the file")
+        # Each value takes a byte at least, and what the file says of itself is known before anything is read.
+        claimed = max(about.num_rows * max(1, len(names)), sum(group.total_byte_size for group in groups))
+        if claimed > most:
+            raise _too_large(path)
+        batches, size = [], 0
+        for batch in file.iter_batches(BATCH):
+            coded = [pyarrow.types.is_dictionary(column.type) for column in batch.columns]
+            whole = [c.dictionary_decode() if one else c for c, one in zip(batch.columns, coded, strict=True)]
+            batch = pyarrow.RecordBatch.from_arrays(whole, names)
+            size += batch.nbytes
+            if size > most:
+                raise _too_large(path)
+            batches.append(batch)
+        table = pyarrow.Table.from_batches(batches) if batches else file.schema_arrow.empty_table()
+        if table.num_rows != about.num_rows:
+            raise ValueError(f"it has {table.num_rows} rows and says {about.num_rows}")
+        columns = {}
+        for name, values in zip(table.column_names, table.columns, strict=True):
+            numeric = pyarrow.types.is_floating(values.type) or pyarrow.types.is_integer(values.type)
+            columns[name] = values.to_numpy() if numeric and not values.null_count else values.to_pylist()
     return Table(path, columns, "row", range(1, 1 + table.num_rows))
 
 
 def _npz(path: Path) -> Table:
-    try:
-        with np.load(path) as file:
-            columns = {name: file[name] for name in file}
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is not readable as npz ({_first_line(error)}); write it with numpy.savez") from error
+    unreadable = f"{path} is not readable as npz"
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{unreadable} (it is no zip archive); write it with numpy.savez")
+    with (
+        refusing(unreadable, "write it with numpy.savez"),
+        open_archive(path, str(path), allowed(path.stat().st_size)) as archive,
+    ):
+        columns = {name.removesuffix(".npy"): _array(archive, name) for name in archive.select("")}
     columns = {name: column.tolist() if column.dtype.kind in "US" else column for name, column in columns.items()}
     sizes = {name: len(column) if np.ndim(column) else None for name, column in columns.items()}
     if len(set(sizes.values())) > 1 or None in sizes.values():
@@ -261,8 +335,25 @@ def _npz(path: Path) -> Table:
     return Table(path, columns, "row", range(1, 1 + next(iter(sizes.values()), 0)))
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".")
+def _array(archive: Archive, name: str) -> np.ndarray:
+    """An array of an npz file, whose header is held against the bytes there are before any memory is taken."""
+    with archive.open(name) as file:
+        content = io.BytesIO(file.read())
+    version = np.lib.format.read_magic(content)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, columns_first, kind = read(content)
+    left = content.getbuffer()[content.tell() :]
+    if kind.hasobject:
+        raise ValueError(f"array {name!r} holds Python objects, which are never unpickled")
+    if math.prod(shape) * kind.itemsize != len(left):
+        raise ValueError(f"array {name!r} claims the shape {shape} of {kind} and has {len(left)} bytes")
+    return np.frombuffer(left, kind).reshape(shape, order="F" if columns_first else "C").copy()
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return error.msg if isinstance(error, json.JSONDecodeError) else one_line(error).partition(";")[0]
 
 
 READERS = {".jsonl": _jsonl, ".json": _json, ".csv": None, ".tsv": None, ".parquet": _parquet, ".npz": _npz}

@@ -1,6 +1,7 @@
 """What comes from outside is checked where it is read: names, JSON, and the types and ranges of fields."""
 
+from ft_jax.outside.damage import Refused, one_line, refusing
 from ft_jax.outside.names import printable, trouble_with
-from ft_jax.outside.strict_json import parse_json, read_json
+from ft_jax.outside.strict_json import once, parse_json, read_json
 
-__all__ = ["parse_json", "printable", "read_json", "trouble_with"]
+__all__ = ["Refused", "once", "one_line", "parse_json", "printable", "read_json", "refusing", "trouble_with"]

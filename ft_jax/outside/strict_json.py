@@ -1,9 +1,11 @@
 """JSON files of others: objects alone, of bounded size and depth, without a name twice."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ft_jax.outside.damage import one_line
 from ft_jax.outside.names import printable
 
 LARGEST = 64 << 20
@@ -37,19 +39,20 @@ def parse_json(raw: bytes, where: str) -> dict[str, Any]:
       {'a': 1}
     """
     try:
-        content = json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
+        content = json.loads(raw.decode("utf-8"), object_pairs_hook=once)
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is not JSON (byte {error.start} is no UTF-8); get it again") from None
     except RecursionError:
         raise ValueError(f"{where} is not readable as JSON (it is nested too deeply); get it again") from None
     except ValueError as error:  # JSONDecodeError, a name twice, and the limit of digits
-        raise ValueError(f"{where} is not JSON ({str(error).partition(';')[0]}); get it again") from None
+        raise ValueError(f"{where} is not JSON ({one_line(error).partition(';')[0]}); get it again") from None
     if not isinstance(content, dict):
         raise ValueError(f"{where} holds {printable(content, 40)}; it must be a JSON object")
     return content
 
 
-def _once(pairs):
+def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The ``object_pairs_hook`` that raises ValueError where an object names a field twice."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
