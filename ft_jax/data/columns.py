@@ -73,6 +73,11 @@ def words_as_numbers(words: Sequence[str]) -> Sequence:
     return list(words)
 
 
+def _whole(word: str) -> bool:
+    # Python itself refuses to read a number of thousands of digits.
+    return len(word) < 24 and WHOLE.fullmatch(word) is not None and abs(int(word)) < 2**63
+
+
 def as_numbers(values: Sequence) -> Sequence:
     """A column in one type: an array where all values are numbers of one shape, arrays of one type, or the list.
 

@@ -102,7 +102,8 @@ class _Bounded(io.RawIOBase):
     """What a gzip file unpacks to, up to the bytes that are allowed for its size."""
 
     def __init__(self, path: Path):
-        self._path, self._file, self._left = path, gzip.open(path, "rb"), allowed(path.stat().st_size)
+        self._path, self._left = path, allowed(path.stat().st_size)
+        self._file = gzip.open(path, "rb")  # noqa: SIM115, closed by close
 
     def readable(self) -> bool:
         return True
