@@ -33,6 +33,7 @@ from ft_jax.models.networks.t5 import T5, T5Config
 from ft_jax.models.networks.vision import MLPConfig, Perceptron, VisionTransformer, ViTConfig
 from ft_jax.models.networks.vlm import VisionLanguage, VisionLanguageConfig
 from ft_jax.models.peft.files import load_adapter, save_adapter
+from ft_jax.models.vocabulary import resized, untied
 
 __all__ = [
     "HEADS",
@@ -73,6 +74,7 @@ __all__ = [
     "log_mel",
     "masked_mean",
     "mlp",
+    "resized",
     "save",
     "save_adapter",
     "sentence_embedding",
@@ -84,6 +86,7 @@ __all__ = [
     "tiny_decoder",
     "tiny_encoder",
     "unstack_layers",
+    "untied",
     "vit",
     "with_classifier",
     "with_head",

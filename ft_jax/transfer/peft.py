@@ -61,8 +61,10 @@ def _ranks_and_alphas(holders, modules, ranks: Mapping[str, int], alpha: str) ->
 
 
 def _read_lora(saved: Saved, name: str):
-    places = saved.places(".lora_A.weight")
-    ranks = {f"model/{place}": _rank(saved, place, "lora_A.weight") for place in places}
+    projections, tables = saved.places(".lora_A.weight"), saved.places(".lora_embedding_A")
+    ranks = {f"model/{place}": _rank(saved, place, "lora_A.weight") for place in projections}
+    ranks |= {f"model/{place}": _rank(saved, place, "lora_embedding_A") for place in tables}
+    places = (*projections, *tables)
     alpha, alphas = _alphas(saved, places, "lora_alpha", 8)
     dropout = saved.config.get("lora_dropout") or None
     common = {"targets": _exactly(places), "ranks": ranks, "alphas": alphas, "dropout": dropout, "name": name}
@@ -113,8 +115,8 @@ _MAGNITUDE, (_pack_plain, _unpack_plain) = (
     {"magnitude": Field("lora_magnitude_vector")},
     per_projection(
         {
-            "a": Field("lora_A.weight", transposed=True, window="whole"),
-            "b": Field("lora_B.weight", transposed=True, window="point"),
+            "a": Field("lora_A.weight", transposed=True, window="whole", table="lora_embedding_A"),
+            "b": Field("lora_B.weight", transposed=True, window="point", table="lora_embedding_B"),
         }
     ),
 )

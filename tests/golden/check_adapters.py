@@ -105,7 +105,14 @@ def difference(folder, kind, parent) -> tuple[float, float]:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
         theirs = _result(_run(tuned, case))[0].numpy()
     tuned.save_pretrained(parent / "there")
-    _, again = models.load_adapter(parent / "there", model)
+    try:
+        _, again = models.load_adapter(parent / "there", model)
+    except ValueError as error:
+        if "models.untied" not in str(error):
+            raise
+        # peft drew other numbers for the two modules of a tied table.
+        model = models.untied(model)
+        _, again = models.load_adapter(parent / "there", model)
     return first, gap(_masked(answers(model, again, case, has_logits), case.mask), _masked(theirs, case.mask))
 
 

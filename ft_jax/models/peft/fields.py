@@ -9,6 +9,7 @@ import numpy as np
 
 from ft_jax.models.architectures import Tensor
 from ft_jax.models.architectures.convolutions import Convolution
+from ft_jax.models.peft.modules import TABLES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +22,24 @@ class Field:
       shape: ``operator -> stored shape`` where the numbers stand in another shape there.
       window: beside a convolution, whether the array reads its ``"whole"`` window or a single ``"point"``; None where
         the kind has no adapter of a convolution.
+      table: the ending beside a table of tokens; None where the kind has no adapter of one.
     """
 
     ending: str
     transposed: bool = False
     shape: Callable[[Any], tuple[int, ...]] | None = None
     window: str | None = None
+    table: str | None = None
+
+    def at(self, place: str) -> str:
+        """The ending on the module at `place`."""
+        if place not in TABLES:
+            return self.ending
+        if self.table is None:
+            raise ValueError(
+                f"{place} is a table, of which peft has no adapter of this kind; leave it out of targets, or use LoRA"
+            )
+        return self.table
 
     def stored(self, array, holder, tensor: Tensor, place: str):
         """An operator's `array` as the file has it, on the module whose kernel is `tensor`."""
@@ -54,7 +67,7 @@ def per_projection(fields: Mapping[str, Field]) -> tuple[Callable, Callable]:
     def names(place, holder, modules):
         for name, field in fields.items():
             if getattr(holder, name) is not None:
-                yield name, field, f"{modules.prefix}{modules.names[place]}.{field.ending}"
+                yield name, field, f"{modules.prefix}{modules.names[place]}.{field.at(place)}"
 
     def pack(holders, modules):
         tensors = {}

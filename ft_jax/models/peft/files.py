@@ -23,8 +23,7 @@ from ft_jax.core.method import Method
 from ft_jax.core.params import STACKED, Params, matches, nearest, paths
 from ft_jax.core.step import make_step, parameters
 from ft_jax.core.weights import Weight, shape
-from ft_jax.models import heads
-from ft_jax.models.architectures import architecture_for, flat, nested
+from ft_jax.models.architectures import flat, nested
 from ft_jax.models.checkpoints.safetensors_file import read_safetensors
 from ft_jax.models.checkpoints.whole_folder import building, vacant
 from ft_jax.models.model import Model
@@ -32,10 +31,13 @@ from ft_jax.models.networks.parts.stacking import unstack_layers
 from ft_jax.models.peft.fused import Fusing, apart, joined
 from ft_jax.models.peft.holders import Holders, held, owners, put
 from ft_jax.models.peft.modules import Modules, modules_of
+from ft_jax.models.peft.tied import read_once, written_twice
+from ft_jax.models.peft.told import address_of, grown_tables, use_of
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 METADATA = (
+    "ensure_weight_tying",
     "auto_mapping", "base_model_name_or_path", "bias", "exclude_modules", "fan_in_fan_out", "inference_mode",
     "layers_pattern", "layers_to_transform", "modules_to_save", "peft_type", "peft_version", "revision",
     "target_modules", "task_type",
@@ -167,6 +169,7 @@ def load_adapter(folder: str | os.PathLike, model: Model, *, name: str | None = 
         modules = modules_of(model, stored)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
+    stored = read_once(stored, config, modules, model, folder)
     whole = {key: path for key in stored if (path := modules.leaf(key, kind.wrapper)) is not None}
     saved = Saved(config, {key: x for key, x in stored.items() if key not in whole}, modules, model)
     name = name or kind.name
@@ -220,12 +223,15 @@ def save_adapter(
     owner, kind = _kind_in(params, owner)
     holders = held(params, owner) if owner else {}
     modules.check(holders)
-    whole = modules.changed(original, params, holders)
+    whole = modules.changed(original, params, holders, kind.leaves)
     own = {path for path in whole if matches(path, kind.leaves)}
     if owner is None:
         _check_leaves(kind, own, whole)
     _check_turned(kind, holders, modules)
-    holders = {place: _onto(kind, place, holder, flat(original)) for place, holder in holders.items()}
+    before = flat(original)
+    whole |= grown_tables(model, params, modules, holders)
+    holders = {place: _onto(kind, place, holder, before) for place, holder in holders.items()}
+    holders, modules, twice = written_twice(holders, whole, modules)
     packed = joined(holders, modules, kind.fusing, kind.peft_type)
     tensors = dict(kind.pack(packed, modules))
     tensors |= {
@@ -234,34 +240,22 @@ def save_adapter(
         )
         for path, leaf in whole.items()
     }
+    tensors |= {name: np.asarray(leaf) for name, leaf in twice.items()}
+    trained = modules.trained(whole.keys() - own, holders, kind.peft_type)
+    if twice:
+        trained["modules_to_save"] = sorted([*trained["modules_to_save"], modules.copied.rpartition(".")[0]])
     config = {
         "peft_type": kind.peft_type,
-        **_use(model, modules, whole),
-        **_base(model),
+        **use_of(model, modules, whole),
+        **address_of(model),
         "inference_mode": True,
         **kind.describe(packed, modules),
         **({"fan_in_fan_out": True} if any(modules.turned(place) for place in holders) else {}),
-        **({"target_modules": modules.around(own)} if own else {}),
-        **modules.trained(whole.keys() - own, holders, kind.peft_type),
+        **({"target_modules": modules.around(own, kind.leaves)} if own else {}),
+        **trained,
     }
     write_whole(folder, config, {key: np.asarray(jax.device_get(x)) for key, x in tensors.items()})
     return folder
-
-
-def _use(model: Model, modules: Modules, whole) -> dict[str, Any]:
-    """What peft is told a model is used for, and the class it loads for that.
-
-    Peft's own classes for classifiers want the head in the file; where it did not learn, the plain class does.
-    """
-    head = heads.describe(model.apply, flat(model.params))
-    if modules.task is not None and (head is None or any(path.startswith("head/") for path in whole)):
-        return {"task_type": modules.task}
-    published = None if head is None else heads.class_of(head, model.config)
-    if head is not None and published is None:
-        return {"task_type": modules.task}
-    name = architecture_for(model.config).write(model.config)["architectures"][0]
-    loads = name if published is None else published.class_name
-    return {"task_type": None, "auto_mapping": {"base_model_class": loads, "parent_library": "transformers"}}
 
 
 def _check_turned(kind: PeftFormat, holders: Holders, modules: Modules) -> None:
@@ -271,17 +265,6 @@ def _check_turned(kind: PeftFormat, holders: Holders, modules: Modules) -> None:
             f"{turned[0]} is stored as [inputs, outputs] in the checkpoint, and peft's {kind.peft_type} is not "
             "for such modules; use LoRA, DoRA, VeRA, IA3 or FourierFT"
         )
-
-
-def _base(model: Model) -> dict[str, Any]:
-    """Where peft finds the base: the hub's name of a model, or a path on this computer; None for one that was made."""
-    address = None if model.origin is None else model.origin.address
-    if address is None:
-        return {"base_model_name_or_path": None}
-    if address.startswith("hf://"):
-        name, _, revision = address.removeprefix("hf://").partition("@")
-        return {"base_model_name_or_path": name, "revision": revision or None}
-    return {"base_model_name_or_path": os.fspath(assets.resolve(address))}
 
 
 def write_whole(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ft_jax.core.params import Params, nearest
+from ft_jax.core.params import Params, matches, nearest
 from ft_jax.core.weights import Weight
 from ft_jax.models import heads
 from ft_jax.models.architectures import Tensor, architecture_for, flat
@@ -63,14 +63,15 @@ class Modules:
             name = name.removesuffix(".bias") + ".base_layer.bias"
         return f"{self.prefix}{name}"
 
-    def around(self, paths: Iterable[str]) -> list[str]:
+    def around(self, paths: Iterable[str], alone: tuple[str, ...] = ()) -> list[str]:
         """The modules of whole leaves."""
-        return sorted({self.module(path) for path in paths})
+        return sorted({self.module(path, alone) for path in paths})
 
-    def module(self, path: str) -> str:
-        """The module that is trained with a leaf: its own, of a head the whole, as peft takes them."""
+    def module(self, path: str, alone: tuple[str, ...] = ()) -> str:
+        """The module that is trained with a leaf: its own; of a head the whole, as peft takes them, but for `alone`."""
         name = self.tensors[path].name
-        return name.partition(".")[0] if path.startswith("head/") else _module(name)
+        whole = path.startswith("head/") and not matches(path, alone)
+        return name.partition(".")[0] if whole else _module(name)
 
     def turned(self, place: str) -> bool:
         """Whether a projection's kernel is stored as it is here, ``[inputs, outputs]``, as GPT-2's are."""
@@ -103,7 +104,9 @@ class Modules:
                     f"adapter; the nearest that is one is {nearest(place, self.names, 1)}"
                 )
 
-    def changed(self, original: Params, params: Params, holders: Mapping[str, Any]) -> dict[str, jax.Array]:
+    def changed(
+        self, original: Params, params: Params, holders: Mapping[str, Any], alone: tuple[str, ...] = ()
+    ) -> dict[str, jax.Array]:
         """The plain leaves of `params` that are not those of `original`, and their modules' other leaves.
 
         Raises:
@@ -120,8 +123,8 @@ class Modules:
                 f"{unknown[0]} was trained beside the adapter and has no tensor of its own in peft's files"
             )
         biases = {path for path in moved if _kernel_of(path) in holders}
-        modules = {self.module(path) for path in moved if path not in biases}
-        rest = {path for path in self.tensors if self.module(path) in modules and path in plain}
+        modules = {self.module(path, alone) for path in moved if path not in biases}
+        rest = {path for path in self.tensors if self.module(path, alone) in modules and path in plain}
         return {path: plain[path] for path in sorted(biases | rest)}
 
     def trained(self, whole: Iterable[str], holders: Mapping[str, Any], peft_type: str) -> dict[str, Any]:
@@ -223,12 +226,15 @@ def _copied(architecture, model, tensors) -> str | None:
         return None
     table = next((path for path in TABLES if path in tensors), None)
     ending = next((name for name, path in architecture.copies.items() if path == table), None)
-    if ending is None or ending in {tensor.name for tensor in tensors.values()}:
+    encoder = isinstance(model.config, EncoderConfig | ModernEncoderConfig)
+    if ending is None or (encoder and not model.config.prediction):
         return None
-    if isinstance(model.config, EncoderConfig | ModernEncoderConfig) and not model.config.prediction:
-        return None
-    inside = architecture.modules({table: Tensor(ending)})[table].name
-    return {"predictions.decoder.weight": "cls.predictions.decoder.weight"}.get(inside, inside)
+    copied = architecture.modules({table: Tensor(_FULL.get(ending, ending))})[table].name
+    return None if copied in {tensor.name for tensor in tensors.values()} else copied
+
+
+_FULL = {"predictions.decoder.weight": "cls.predictions.decoder.weight"}
+"""Names of copies that are told by their endings."""
 
 
 def _module(name: str) -> str:
