@@ -1,10 +1,28 @@
 """Adaptive learning: training that changes its own strategy.
 
 - `uncertainty`: loss terms weighed by learned noise variances.
+- `pcgrad`, `cagrad`, `mgda`, `upgrad`, `imtl`, `aligned`: the terms' gradients combined so that they conflict less.
+- `gradnorm`, `dwa`, `famo`: terms weighed by how fast each learns.
 - `plateau`: a number lowered when a metric stops improving.
+- `spike_guard`: steps whose gradient norm is out of line skipped or clipped.
 """
 
+from ft_jax.adaptive.balance import aligned, cagrad, dwa, famo, gradnorm, imtl, mgda, pcgrad, upgrad
 from ft_jax.adaptive.plateau import plateau
+from ft_jax.adaptive.spike_guard import spike_guard
 from ft_jax.adaptive.uncertainty import uncertainty
 
-__all__ = ["plateau", "uncertainty"]
+__all__ = [
+    "aligned",
+    "cagrad",
+    "dwa",
+    "famo",
+    "gradnorm",
+    "imtl",
+    "mgda",
+    "pcgrad",
+    "plateau",
+    "spike_guard",
+    "uncertainty",
+    "upgrad",
+]

@@ -1,0 +1,90 @@
+"""Weights of terms that make them learn at one pace."""
+
+import jax.numpy as jnp
+import optax
+
+from ft_jax.adaptive.balance.gradients import combined, gram_of, one_balance
+from ft_jax.core.catalogue import Neutral, register
+from ft_jax.core.method import Method
+
+
+@register(
+    "adaptive",
+    paper="Chen et al. 2018, arXiv:1711.02257, equations 1 and 2",
+    example=lambda problem: gradnorm(("task",)),
+    neutral=Neutral({"rate": 0.0}),
+)
+def gradnorm(
+    terms: tuple[str, ...], alpha: float = 1.5, rate: float = 0.025, *, name: str = "adaptive.gradnorm"
+) -> Method:
+    """Learns weights of the terms by which their gradients' norms follow how far each is behind.
+
+    The step descends ``Σ w_i L_i``, the w positive and ``Σ w = n``, from 1. With ``G_i = w_i |∇L_i|``, the loss ratio
+    ``L_i / L_i(0)`` and ``r_i`` this over its mean, the w descend ``Σ |G_i - mean(G) r_i^alpha|`` (the target constant)
+    by ``rate``, its gradients over the mean norm so that `rate` is free of the loss's units, and are scaled back to sum
+    to n. The norms are those of all parameters that learn. Terms that are not named keep weight 1.
+
+    Args:
+      terms: the names of those to weigh, positive losses.
+      alpha: how strongly a term that is behind is pulled; 0 makes all norms equal.
+      rate: of the weights; 0 keeps them at 1.
+      name: the method's name.
+
+    Raises:
+      ValueError: no terms.
+      KeyError: in the first step, a term that the loss does not have.
+
+    Example:
+      >>> gradnorm(("task", "depth")).hyper
+      {'alpha': 1.5, 'rate': 0.025}
+    """
+    terms = tuple(terms)
+    if not terms:
+        raise ValueError(f"{name} has no terms to weigh; name those of the loss")
+
+    def update(inner):
+        def init(params):
+            return inner.init(params), {"weights": jnp.ones(len(terms)), "first": jnp.zeros(len(terms))}
+
+        def balanced(gradients, state, params=None, *, event):
+            state, own = state
+            numbers = event.hyper[name]
+            trees = dict(event.gradient(by_term=True))
+            missing = [term for term in terms if term not in trees]
+            if missing:
+                raise KeyError(f"{name} weighs term {missing[0]!r}, but the loss has {', '.join(trees)}")
+            values = jnp.stack([event.terms[term] for term in terms])
+            first = jnp.where(event.step == 0, values, own["first"])
+            norms = jnp.sqrt(jnp.stack([gram_of([trees[term]])[0, 0] for term in terms]))
+            weights = gradnorm_weights(own["weights"], norms, values / first, numbers["alpha"], numbers["rate"])
+            factors = [own["weights"][terms.index(term)] if term in terms else 1.0 for term in trees]
+            gradients = combined(factors, list(trees.values()))
+            updates, state = inner.update(gradients, state, params, event=event)
+            return updates, (state, {"weights": weights, "first": first})
+
+        return optax.GradientTransformationExtraArgs(init, balanced)
+
+    hyper = {"alpha": alpha, "rate": rate}
+    return Method(name=name, hyper=hyper, update=update, per_term=True, refuses=one_balance)
+
+
+def gradnorm_weights(weights, norms, ratios, alpha, rate):
+    """The weights after a step.
+
+    Args:
+      weights: before, ``[terms]``.
+      norms: of the unweighted terms' gradients.
+      ratios: the terms over what they were at the start.
+      alpha, rate: see `gradnorm`.
+
+    Example:
+      >>> gradnorm_weights(jnp.ones(2), jnp.array([1.0, 3.0]), jnp.ones(2), 0.0, 0.1).round(3).tolist()
+      [1.105, 0.895]
+    """
+    weighed = weights * norms
+    middle = jnp.mean(weighed)
+    middle = jnp.where(middle > 0, middle, 1.0)
+    pace = ratios / jnp.maximum(jnp.mean(ratios), 1e-12)
+    slope = jnp.sign(weighed - middle * pace**alpha) * norms / middle
+    moved = jnp.maximum(weights - rate * slope, 1e-3)
+    return moved * len(weights) / jnp.sum(moved)
