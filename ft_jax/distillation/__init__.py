@@ -1,8 +1,28 @@
 """Knowledge distillation: a student learns from a teacher.
 
 - `logits`: the student's softened distribution is drawn to the teacher's.
+- `reverse_kl`, `jsd`, `skewed_kl`, `standardised`, `dkd`: other distances of the two distributions.
+- `dist`: correlation in place of distance, over classes and over examples.
+- `several`: the mean of several teachers. `own_average`: the student's own moving average teaches it.
+- `hints`: hidden states, through a learned projection. `rkd`: distances and angles among examples.
 """
 
+from ft_jax.distillation.dist import dist
+from ft_jax.distillation.divergences import dkd, jsd, reverse_kl, skewed_kl, standardised
 from ft_jax.distillation.logits import logits
+from ft_jax.distillation.several import own_average, several
+from ft_jax.distillation.states import hints, rkd
 
-__all__ = ["logits"]
+__all__ = [
+    "dist",
+    "dkd",
+    "hints",
+    "jsd",
+    "logits",
+    "own_average",
+    "reverse_kl",
+    "rkd",
+    "several",
+    "skewed_kl",
+    "standardised",
+]
