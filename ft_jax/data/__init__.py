@@ -22,6 +22,7 @@ from ft_jax.data.dataset import Computed, Dataset, concatenate
 from ft_jax.data.files import from_file
 from ft_jax.data.folds import folds, nested_folds
 from ft_jax.data.images import digits, mnist
+from ft_jax.data.judgements import judgements
 from ft_jax.data.labels import one_mapping
 from ft_jax.data.masking import mask_tokens
 from ft_jax.data.packing import pack
@@ -58,6 +59,7 @@ __all__ = [
     "from_file",
     "from_tfds",
     "in_turn",
+    "judgements",
     "load",
     "mask_tokens",
     "mnist",

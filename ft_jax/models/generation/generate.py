@@ -70,7 +70,8 @@ def generate(
       input_ids: ``[batch, time]`` prompts.
       attention_mask: ``[batch, time]``, 1 = real token; padding may be on either side. None: all real.
       max_new_tokens: at most this many tokens each.
-      key: for sampling.
+      key: for sampling; or ``[batch · samples]`` keys, one for each continuation, so that what is sampled does not
+        depend on how a batch lies on devices.
       temperature: 0 takes the likeliest token; otherwise logits are divided by it.
       top_k: sample among the k likeliest.
       top_p: sample among the likeliest that together hold this probability (Holtzman et al. 2019, arXiv:1904.09751).
@@ -254,7 +255,8 @@ def continued(logits, state, advance, new: int, key, sampling, numbers, stops, p
     def record(written, logits, index):
         """Samples token `index` of the sequences that go on."""
         tokens, scores, done, counts, recent, seen = written
-        token, score = draw(logits, jax.random.fold_in(key, index), sampling, numbers, seen)
+        own = jax.vmap(jax.random.fold_in, (0, None))(key, index) if key.ndim else jax.random.fold_in(key, index)
+        token, score = draw(logits, own, sampling, numbers, seen)
         token, score = jnp.where(done, pad_token, token), jnp.where(done, 0.0, score)
         counts = counts + ~done
         recent = jnp.concatenate([recent[:, 1:], token[:, None]], axis=1)

@@ -117,8 +117,17 @@ def penalised(logits, seen, penalty):
 def draw(
     logits: Float[Array, "batch vocabulary"], key: jax.Array, sampling: Sampling, numbers: Numbers, seen=None
 ) -> tuple[Int[Array, " batch"], Float[Array, " batch"]]:
-    """Tokens, and their log-probabilities before any restriction."""
+    """Tokens, and their log-probabilities before any restriction.
+
+    Args:
+      logits: the model's.
+      key: one for all sequences, or ``[batch]``, one for each.
+      sampling, numbers, seen: as in `restricted`.
+    """
     scores = restricted(logits, sampling, numbers, seen)
-    token = jnp.argmax(scores, axis=-1) if sampling.greedy else jax.random.categorical(key, scores)
+    if sampling.greedy:
+        token = jnp.argmax(scores, axis=-1)
+    else:
+        token = (jax.vmap(jax.random.categorical) if key.ndim else jax.random.categorical)(key, scores)
     own = jnp.take_along_axis(log_probabilities(logits, numbers), token[:, None], axis=1)[:, 0]
     return token.astype(jnp.int32), own

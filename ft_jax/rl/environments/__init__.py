@@ -2,6 +2,7 @@
 
 - `CartPole`, `Acrobot`: the classics, with their lengths and masses to change;
 - `Grid`: a robot among walls, `Breakout`: a game after MinAtar;
+- `Recall`: tokens to answer, for language models;
 - `Gymnax`: gymnax's environments, where it is installed;
 - `Copies`, `start`, `advance`, `play`: many of them at once.
 """
@@ -23,8 +24,10 @@ from ft_jax.rl.environments.environment import (
 )
 from ft_jax.rl.environments.grid import ROOMS, Grid
 from ft_jax.rl.environments.gymnax_games import Gymnax
+from ft_jax.rl.environments.recall import Recall
 
 __all__ = [
-    "ROOMS", "Acrobot", "Breakout", "CartPole", "Copies", "Environment", "Grid", "Gymnax", "Moment", "Transition",
+    "ROOMS", "Acrobot", "Breakout", "CartPole", "Copies", "Environment", "Grid", "Gymnax", "Moment", "Recall",
+    "Transition",
     "advance", "changed", "check", "keys_of", "play", "start",
 ]  # fmt: skip

@@ -1,0 +1,170 @@
+"""Answers sampled inside the step, by the parameters of the step, and their rewards."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ft_jax.core.batches import named
+from ft_jax.core.losses import token_log_probabilities
+from ft_jax.core.outputs import Outputs, logits_of
+from ft_jax.core.state import Context
+from ft_jax.models import generate
+from ft_jax.rl.advantages import overlong_penalty
+from ft_jax.rl.online.rewards import Answers, Reward
+
+Rows = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+    """How answers come to be.
+
+    Attributes:
+      apply: the model's forward function, a decoder's.
+      rewards: by name, each ``Answers -> [answers]``; their weighted sum is the reward.
+      samples: answers a prompt; a group, which shares the prompt's prefill.
+      max_new_tokens: tokens of an answer at most.
+      temperature: of the sampling; an evaluation takes the likeliest tokens.
+      stop_tokens: ids that end an answer.
+      pad_token: what fills up.
+      overlong: DAPO's soft punishment over the last so many tokens, see `ft_jax.rl.advantages.overlong_penalty`; None
+        for none.
+    """
+
+    apply: Callable
+    rewards: Mapping[str, Reward]
+    samples: int
+    max_new_tokens: int
+    temperature: float = 1.0
+    stop_tokens: tuple[int, ...] = ()
+    pad_token: int = 0
+    overlong: int | None = None
+
+    def check(self, name: str) -> None:
+        """Raises ValueError on settings that give no answers."""
+        if not self.rewards:
+            raise ValueError(f"{name} has no reward; give a function of the answers")
+        for what, value in (("samples", self.samples), ("max_new_tokens", self.max_new_tokens)):
+            if value < 1:
+                raise ValueError(f"{name} has {what}={value}; give at least 1")
+        if not self.temperature > 0:
+            raise ValueError(f"{name} samples at temperature {self.temperature}; give one above 0")
+
+    def check_prompts(self, batch: Mapping[str, Array], name: str) -> None:
+        """Raises KeyError or ValueError on a batch that has no prompts, or too long ones."""
+        if "input_ids" not in batch:
+            raise KeyError(f"{name} answers prompts, but the batch has {named(batch)}; give it 'input_ids'")
+        longest, positions = batch["input_ids"].shape[1], getattr(self.apply.config, "positions", None)
+        if positions is not None and longest + self.max_new_tokens > positions:
+            raise ValueError(
+                f"{name} has prompts of {longest} tokens and answers of {self.max_new_tokens}, more than the "
+                f"{positions} that the model takes; shorten one of them"
+            )
+
+    def answers(self, context: Context, params: Any, batch: Mapping[str, Array], keys: jax.Array | None) -> tuple:
+        """``(answers, log-probabilities of their tokens [answers, new])``; without keys the likeliest, one a prompt."""
+        ids = batch["input_ids"]
+        real = batch.get("attention_mask", jnp.ones_like(ids))
+        # Padding goes to the left, so that an answer follows its prompt.
+        order = jnp.argsort(real > 0, axis=1, stable=True)
+        ids, real = jnp.take_along_axis(ids, order, axis=1), jnp.take_along_axis(real, order, axis=1)
+        greedy = keys is None
+        made = generate(
+            self.apply, context.join(params)["model"], ids, real, max_new_tokens=self.max_new_tokens, key=keys,
+            temperature=0.0 if greedy else self.temperature, samples=1 if greedy else self.samples,
+            stop_tokens=self.stop_tokens, pad_token=self.pad_token,
+        )  # fmt: skip
+        times = 1 if greedy else self.samples
+        known = ("input_ids", "attention_mask", "weights")
+        fields = {field: jnp.repeat(x, times, axis=0) for field, x in batch.items() if field not in known}
+        fields = {field: x for field, x in fields.items() if not isinstance(x, Mapping)}
+        prompts, mask = (jnp.repeat(x, times, axis=0) for x in (ids, real))
+        return Answers(made.tokens, made.lengths, prompts, mask, fields), made.log_probabilities
+
+    def rows(self, answers: Answers, log_probabilities: Array | None, weights: Array | None) -> Rows:
+        """Answers after their prompts, as a batch that a language model learns from.
+
+        Returns:
+          ``input_ids``, ``attention_mask``, ``labels`` (-1 on the prompt), ``weights`` (1 on the answer) and
+          ``sampler``, the sampler's log-probabilities of the labels, ``[answers, time]``.
+        """
+        new, start = answers.tokens.shape[1], answers.prompts.shape[1] - 1
+        said = (jnp.arange(new) < answers.lengths[:, None]).astype(jnp.int32)
+        if weights is not None:
+            said = said * (weights > 0)[:, None].astype(jnp.int32)
+        ids = jnp.concatenate([answers.prompts, answers.tokens], axis=1)
+        real = jnp.concatenate([answers.prompt_mask.astype(jnp.int32), said], axis=1)
+        counted = jnp.pad(said, ((0, 0), (start, 0)))
+        made = {
+            "input_ids": ids[:, :-1],
+            "attention_mask": real[:, :-1],
+            "labels": jnp.where(counted > 0, ids[:, 1:], -1),
+            "weights": counted.astype(jnp.float32),
+        }
+        if log_probabilities is not None:
+            made["sampler"] = jnp.pad(log_probabilities, ((0, 0), (start, 0))) * counted
+        return made
+
+    def scored(self, answers: Answers, weights: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+        """``(rewards [answers], each part's)``; a part that could not be told makes the whole NaN."""
+        parts = {part: reward(answers).astype(jnp.float32) for part, reward in self.rewards.items()}
+        total = sum(weights[f"reward_{part}"] * value for part, value in parts.items())
+        if self.overlong is not None:
+            parts["overlong"] = overlong_penalty(answers.lengths, self.max_new_tokens, self.overlong)
+            total = total + parts["overlong"]
+        return total, parts
+
+
+def policy_tokens(outputs: Outputs, batch: Mapping[str, Array], temperature: float) -> Float[Array, "batch time"]:
+    """Log-probabilities of a batch's labels at the temperature that they were sampled with, 0 where none counts."""
+    if temperature != 1.0:
+        if outputs.softcap is not None:
+            raise ValueError(
+                f"temperature {temperature} and a model that caps its logits don't go together; sample at 1"
+            )
+        outputs = dataclasses.replace(
+            outputs,
+            hidden=outputs.hidden / temperature,
+            bias=None if outputs.bias is None else outputs.bias / temperature,
+        )
+    own = token_log_probabilities(outputs, jnp.maximum(batch["labels"], 0))
+    return jnp.where(batch["labels"] >= 0, own, 0.0)
+
+
+def entropies(outputs: Outputs, temperature: float = 1.0) -> Float[Array, "batch time"]:
+    """The entropy of what is said next at every position, nats, a position of the time at once."""
+
+    def one(hidden):
+        every = jax.nn.log_softmax(logits_of(hidden, outputs.head, outputs.softcap) / temperature)
+        return -jnp.sum(jnp.exp(every) * every, axis=-1)
+
+    return jax.lax.map(one, jnp.swapaxes(outputs.hidden, 0, 1)).T
+
+
+def told_of(rewards, parts, rows: Rows, lengths, samples: int, axis: str | None) -> dict[str, Array]:
+    """Numbers for the log, over the answers of all devices to prompts that are no padding.
+
+    The reward's mean, spread and parts, lengths, the entropy as the sampler met it, and the share of groups without a
+    signal.
+    """
+    gather = (lambda x: x) if axis is None else (lambda x: jax.lax.all_gather(x, axis, tiled=True))
+    real = gather((rows["weights"] > 0).any(axis=1))
+
+    def mean(values, where=real):
+        where = where & jnp.isfinite(values)
+        return jnp.sum(jnp.where(where, values, 0.0)) / jnp.maximum(jnp.sum(where), 1)
+
+    rewards = gather(rewards)
+    found = {"reward": mean(rewards), "length": mean(gather(lengths.astype(jnp.float32)))}
+    found["reward_std"] = jnp.sqrt(mean((rewards - found["reward"]) ** 2))
+    found |= {f"reward.{part}": mean(gather(value)) for part, value in parts.items()}
+    groups = jnp.where(real, rewards, jnp.nan).reshape(-1, samples)
+    flat = jnp.nanmax(groups, axis=1) - jnp.nanmin(groups, axis=1) < 1e-6
+    found["groups_without_signal"] = mean(flat.astype(jnp.float32), real.reshape(-1, samples).any(axis=1))
+    said, count = jnp.sum(gather(rows["sampler"])), jnp.sum(gather(rows["weights"]))
+    found["entropy"] = -said / jnp.maximum(count, 1.0)
+    return {name: jnp.asarray(value, jnp.float32) for name, value in found.items()}
