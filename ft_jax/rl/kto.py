@@ -9,6 +9,7 @@ from ft_jax.core.batches import weighted_mean
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.losses import scale_term, token_log_probabilities
 from ft_jax.core.method import Method
+from ft_jax.rl.sources import only_source
 
 
 def _judged(batch):
@@ -137,4 +138,5 @@ def kto(
         loss=loss,
         reads="examples",
         gives="judgements",
+        refuses=only_source(name, "judgements"),
     )

@@ -112,7 +112,8 @@ def preference(
 
     def refuses(parts):
         inside = parts[[part.name for part in parts].index(name) + 1 :]
-        other = next((part for part in inside if part.gives not in (None, "examples", "preferences")), None)
+        losses = (part for part in inside if part.prepare is None)
+        other = next((part for part in losses if part.gives not in (None, "examples", "preferences")), None)
         if other is None:
             return None
         return f"{name} compares answers in pairs, which {other.name} inside it takes as {other.gives}; use one of them"

@@ -73,11 +73,11 @@ def beside_itself(batch: Batch) -> Batch:
 
 
 def rows_of(batch: Batch) -> dict[str, Array]:
-    """Examples of token labels ``[rows, ...]``, out of a batch of whatever layout."""
+    """Examples of tokens ``[rows, ...]``, out of a batch of whatever layout."""
     examples = batch
-    while "labels" not in examples:
+    while "input_ids" not in examples:
         examples = next(one for one in examples.values() if isinstance(one, dict))
-    lead = examples["labels"].ndim - 1
+    lead = examples["input_ids"].ndim - 1
     return {name: x.reshape(-1, *x.shape[lead:]) for name, x in examples.items() if not isinstance(x, dict)}
 
 

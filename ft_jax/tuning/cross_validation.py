@@ -18,12 +18,20 @@ def _two_folds(batch):
     return {**batch, "rows": jnp.stack([order, order[::-1]], axis=1), "fold": jnp.zeros(count, jnp.int32)}
 
 
+def _first(batch, field):
+    """The first array of this name in a batch of whatever layout; that of the tokens where there is none."""
+    if field in batch:
+        return batch[field]
+    found = (_first(part, field) for part in batch.values() if isinstance(part, dict))
+    return next(found, batch.get("input_ids"))
+
+
 @register(
     "tuning",
     paper="Stone 1974, Cross-Validatory Choice and Assessment of Statistical Predictions, JRSS B 36(2)",
     needs=("rows", "fold"),
     example=lambda problem: cross_validation(
-        {field: problem.batch[field] for field in ("input_ids", "labels", "weights")}
+        {field: _first(problem.batch, field) for field in ("input_ids", "labels", "weights")}
     ),
     batch=_two_folds,
     neutral="what it trains on are rows of its own data, whatever the number; tests hold each fold against a run of it",

@@ -14,6 +14,7 @@ from ft_jax.core.state import pytree
 from ft_jax.rl.agents.collect import collect, finished, flat
 from ft_jax.rl.agents.policy import Policy, chosen, explored, last_logits
 from ft_jax.rl.environments import Copies, Environment, Recall, start
+from ft_jax.rl.sources import only_source
 
 
 @pytree()
@@ -181,4 +182,7 @@ def dqn(
         prepare=prepare,
         loss=loss,
         report=report,
+        reads="examples",
+        gives="seeds",
+        refuses=only_source(name, "seeds"),
     )

@@ -18,6 +18,7 @@ from ft_jax.rl.agents.collect import collect, divides, finished, flat, minibatch
 from ft_jax.rl.agents.policy import Policy, chosen, last_logits
 from ft_jax.rl.environments import Copies, Environment, Recall, start
 from ft_jax.rl.policy_losses import clipped, clipped_values, explained_variance
+from ft_jax.rl.sources import only_source
 
 
 @pytree()
@@ -199,4 +200,7 @@ def agent_ppo(
         prepare=prepare,
         loss=loss,
         report=report,
+        reads="examples",
+        gives="seeds",
+        refuses=only_source(name, "seeds"),
     )

@@ -16,6 +16,7 @@ from ft_jax.core.state import pytree
 from ft_jax.rl.agents.collect import collect, divides, finished, flat, minibatch
 from ft_jax.rl.agents.policy import Policy, chosen, explored, last_logits
 from ft_jax.rl.environments import Copies, Environment, Recall, start
+from ft_jax.rl.sources import only_source
 
 
 @pytree()
@@ -178,4 +179,7 @@ def pqn(
         prepare=prepare,
         loss=loss,
         report=report,
+        reads="examples",
+        gives="seeds",
+        refuses=only_source(name, "seeds"),
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
@@ -40,6 +41,10 @@ def even_tokens(answers):
     return jnp.sum(said & (answers.tokens % 2 == 0), axis=1) / answers.lengths
 
 
+OUTLINE = {"input_ids": np.zeros((8, 6), np.int32)}
+"""A batch of prompts as examples have it."""
+
+
 def prompts_of(batch):
     """A problem's batch as prompts."""
     real = (batch["weights"] > 0).astype(jnp.int32)
@@ -50,9 +55,7 @@ def prompts_of(batch):
     "rl",
     paper="Shao et al. 2024, 'DeepSeekMath', arXiv:2402.03300, equation 3; of the variants see the documentation",
     needs=("input_ids", "attention_mask"),
-    example=lambda problem: grpo(
-        problem.apply, prompts_of(problem.batch), even_tokens, samples=2, max_new_tokens=4, kl=0.1
-    ),
+    example=lambda problem: grpo(problem.apply, OUTLINE, even_tokens, samples=2, max_new_tokens=4, kl=0.1),
     batch=prompts_of,
     neutral="its batch is what the policy says, so there is no step without it to equal",
 )

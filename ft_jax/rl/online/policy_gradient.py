@@ -14,6 +14,7 @@ from ft_jax.core.method import Method
 from ft_jax.rl import policy_losses
 from ft_jax.rl.online.rollouts import Rollouts, Rows, entropies, policy_tokens, told_of
 from ft_jax.rl.online.serving import served
+from ft_jax.rl.sources import only_source
 
 DEMONSTRATIONS = "demonstrations"
 """The part of a batch with examples to learn beside the rollouts."""
@@ -169,7 +170,7 @@ def policy_gradient(
     hyper |= {"sft": sft} if sft is not None else {}
     return Method(
         name=name, hyper=hyper, memory=memory, prepare=prepare, loss=loss, report=report, reads="examples",
-        gives="prompts",
+        gives="prompts", refuses=only_source(name, "prompts"),
     )  # fmt: skip
 
 

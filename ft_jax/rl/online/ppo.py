@@ -12,20 +12,19 @@ from ft_jax.core.losses import scale_term
 from ft_jax.core.method import Method
 from ft_jax.rl import policy_losses
 from ft_jax.rl.advantages import generalised, whitened
-from ft_jax.rl.online.grpo import even_tokens, prompts_of
+from ft_jax.rl.online.grpo import OUTLINE, even_tokens, prompts_of
 from ft_jax.rl.online.policy_gradient import answered, each
 from ft_jax.rl.online.rewards import Reward
 from ft_jax.rl.online.rollouts import Rollouts, policy_tokens, told_of
 from ft_jax.rl.online.serving import served
+from ft_jax.rl.sources import only_source
 
 
 @register(
     "rl",
     paper="Schulman et al. 2017, arXiv:1707.06347; for language Ziegler et al. 2019, arXiv:1909.08593, equation 2",
     needs=("input_ids", "attention_mask"),
-    example=lambda problem: ppo(
-        problem.apply, prompts_of(problem.batch), even_tokens, max_new_tokens=4, epochs=1, minibatches=1
-    ),
+    example=lambda problem: ppo(problem.apply, OUTLINE, even_tokens, max_new_tokens=4, epochs=1, minibatches=1),
     batch=prompts_of,
     neutral="its batch is what the policy says, so there is no step without it to equal",
 )
@@ -181,7 +180,7 @@ def ppo(
     hyper |= {f"reward_{part}": (reward_weights or {}).get(part, 1.0) for part in rewards}
     return Method(
         name=name, hyper=hyper, surgery=surgery, memory=memory, prepare=prepare, loss=loss, report=report,
-        reads="examples", gives="prompts",
+        reads="examples", gives="prompts", refuses=only_source(name, "prompts"),
     )  # fmt: skip
 
 

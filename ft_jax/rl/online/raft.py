@@ -11,6 +11,7 @@ from ft_jax.rl.online.grpo import even_tokens, prompts_of
 from ft_jax.rl.online.policy_gradient import answered, each
 from ft_jax.rl.online.rewards import Reward
 from ft_jax.rl.online.rollouts import Rollouts, told_of
+from ft_jax.rl.sources import only_source
 
 
 @register(
@@ -92,4 +93,5 @@ def raft(
         report=report,
         reads="examples",
         gives="prompts",
+        refuses=only_source(name, "prompts"),
     )
