@@ -26,6 +26,9 @@ def why_unkeepable(plan: Plan) -> str | None:
     trials = plan.program.trials
     if len(trials) > 1:
         return f"its trials lie in {len(trials)} axes, of which no one model is the best"
+    wraps = [name for name, _ in plan.composition.inwards("forward")]
+    if wraps:
+        return f"{wraps[0]} wraps the forward pass, which a folder of parameters does not hold"
     fused = bool(plan.composition.inwards("lift")) and not trials
     if fused:
         return unkeepable(plan.model, {}, fused)
