@@ -74,7 +74,7 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
             waits.append(time.perf_counter() - asked)
             state, metrics = compiled(state, batch)
             told = time.perf_counter()
-            log.train(index, metrics, told - begin, index, index)
+            log.train(index, metrics, lambda seconds=told - begin: seconds, index, index)
             lines.append(time.perf_counter() - told)
             jax.block_until_ready(metrics)
         whole = time.perf_counter() - begin

@@ -6,7 +6,7 @@ import optax
 import pytest
 from training.small import experiment
 
-from ft_jax.core import catalogue
+from ft_jax.core import UpdateEvent, catalogue
 from ft_jax.training import Budget, OptimizerSpec, Use
 from ft_jax.training.outcome import outcomes
 
@@ -32,7 +32,8 @@ def test_optimizer_numbers_are_data():
     params = {"w": jnp.ones(3)}
     state = made.transform.init(params)
     hyper = {"optimizer": {**made.hyper, "learning_rate": 0.0}}
-    updates, _ = made.transform.update({"w": jnp.ones(3)}, state, params, hyper=hyper, step=0, memory={}, gradient=None)
+    event = UpdateEvent(hyper, {}, 0, None, {}, {}, jnp.float32(0), lambda: None, lambda params: jnp.float32(0))
+    updates, _ = made.transform.update({"w": jnp.ones(3)}, state, params, event=event)
     assert np.all(np.asarray(updates["w"]) == 0)
 
 

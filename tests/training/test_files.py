@@ -134,7 +134,7 @@ def test_logging_never_waits_for_a_value(tmp_path):
 
     log = Log(tmp_path, total=10, start=-1, quiet=True)
     begin = time.perf_counter()
-    log.train(1, {"loss": Slow()}, 0.0, 0, 0)
+    log.train(1, {"loss": Slow()}, lambda: 0.0, 0, 0)
     log.event(1, "cause", "message")
     assert time.perf_counter() - begin < 1 and not (tmp_path / "metrics.jsonl").read_text()
     Slow.released.set()

