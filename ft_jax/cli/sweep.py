@@ -43,7 +43,9 @@ def parser() -> Parser:
         "--objective", nargs="+", default=(), help="metrics (max:NAME, min:NAME), parameters, seconds, latency"
     )
     made.add_argument("--workers", type=int, default=1, help="processes")
-    made.add_argument("--together", type=int, default=1, help="trials in one program where numbers alone differ")
+    made.add_argument(
+        "--together", type=int, default=1, help="trials in one program where numbers alone differ; 0: as memory takes"
+    )
     made.add_argument("--storage", help="sqlite:///FILE, postgresql://...; a journal file in the folder by default")
     made.add_argument("--out", type=Path, help="the sweep's folder; runs/sweeps/NAME by default")
     made.add_argument("--worker", type=int, help=argparse.SUPPRESS)

@@ -18,21 +18,11 @@ def _two_folds(batch):
     return {**batch, "rows": jnp.stack([order, order[::-1]], axis=1), "fold": jnp.zeros(count, jnp.int32)}
 
 
-def _first(batch, field):
-    """The first array of this name in a batch of whatever layout; that of the tokens where there is none."""
-    if field in batch:
-        return batch[field]
-    found = (_first(part, field) for part in batch.values() if isinstance(part, dict))
-    return next(found, batch.get("input_ids"))
-
-
 @register(
     "tuning",
     paper="Stone 1974, Cross-Validatory Choice and Assessment of Statistical Predictions, JRSS B 36(2)",
     needs=("rows", "fold"),
-    example=lambda problem: cross_validation(
-        {field: _first(problem.batch, field) for field in ("input_ids", "labels", "weights")}
-    ),
+    example=lambda problem: cross_validation(problem.batch),
     batch=_two_folds,
     neutral="what it trains on are rows of its own data, whatever the number; tests hold each fold against a run of it",
 )
@@ -57,9 +47,9 @@ def cross_validation(examples: Mapping[str, Any], fold: int = 0, *, name: str = 
       >>> cross_validation({"x": jnp.zeros((6, 2)), "labels": jnp.zeros(6, jnp.int32)}).name
       'tuning.cross_validation'
     """
-    examples = {field: jnp.asarray(column) for field, column in examples.items()}
-    lengths = {field: column.shape[:1] for field, column in examples.items()}
-    if not lengths or len(set(lengths.values())) > 1:
+    examples = jax.tree.map(jnp.asarray, dict(examples))
+    lengths = sorted({len(column) for column in jax.tree.leaves(examples)})
+    if len(lengths) != 1:
         raise ValueError(f"{name} needs fields with a row for each example, got lengths {lengths}; make them equal")
 
     def surgery(params, key):
@@ -69,13 +59,14 @@ def cross_validation(examples: Mapping[str, Any], fold: int = 0, *, name: str = 
         mine = context.hyper[name]["fold"].astype(jnp.int32)
         if context.train:
             rows = batch["rows"][:, mine]
-            mine = {field: column[rows] for field, column in context.frozen[name].items()}
-            return state, mine if "weights" not in batch else {**mine, "weights": _times(mine, batch["weights"])}
+            mine = jax.tree.map(lambda column: column[rows], context.frozen[name])
+            mine = mine if "weights" not in batch else _weighted(mine, batch["weights"])
+            return state, {**batch, **mine}
         batch = {field: x for field, x in batch.items() if field != "rows"}
         if "fold" not in batch:
             return state, batch  # examples of no fold, such as a test set's, count for everybody
         held = (batch.pop("fold") == mine).astype(jnp.float32)
-        return state, {**batch, "weights": _times(batch, held)}
+        return state, _weighted(batch, held)
 
     return Method(
         name=name,
@@ -88,11 +79,14 @@ def cross_validation(examples: Mapping[str, Any], fold: int = 0, *, name: str = 
     )
 
 
-def _times(batch, counted: jax.Array) -> jax.Array:
-    """The weights of a batch's examples or tokens, times how much each counts besides."""
+def _weighted(batch, counted: jax.Array):
+    """A batch whose examples or tokens, in every part, count so much as they do times `counted`."""
+    parts = {field: _weighted(x, counted) for field, x in batch.items() if isinstance(x, Mapping)}
+    if len(parts) == len(batch):
+        return parts
     weights = batch.get("weights")
     if weights is None:
         weights = jnp.ones(batch["labels"].shape if "labels" in batch else counted.shape, jnp.float32)
     axes = max(weights.ndim, counted.ndim)
     spread = [x.reshape(x.shape + (1,) * (axes - x.ndim)) for x in (weights, counted)]
-    return spread[0] * spread[1]
+    return {**batch, **parts, "weights": spread[0] * spread[1]}

@@ -42,7 +42,11 @@ class Folded:
         Raises:
           ValueError: folds that can't be, or data that can't be cut.
         """
-        stream = check_stream(self.data.build(model, feed))
+        return self.of(self.data.build(model, feed))
+
+    def of(self, stream: Stream) -> Stream:
+        """The fold of data that is built already; raises as `build` does."""
+        stream = check_stream(stream)
         if len(stream) > 1:
             raise ValueError(f"cross-validation cuts one task, and the data has {len(stream)}; fold them one at a time")
         [task] = stream

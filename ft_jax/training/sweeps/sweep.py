@@ -38,7 +38,8 @@ class Sweep:
       fold_kind, group, fold_seed: see `Folded`.
       objectives: metrics or `COSTS`, with ``max:`` or ``min:`` before a metric other than the watched one; the
         experiment's watched metric by default. With several there is a front in place of a winner.
-      together: trials that one program trains as members where they differ in numbers alone.
+      together: trials that one program trains as members where they differ in numbers alone; 0 for as many as memory
+        takes, found from the compiled step.
       out: the folder of the sweep.
       storage: of the study; a journal file in `out` by default, or a database by URL.
     """
@@ -96,12 +97,18 @@ class Sweep:
         Every end of a range and every choice is put into the experiment, whose own checks it must pass.
         """
         self.search.check(self.axes, len(self.goals()))
-        if self.folds < 1 or self.together < 1:
-            raise ValueError(f"folds={self.folds} and together={self.together} must be at least 1; correct them")
-        if self.together > 1 and self.search.pruner != "none":
+        if self.folds < 1 or self.together < 0:
             raise ValueError(
-                f"pruner {self.search.pruner} stops one trial, and {self.together} are trained together in a program; "
-                "use none, or give the population a schedule such as asha"
+                f"folds={self.folds} must be at least 1 and together={self.together} 0 or more; correct them"
+            )
+        if self.together != 1 and self.folds > 1 and self.experiment.budget.steps is None:
+            raise ValueError(
+            raise ValueError(f"folds={self.folds} and together={self.together} are too small; give 1 and 0, or more")
+                "or together=1"
+            )
+        if self.together != 1 and self.search.pruner != "none":
+            raise ValueError(
+                f"pruner {self.search.pruner} stops one trial, and several are trained together in a program; use none"
             )
         for path, axis in self.axes.items():
             for value in axis.values if isinstance(axis, Choice) else (axis.low, axis.high):

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ft_jax.data import EvaluationBatches, collate
+from ft_jax.data import Dataset, EvaluationBatches, collate
 from ft_jax.data.pipeline import Plan
-from ft_jax.training.stream import Feed, Stream, Task
+from ft_jax.training.stream import Feed, Stream, Task, check_stream
 from ft_jax.training.sweeps.folded import HELD_OUT, Folded
 
 
@@ -49,27 +49,25 @@ class AllFolds:
         """The one task: rows to train on, and all examples with their folds to evaluate on.
 
         Raises:
-          ValueError: data that can't be cut, folds whose runs would differ in their number of steps, or training
-            examples that are transformed anew in every epoch.
+          ValueError: data that can't be cut, or training examples that are transformed anew in every epoch.
         """
+        whole = check_stream(self.data.build(model, feed))
         plans, places, held, sizes = [], [], None, []
         for index in range(self.count):
-            folded = self.fold(index)
-            [task] = folded.build(model, feed)
-            train, out = folded.cut(self._dataset(model, feed))[index]
+            folded = Folded(self.data, self.count, index, self.kind, self.group, self.seed)
+            [task] = folded.of(whole)
+            dataset = whole[0].train.plan.dataset
+            train, out = folded.cut(dataset)[index]
             plans.append(task.train.plan)
             places.append(np.asarray(train))
             sizes.append(task.examples)
-            held = np.full(len(train) + len(out), -1) if held is None else held
+            held = np.full(len(dataset), -1) if held is None else held
             held[out] = index
         if plans[0].transform is not None:
             raise ValueError("folds in one program can't transform examples anew in every epoch; use together=1")
-        dataset = self._dataset(model, feed)
-        if self.group is not None:
-            dataset = dataset.select(*(name for name in dataset.columns if name != self.group))
         judged = dataclasses.replace(
             plans[0],
-            dataset=dataset.with_columns(fold=held.astype(np.int32)),
+            dataset=self._fields(dataset).with_columns(fold=held.astype(np.int32)),
             epochs=1,
             shuffle=False,
             group_by_length=1,
@@ -78,20 +76,13 @@ class AllFolds:
         source = FoldRows(plans, places)
         return (Task(task.name, source, {HELD_OUT: EvaluationBatches(judged)}, min(sizes), task.steps),)
 
-    def fold(self, index: int) -> Folded:
-        """One of them."""
-        return Folded(self.data, self.count, index, self.kind, self.group, self.seed)
-
-    def _dataset(self, model, feed):
-        [task] = self.data.build(model, feed)
-        return task.train.plan.dataset
+    def _fields(self, dataset: Dataset) -> Dataset:
+        return dataset.select(*(name for name in dataset.columns if name != self.group))
 
     def examples(self, model: Any, feed: Feed) -> dict[str, np.ndarray]:
         """All training examples as one batch ``[examples, ...]``."""
-        [task] = self.data.build(model, feed)
+        [task] = check_stream(self.data.build(model, feed))
         plan = task.train.plan
-        dataset = plan.dataset
-        if self.group is not None:
-            dataset = dataset.select(*(name for name in dataset.columns if name != self.group))
         length = max(plan.length) if isinstance(plan.length, tuple) and plan.length else plan.length
+        dataset = self._fields(plan.dataset)
         return collate([dataset[index] for index in range(len(dataset))], length, plan.padding)

@@ -12,6 +12,7 @@ import optuna
 from ft_jax.training.fit import fit
 from ft_jax.training.result import Diverged, Moment, Result
 from ft_jax.training.stream import Feed
+from ft_jax.training.sweeps.members import fitting, judged_together, numbers_of
 from ft_jax.training.sweeps.sweep import COSTS, Interrupted, Sweep, mean, metric_of
 from ft_jax.tuning.search import SharedStudy, Worker
 
@@ -37,9 +38,10 @@ def work(sweep: Sweep, worker: Worker | None = None, told: Told = lambda line: N
       told: called with a line on each trial that ends.
     """
     study = sweep.open(worker)
+    together = sweep.together or fitting(sweep)
     while True:
         study.retry_lost()
-        asked = study.ask(sweep.together)
+        asked = study.ask(together)
         if not asked:
             if not study.running():
                 return True
@@ -166,8 +168,6 @@ def _alike(sweep: Sweep, asked: Sequence[tuple[optuna.Trial, dict]]) -> list[lis
     """Trials in groups that one program can train: those that differ in numbers of the state alone."""
     if len(asked) == 1:
         return [list(asked)]
-    from ft_jax.training.sweeps.members import numbers_of
-
     try:
         numbers = numbers_of(sweep.with_values(asked[0][1]), sweep.axes)
     except Exception:
@@ -181,6 +181,4 @@ def _alike(sweep: Sweep, asked: Sequence[tuple[optuna.Trial, dict]]) -> list[lis
 
 
 def _members(sweep: Sweep, group) -> list[list[float]]:
-    from ft_jax.training.sweeps.members import judged_together
-
     return judged_together(sweep, [values for _, values in group], [trial.user_attrs["slot"] for trial, _ in group])

@@ -11,11 +11,13 @@ from training.small import Points, experiment, points
 
 from ft_jax.data import Dataset, folds
 from ft_jax.training import Budget, Feed, OptimizerSpec, Use, fit
-from ft_jax.training.sweeps import Folded, Sweep, winner, work, write_sweep_report, write_winner
+from ft_jax.training.sweeps import Folded, Sweep, members, winner, work, write_sweep_report, write_winner
 from ft_jax.training.sweeps.folded import HELD_OUT
 from ft_jax.tuning.search import Search
 
 BASE = experiment(budget=Budget(steps=3, batch_size=8), evaluation=experiment().evaluation.__class__(metric="loss"))
+
+EPOCHS = dataclasses.replace(BASE, budget=Budget(epochs=1, batch_size=8))
 
 
 def sweep(folder, **changes) -> Sweep:
@@ -101,6 +103,16 @@ def test_trials_in_one_program_are_the_trials_one_by_one(tmp_path):
         same = alone[trial.user_attrs["slot"]]
         assert trial.params == same.params and trial.value == pytest.approx(same.value, rel=1e-4)
     assert len(list((tmp_path / "trials").iterdir())) == 1
+
+
+def test_as_many_members_as_memory_takes_by_the_compiled_step(tmp_path):
+    made = sweep(tmp_path, together=0)
+    made.check()
+    values = [{"optimizer.learning_rate": 0.1}]
+    eight = members.bytes_of_step(members.as_members(made, values * 8, 0))
+    assert members.fitting(made, eight + 1) in (7, 8, 9) and members.fitting(made, 1) == 1
+    shapes = dataclasses.replace(made, space={"model.width": "4,8"})
+    assert members.fitting(shapes, 10**12) == 1
 
 
 def test_what_cannot_be_built_or_is_not_a_number_fails_alone(tmp_path):
@@ -202,6 +214,7 @@ def test_what_belongs_together_stays_in_one_fold_and_out_of_the_batches():
         ({"space": {"budget.steps": "0.5..2.5"}}, ValueError, "takes int | None"),
         ({"space": {}}, ValueError, "the space is empty"),
         ({"trials": None}, ValueError, "needs a number of trials"),
+        ({"together": 2, "experiment": EPOCHS}, ValueError, "give budget.steps"),
         ({"folds": 0}, ValueError, "folds=0"),
         ({"objectives": ("accuracy",)}, ValueError, "write max:accuracy or min:accuracy"),
         ({"objectives": ("loss", "seconds"), "search": Search("cma")}, ValueError, "searches"),
