@@ -1,5 +1,6 @@
 """Rates × decays of LoRA on MiniLM over folds: all in one program against one run after another."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
         )
         study = sweep.open()
         study.plan(None)
-        work(sweep, told=lambda line: print(line, flush=True))
+        if not work(sweep, told=lambda line: print(line, file=sys.stderr, flush=True)):
+            raise KeyboardInterrupt
         done = [one for one in study.study.trials if one.state == optuna.trial.TrialState.COMPLETE]
         ended = [(one.datetime_complete - one.datetime_start).total_seconds() for one in done]
         # Members start and end together, so that one's time is all's.

@@ -98,13 +98,11 @@ class Sweep:
         """
         self.search.check(self.axes, len(self.goals()))
         if self.folds < 1 or self.together < 0:
-            raise ValueError(
-                f"folds={self.folds} must be at least 1 and together={self.together} 0 or more; correct them"
-            )
+            raise ValueError(f"folds={self.folds} and together={self.together} are too small; give 1 and 0, or more")
         if self.together != 1 and self.folds > 1 and self.experiment.budget.steps is None:
             raise ValueError(
-            raise ValueError(f"folds={self.folds} and together={self.together} are too small; give 1 and 0, or more")
-                "or together=1"
+                "folds in one program take the same number of steps, which epochs of unequal folds aren't; give "
+                "budget.steps, or together=1"
             )
         if self.together != 1 and self.search.pruner != "none":
             raise ValueError(
