@@ -1,54 +1,24 @@
-import multiprocessing
-import os
 import signal
 import sqlite3
+import subprocess
+import sys
 
 import optuna
 import pytest
+from tuning.search import shared_worker
+from tuning.search.shared_worker import opened, value, work
 
-from ft_jax.tuning.search import Search, SharedStudy, Worker, parse_space
-
-SPACE = parse_space(["x=-4.0..4.0", "kind=a,b"])
-
-
-SEARCH = Search("tpe", seed=1, startup=3)
-
-
-def opened(folder, index=0, space=SPACE, search=SEARCH, identity=None, storage=None):
-    identity = identity or {"space": {name: repr(axis) for name, axis in space.items()}}
-    return SharedStudy.open(
-        storage or folder / "journal.log", "sweep", space, search, ["minimize"], identity, Worker(index=index)
-    )
-
-
-def value(at):
-    return at["x"] ** 2 + (at["kind"] == "b")
-
-
-def work(folder, index, die_at=None):
-    """A worker: runs what waits; kills itself in the middle of its trial number `die_at`."""
-    study, count = opened(folder, index), 0
-    while True:
-        study.retry_lost()
-        asked = study.ask()
-        if not asked:
-            return
-        if count == die_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        [(trial, at)] = asked
-        study.tell(trial, [value(at)])
-        count += 1
+from ft_jax.tuning.search import parse_space
 
 
 def test_three_workers_one_killed_and_every_trial_is_accounted_for(tmp_path):
     slots = opened(tmp_path).plan(12)
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=work, args=(tmp_path, index, 1 if index == 1 else None)) for index in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert workers[1].exitcode in (-signal.SIGKILL, 0)
+    command = [sys.executable, shared_worker.__file__, str(tmp_path)]
+    # It dies in the middle of its second trial.
+    doomed = subprocess.Popen([*command, "0", "1"])
+    assert doomed.wait(120) == -signal.SIGKILL and opened(tmp_path).account(slots)["running"] == 1
+    others = [subprocess.Popen([*command, str(index)]) for index in (1, 2)]
+    assert [other.wait(120) for other in others] == [0, 0]
     # Whoever comes last, such as the same command given again, takes up what is left.
     opened(tmp_path).plan(12)
     work(tmp_path, 3)
