@@ -12,7 +12,7 @@ from ft_jax.core.grafts import ungrafted
 from ft_jax.core.members import map_members, member
 from ft_jax.testing import padding, serving
 from ft_jax.testing.comparing import close, finite, host, same_bits
-from ft_jax.testing.problem import program_of, rematerialised
+from ft_jax.testing.problem import VOCABULARY, program_of, rematerialised
 from ft_jax.testing.subject import STEPS, Subject, copied, plain_like, trained
 
 DEVICES, MEMBERS = 2, 3
@@ -90,7 +90,7 @@ def surgery_starts_at_the_pretrained_function(subject: Subject) -> str | None:
         return "its paper does not start at the pretrained function"
     one = subject.one_model
     # A base that was split (PiSSA) is rounded in two parts.
-    close(one.logits(one.parameters(one.start())), one.logits(one.problem.params), 3e-6)
+    close(one.answers(one.start()), one.logits(one.problem.params), 3e-6)
     return None
 
 
@@ -105,15 +105,15 @@ def merged_weights_give_the_unmerged_outputs(subject: Subject) -> None:
             assert subject.name in str(error) and "can't be merged" in str(error), str(error)
             return
         raise AssertionError(f"{subject.name} merges, and its entry says that it can't")
-    close(one.logits(one.parameters(state)), one.logits(one.dense(state)))
+    close(one.answers(state), one.logits(one.dense(state)))
 
 
 def evaluation_takes_plain_examples(subject: Subject) -> None:
     """Whatever a method trains on, evaluating takes examples and gives finite terms and everyone's predictions."""
-    terms, predictions = subject.program.evaluate(subject.start(), subject.problem.batch)[:2]
-    shape = (*subject.program.trials, *subject.problem.batch["labels"].shape, 32)
-    assert predictions.shape == shape, f"predictions are {predictions.shape}, not {shape}"
-    assert finite(terms), f"{subject.name} evaluates to {terms}"
+    evaluation = subject.program.evaluate(subject.start(), subject.problem.batch)
+    shape = (*subject.program.trials, *subject.problem.batch["labels"].shape, VOCABULARY)
+    assert evaluation.predictions.shape == shape, f"predictions are {evaluation.predictions.shape}, not {shape}"
+    assert finite(evaluation.terms), f"{subject.name} evaluates to {evaluation.terms}"
 
 
 def changing_any_number_compiles_nothing(subject: Subject) -> None:

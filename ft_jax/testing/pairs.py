@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import inspect
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +80,22 @@ def losses(subject: Subject, steps: int = 5) -> tuple[float, float, bool]:
     """``(first loss, last loss, trains)`` of `steps` steps on one batch."""
     _, history = trained(jax.jit(subject.program.step), subject.start(), subject.batch, steps)
     first, last = (float(np.mean(host(metrics["loss"]))) for metrics in (history[0], history[-1]))
-    return first, last, finite(history) and descends(history)
+    return first, last, finite(history) and descends(history, _reported(subject))
 
 
-def descends(history: list) -> bool:
+def _reported(subject: Subject) -> set[str]:
+    """The metrics that are methods' reports, and no terms."""
+    reports = [part.report for part in compose(subject.method) if part.report is not None]
+    return {name for report in reports for name in jax.eval_shape(report, subject.start())}
+
+
+def descends(history: list, reported: Collection[str] = ()) -> bool:
     """Whether the terms that the first step had fall, taken together.
 
     Terms that begin at zero (a penalty, a replay from an empty buffer) are left out: they can only rise.
     """
-    told = [name for name in history[0] if name not in NO_TERMS and not name.startswith("hyper.")]
+    others = {*NO_TERMS, *reported}
+    told = [name for name in history[0] if name not in others and not name.startswith("hyper.")]
     terms = [term for term in told if np.any(host(history[0][term]) != 0)]
     first, last = (sum(float(jnp.mean(history[step][term])) for term in terms) for step in (0, -1))
     return last < first

@@ -36,7 +36,7 @@ def what_is_served_answers_as_evaluation(subject: Subject) -> None:
     """Parameters out of a checkpoint, and merged ones out of a saved folder, give the predictions of evaluation."""
     one = subject.one_model
     state, _ = one.run
-    predictions = one.program.evaluate(state, one.problem.batch)[1]
+    predictions = one.program.evaluate(state, one.problem.batch).predictions
     close(one.answers(reloaded(one, state)), predictions)
     if not subject.mergeable:
         return

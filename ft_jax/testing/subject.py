@@ -79,13 +79,9 @@ class Subject:
         """The run that the laws compare with: `STEPS` steps from the start."""
         return self.train()
 
-    def parameters(self, state: Any) -> Any:
-        """The model's parameters, adapters in them."""
-        return parameters(state, self.method)["model"]
-
     def dense(self, state: Any) -> Any:
         """The model's dense parameters, adapters merged."""
-        return merge(self.parameters(state))
+        return merge(parameters(state, self.method)["model"])
 
     def answers(self, state: Any) -> jax.Array:
         """The tuned model's answer to plain examples."""
