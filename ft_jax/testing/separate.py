@@ -64,7 +64,8 @@ def members_equal_separate_runs(subject: Subject) -> None:
     )
     for index, key in enumerate(jax.random.split(jax.random.key(3), MEMBERS)):
         alone, metrics = subject.train(subject.start(key))
-        close(member(state, index).replace(key=key), alone.replace(key=key))
+        # Two layers of second derivatives (MAML) round to 2e-5 of a momentum.
+        close(member(state, index).replace(key=key), alone.replace(key=key), 5e-5)
         close(jax.tree.map(lambda x: x[index], history), metrics)  # noqa: B023
 
 
