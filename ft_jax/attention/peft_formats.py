@@ -35,7 +35,16 @@ def _of_layers(holders: Holders) -> list[tuple[str, Prefix]]:
     return sorted(found, key=lambda item: by_number(item[0]))
 
 
+def _check_slides(holders: Holders) -> None:
+    if any(held.always for held in holders.values()):
+        raise ValueError(
+            "virtual tokens stay in sight of a sliding window (always=True), and peft's slide out of it; save the "
+            "run's checkpoint, or train with always=False"
+        )
+
+
 def _pack_prefix(holders, modules):
+    _check_slides(holders)
     rows = [rows for _, held in _of_layers(holders) for rows in _rows(held)]
     return {PROMPT: jnp.concatenate(rows, axis=1)}
 
@@ -55,7 +64,7 @@ def _unpack_prefix(tensors, holders, modules):
             pieces.append(rows[:, at : at + own.shape[1]])
             at += own.shape[1]
         pairs = [jnp.stack(pieces[part::2]).reshape(held.keys.shape) for part in (0, 1)]
-        filled[place] = Prefix(*pairs)
+        filled[place] = dataclasses.replace(held, keys=pairs[0], values=pairs[1])
     return filled
 
 
@@ -80,6 +89,7 @@ register_format(
 
 
 def _pack_prompt(holders, modules):
+    _check_slides(holders)
     (held,) = holders.values()
     return {PROMPT: held.tokens}
 

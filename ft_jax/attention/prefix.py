@@ -17,16 +17,18 @@ from ft_jax.core.weights import matmul, shape
 from ft_jax.core.weights.operator import operator
 
 
-@operator()
+@operator("always")
 class Prefix(Graft):
     """Keys and values that every token sees, beside the tokens' own; they are not rotated.
 
     Attributes:
       keys, values: one row a virtual token, the heads side by side.
+      always: whether they stay in sight of a sliding window.
     """
 
     keys: Float[Array, "count features"]
     values: Float[Array, "count features"]
+    always: bool = False
 
     def sources(self, attention, keys, values):
         return tuple(_for_batch(own, like) for own, like in ((self.keys, keys), (self.values, values)))
@@ -60,6 +62,7 @@ def prefix_tuning(
     also: tuple[str, ...] = (),
     deviation: float = 1.0,
     *,
+    always: bool = False,
     name: str = "attention.prefix_tuning",
 ) -> Method:
     """Learns keys and values of virtual tokens in every layer, by themselves or through a small network.
@@ -74,6 +77,8 @@ def prefix_tuning(
       projection: width of the network's hidden layer; None learns the prefixes themselves.
       also: patterns of leaves that learn in full besides, such as ``("*/head/*",)``; nothing else does.
       deviation: standard deviation of what is drawn at the start, peft's 1 by default.
+      always: whether the prefix stays in sight of layers with a sliding window; by default it slides out of it as if
+        it stood before the text, as in peft, whose files know no other.
       name: the method's name.
 
     Raises:
@@ -99,6 +104,7 @@ def prefix_tuning(
         return Prefix(
             deviation * jax.random.normal(keys, (length, features[0])),
             deviation * jax.random.normal(values, (length, features[1])),
+            always,
         )
 
     def surgery(params, key):
@@ -119,7 +125,7 @@ def prefix_tuning(
         sizes = [size for path in chosen for size in _sizes(model, path)]
         pieces = iter(jnp.split(rows, list(itertools.accumulate(sizes))[:-1], axis=1))
         for path in chosen:
-            model = graft(model, path, name, _next_prefix(pieces, stacked(path, module_at(model, path))))
+            model = graft(model, path, name, _next_prefix(pieces, stacked(path, module_at(model, path)), always))
         return {**params, "model": model}
 
     return Method(
@@ -138,7 +144,12 @@ def prefix_tuning(
     pretrained=False,
 )
 def p_tuning_v2(
-    length: int = 20, also: tuple[str, ...] = ("*/head/*",), deviation: float = 1.0, *, name="attention.p_tuning_v2"
+    length: int = 20,
+    also: tuple[str, ...] = ("*/head/*",),
+    deviation: float = 1.0,
+    *,
+    always: bool = False,
+    name: str = "attention.p_tuning_v2",
 ) -> Method:
     """Learns deep prompts: keys and values of virtual tokens in every layer, with the task's head beside them.
 
@@ -149,6 +160,7 @@ def p_tuning_v2(
       length: virtual tokens; short for easy classification, about 100 for sequence labelling.
       also: patterns of leaves that learn in full besides.
       deviation: standard deviation of the start.
+      always: as in `prefix_tuning`.
       name: the method's name.
 
     Raises:
@@ -158,7 +170,7 @@ def p_tuning_v2(
       >>> p_tuning_v2(length=8).name
       'attention.p_tuning_v2'
     """
-    return prefix_tuning(length, None, also, deviation, name=name)
+    return prefix_tuning(length, None, also, deviation, always=always, name=name)
 
 
 def widths(module: Mapping[str, Any]) -> tuple[int, int]:
@@ -179,10 +191,11 @@ def _sizes(model, path) -> list[int]:
     return list(widths(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), module))) * layers
 
 
-def _next_prefix(pieces, layers: int | None) -> Prefix:
+def _next_prefix(pieces, layers: int | None, always: bool) -> Prefix:
     if layers is None:
-        return Prefix(next(pieces), next(pieces))
-    return jax.tree.map(lambda *each: jnp.stack(each), *(Prefix(next(pieces), next(pieces)) for _ in range(layers)))
+        return Prefix(next(pieces), next(pieces), always)
+    each = [Prefix(next(pieces), next(pieces), always) for _ in range(layers)]
+    return jax.tree.map(lambda *several: jnp.stack(several), *each)
 
 
 def linear(key: jax.Array, inputs: int, outputs: int) -> dict[str, Array]:

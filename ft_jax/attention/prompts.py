@@ -20,24 +20,27 @@ class VirtualTokens(Graft):
     """Rows in the place of token embeddings, before the real ones."""
 
     tokens: Float[Array, "count width"]
+    always: bool
 
     def prepend(self, embedded):
         rows = self.tokens.astype(embedded.dtype)
         return jnp.broadcast_to(rows, (embedded.shape[0], *rows.shape))
 
 
-@operator()
+@operator("always")
 class Prompt(VirtualTokens):
     """Virtual tokens that learn by themselves."""
 
     tokens: Float[Array, "count width"]
+    always: bool = False
 
 
-@operator()
+@operator("always")
 class EncodedPrompt(VirtualTokens):
     """Virtual tokens that a prompt encoder made."""
 
     tokens: Float[Array, "count width"]
+    always: bool = False
 
 
 @register(
@@ -52,6 +55,7 @@ def prompt_tuning(
     start: str | Sequence[int] = "rows",
     also: tuple[str, ...] = (),
     *,
+    always: bool = False,
     name: str = "attention.prompt_tuning",
 ) -> Method:
     """Learns the embeddings of virtual tokens before the text; the model stays frozen.
@@ -65,6 +69,8 @@ def prompt_tuning(
         ``"random"`` draws from N(0, 1), as peft does by default; token ids take these tokens' rows, repeated to
         `length`.
       also: patterns of leaves that learn in full besides, such as ``("*/head/*",)``.
+      always: whether the virtual tokens stay in sight of layers with a sliding window, see
+        `ft_jax.attention.prefix_tuning`.
       name: the method's name.
 
     Raises:
@@ -100,7 +106,7 @@ def prompt_tuning(
         else:
             chosen = jnp.resize(jnp.array(ids), length) if ids else jax.random.randint(key, (length,), 0, rows)
             prompt = embed(table, chosen).astype(jnp.float32)
-        return {**params, "model": graft(params["model"], "embeddings", name, Prompt(prompt))}
+        return {**params, "model": graft(params["model"], "embeddings", name, Prompt(prompt, always))}
 
     return Method(name=name, surgery=surgery, trainable=owned(name, ("tokens",), also))
 
@@ -118,6 +124,7 @@ def p_tuning(
     encoder: str = "mlp",
     also: tuple[str, ...] = (),
     *,
+    always: bool = False,
     name: str = "attention.p_tuning",
 ) -> Method:
     """Learns virtual tokens before the text through a prompt encoder; the model stays frozen.
@@ -131,6 +138,8 @@ def p_tuning(
       hidden: width inside the encoder, by default the model's.
       encoder: ``"mlp"`` or ``"lstm"``.
       also: patterns of leaves that learn in full besides, such as ``("*/head/*",)``.
+      always: whether the virtual tokens stay in sight of layers with a sliding window, see
+        `ft_jax.attention.prefix_tuning`.
       name: the method's name.
 
     Raises:
@@ -170,7 +179,7 @@ def p_tuning(
         for at in sorted(own["mlp"]):
             rows = matmul(own["mlp"][at]["kernel"], rows, own["mlp"][at]["bias"])
             rows = rows if int(at) == len(own["mlp"]) - 1 else jax.nn.relu(rows)
-        return {**params, "model": graft(params["model"], "embeddings", name, EncodedPrompt(rows))}
+        return {**params, "model": graft(params["model"], "embeddings", name, EncodedPrompt(rows, always))}
 
     return Method(name=name, surgery=surgery, trainable=owned(name, (), also), view=view)
 

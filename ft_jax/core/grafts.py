@@ -19,7 +19,12 @@ class Graft:
 
     Subclasses are pytree dataclasses made by `ft_jax.core.weights.operator.operator`; their learned arrays are
     leaves at ``…/grafts/<method>/<field>``.
+
+    ``always`` says of virtual tokens, and of keys and values beside the tokens', that they stay in sight of a layer
+    with a sliding window; otherwise they slide out of it as if they stood before the sequence, as in peft.
     """
+
+    always = False
 
     def positions(self, positions: Int[Array, "batch time"]) -> Int[Array, "batch time"]:
         """Among the embeddings' grafts: each token's position as the model counts it."""
@@ -28,7 +33,7 @@ class Graft:
     def prepend(self, embedded: Float[Array, "batch time width"]) -> Float[Array, "batch count width"] | None:
         """Among the embeddings' grafts: virtual tokens before the real ones, in the type of `embedded`; None for none.
 
-        The network lets every token see them, and leaves them out of its results.
+        The network lets every token see them (as far as its windows reach), and leaves them out of its results.
         """
         return None
 
@@ -49,7 +54,7 @@ class Graft:
     def sources(
         self, attention: Any, keys: Float[Array, "batch source heads width"], values: Any
     ) -> tuple[Array, Array] | None:
-        """Among an attention's grafts: keys and values ``[batch, count, heads, width]`` that every query sees, or None.
+        """Among an attention's grafts: keys and values ``[batch, count, heads, width]`` before all others, or None.
 
         Args:
           attention: the module, for its projections.

@@ -1,10 +1,14 @@
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from attention.tiny import BATCH, DECODER, ENCODER, logits, started, trained
 
-from ft_jax import attention
-from ft_jax.core import compose
+from ft_jax import attention, models
+from ft_jax.core import compose, make_step, parameters
 from ft_jax.core.params import paths
 
 REFUSED = [
@@ -95,3 +99,34 @@ def test_attention_only_trains_attention_alone():
 def test_bad_input_is_refused_in_one_sentence(refused, said):
     with pytest.raises(ValueError, match=said):
         refused()
+
+
+WINDOWED = models.decoder(
+    dataclasses.replace(models.tiny_decoder(None, layers=1).config, window=3, windowed=(True,)), jax.random.key(0)
+)
+IDS = jnp.arange(3, 11)[None]
+
+
+@pytest.mark.parametrize("always", [False, True])
+@pytest.mark.parametrize("kind", [attention.prefix_tuning, attention.prompt_tuning])
+def test_virtual_tokens_slide_out_of_a_window_unless_they_are_to_stay(kind, always, tmp_path):
+    method = kind(2, always=always)
+    program = make_step(lambda *_: None, optax.identity(), method)
+    state = program.init(WINDOWED.params, jax.random.key(1))
+    here, there = (
+        parameters(state.replace(params=jax.tree.map(lambda x, more=more: x + more, state.params)), method)["model"]
+        for more in (0.0, 1.0)
+    )
+    run = jax.jit(WINDOWED.apply)
+    gaps = np.abs(run(here, {"input_ids": IDS}).hidden - run(there, {"input_ids": IDS}).hidden).max(-1)[0]
+    # The first tokens see both or one of them; from the third on none of one layer does.
+    assert (gaps[:2] > 1e-3).all()
+    assert (gaps[2:] > 1e-3).all() if always else (gaps[2:] == 0).all()
+    new = models.generate(WINDOWED, here, IDS[:, :3], max_new_tokens=5, stop_tokens=()).tokens
+    ids = IDS[:, :3]
+    for _ in range(5):
+        ids = jnp.concatenate([ids, run(here, {"input_ids": ids}).logits[:, -1:].argmax(-1)], axis=1)
+    np.testing.assert_array_equal(new, ids[:, 3:])
+    if always:
+        with pytest.raises(ValueError, match="stay in sight of a sliding window"):
+            models.save_adapter(WINDOWED, here, tmp_path / "saved")

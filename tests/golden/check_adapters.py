@@ -46,8 +46,24 @@ METHODS = {
     "embeddings in full": lambda: transfer.lora(
         rank=2, alpha=3.0, targets=("*attention/query/kernel",), also=("*embeddings/tokens",)
     ),
+    "prefix": lambda: attention.prefix_tuning(3),
+    "prompt": lambda: attention.prompt_tuning(3),
 }
 """What is drawn; a pair that peft or this library has no place for says so."""
+
+LEARNED = (
+    "lora_", "hada_", "lokr_", "oft_", "boft_", "vera_lambda", "ia3_", "ln_tuning", "prompt_encoder", "fourierft_",
+    "hra_",
+)  # fmt: skip
+"""Parts of the names of what peft's adapters learn."""
+
+
+def peft_cannot(name: str, kind: str) -> bool:
+    """Pairs that peft fails at by itself, whoever wrote the files."""
+    routed = "mixtral" in name or "moe" in name
+    no_past = any(part in name for part in ("modernbert", "distilbert", "roberta", "t5", "whisper"))
+    # The recorded GPT-2 says num_key_value_heads, which peft takes for grouped queries.
+    return (kind == "vera" and routed) or (kind == "prefix" and (no_past or name == "gpt2"))
 
 
 def drawn(model, method):
@@ -77,7 +93,8 @@ def difference(folder, kind, parent) -> tuple[float, float]:
     model = models.load(folder, tokenizer=False)
     if hasattr(model.config, "tokens") and getattr(model.config, "classes", 0) is None:
         model = model.configure(tokens=True)
-    case = cases(model, np.random.default_rng(0))[0]
+    # Where there is a window, a batch that is longer.
+    case = cases(model, np.random.default_rng(0))[:2][-1 if getattr(model.config, "window", None) else 0]
     params = drawn(model, METHODS[kind]())
     models.save_adapter(model, params, parent / "here")
     reference = reference_of(folder)
@@ -90,6 +107,9 @@ def difference(folder, kind, parent) -> tuple[float, float]:
         if said:
             raise RuntimeError(said[0][:300])
         theirs = _result(_run(tuned, case))[0].numpy()
+    # peft's models give virtual tokens' outputs too.
+    virtual = theirs.shape[1] - before.shape[1] if theirs.ndim == 3 else 0
+    theirs = theirs[:, virtual:]
     ours = answers(model, params, case, has_logits)
     if gap(before.numpy(), theirs) < 1e-4:
         raise RuntimeError("the adapter changes nothing in peft's model")
@@ -97,13 +117,10 @@ def difference(folder, kind, parent) -> tuple[float, float]:
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():
-            known = any(
-                part in name
-                for part in ("lora_", "hada_", "lokr_", "oft_", "boft_", "vera_lambda", "ia3_", "ln_tuning")
-            )
+            known = any(part in name for part in LEARNED)
             if known or "modules_to_save" in name:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-        theirs = _result(_run(tuned, case))[0].numpy()
+        theirs = _result(_run(tuned, case))[0].numpy()[:, virtual:]
     tuned.save_pretrained(parent / "there")
     try:
         _, again = models.load_adapter(parent / "there", model)
@@ -126,7 +143,7 @@ def main() -> None:
     folders = [path.parent for path in sorted(HERE.rglob("config.json")) if "peft" not in path.parts]
     named = {folder.name for folder in folders} & set(wanted)
     for folder in (one for one in folders if not named or one.name in named):
-        for kind in chosen:
+        for kind in (one for one in chosen if not peft_cannot(folder.name, one)):
             with tempfile.TemporaryDirectory() as parent:
                 try:
                     gaps = difference(folder, kind, Path(parent))

@@ -1,7 +1,8 @@
 """Records adapters of peft on the tiny checkpoints beside it: ``python record_peft_names.py FOLDER``.
 
-Those whose modules are fused, convolved, called otherwise in memory than in files, or stand under a head. For each a
-folder ``peft_names/<name>`` with peft's two files and ``outputs.npz``. Needs torch, transformers and peft.
+Those whose modules are fused, convolved, called otherwise in memory than in files, or stand under a head, and virtual
+tokens before layers with a sliding window. For each a folder ``peft_names/<name>`` with peft's two files and
+``outputs.npz``. Needs torch, transformers and peft.
 """
 
 import json
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from peft import IA3Config, LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
 LORA = {"r": 2, "lora_alpha": 3, "target_modules": "all-linear"}
 CASES = {
@@ -32,6 +33,9 @@ CASES = {
     "vit_lora": ("tiny_vit", LoraConfig(**LORA)),
     "dinov2_lora": ("tiny_dinov2_swiglu", LoraConfig(**LORA)),
     "whisper_lora": ("tiny_whisper", LoraConfig(**LORA)),
+    "mistral_prefix": ("decoders/mistral", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)),
+    "mistral_prompt": ("decoders/mistral", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)),
+    "gemma3_prompt": ("decoders/gemma3", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)),
 }
 """The checkpoint and the adapter; a list of targets of GPT-2 names modules of two kinds alike."""
 
@@ -60,6 +64,8 @@ def main() -> None:
                     parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
             outputs = model(**inputs_of(root / checkpoint))
         result = outputs.logits if "logits" in outputs else outputs.last_hidden_state
+        if "prompt" in name or "prefix" in name:
+            result = result[:, -inputs_of(root / checkpoint)["input_ids"].shape[1] :]
         model.save_pretrained(root / "peft_names" / name)
         (root / "peft_names" / name / "README.md").unlink(missing_ok=True)
         np.savez_compressed(root / "peft_names" / name / "outputs.npz", outputs=result.numpy())

@@ -26,6 +26,9 @@ CHECKPOINTS = {
     "vit_lora": "tiny_vit",
     "dinov2_lora": "tiny_dinov2_swiglu",
     "whisper_lora": "tiny_whisper",
+    "mistral_prefix": "decoders/mistral",
+    "mistral_prompt": "decoders/mistral",
+    "gemma3_prompt": "decoders/gemma3",
 }
 """The checkpoint that each recorded adapter stands on."""
 

@@ -22,6 +22,7 @@ from ft_jax.models.networks.parts.layers import (
     grafts_of,
     project,
     rematerialise,
+    stays_in_sight,
     subkey,
     table,
     value,
@@ -68,9 +69,8 @@ class Decoder(nnx.Module):
         check_length(ids, self.config.positions)
         mask = mask_of(batch, causal=True)
         count, hidden, positions = self._embedded(ids, positions_of(batch), mask, key, batch.get("embedded"))
-        masks = {windowed: self._windowed(mask, windowed) for windowed in (False, True)}
-        if count:
-            masks = {kind: one.grown(count, ids.shape[1], queries=True) for kind, one in masks.items()}
+        whole = mask.grown(count, ids.shape[1], queries=True) if count else mask
+        masks = {windowed: self._windowed(whole, windowed, count) for windowed in (False, True)}
         hidden, states, _ = self._run(hidden, positions, masks, key)
         states = {name: x if name.startswith("attention/") else x[:, count:] for name, x in states.items()}
         return self.norm(split_by_example(hidden[:, count:])), states
@@ -139,6 +139,7 @@ class Decoder(nnx.Module):
     def _windowed(self, mask, windowed, kept=0):
         if not windowed or self.config.window is None:
             return mask
+        kept = kept if stays_in_sight(self.embeddings) else 0
         return dataclasses.replace(mask, window=(self.config.window - 1, 0), kept=kept)
 
     def _run(self, hidden, positions, masks, key, caches=None, index=None):

@@ -16,6 +16,7 @@ from ft_jax.models.networks.parts.layers import (
     dropout,
     grafts_of,
     project,
+    stays_in_sight,
     subkey,
     table,
     value,
@@ -107,9 +108,8 @@ class ModernEncoder(nnx.Module):
         config, mask = self.config, mask_of(batch, causal=False)
         check_length(batch["input_ids"], config.positions)
         hidden, positions, whole, count = self.embeddings(batch, mask, subkey(key, config.layers))
-        near = dataclasses.replace(mask, window=(config.window, config.window))
-        if count:
-            near = near.grown(count, batch["input_ids"].shape[1], queries=True)
+        kept = count if stays_in_sight(self.embeddings) else 0
+        near = dataclasses.replace(whole, window=(config.window, config.window), kept=kept)
         width = config.width // config.heads
         seen = {
             True: {"mask": near, "angles": rotary_angles(positions, width, config.local_rope_theta, None)},

@@ -166,6 +166,7 @@ class SelfAttention(nnx.Module):
             queries, keys = rotate(queries, angles), rotate(keys, angles)
         for graft in grafts_of(self):
             values = graft.source_values(self, values, x)
+        window = mask.window
         slots = keys.shape[1] if cache is None else mask.allowed.shape[-1]
         for graft in grafts_of(self):
             mask = graft.mask(mask, queries.shape[1], slots, 0 if index is None else index)
@@ -174,7 +175,10 @@ class SelfAttention(nnx.Module):
         for graft in grafts_of(self):
             more = graft.sources(self, keys, values)
             if more is not None:
-                mask = mask.grown(more[0].shape[1], keys.shape[1], length=queries.shape[1])
+                count = more[0].shape[1]
+                mask = mask.grown(count, keys.shape[1], length=queries.shape[1])
+                if window is not None and not graft.always:
+                    mask = mask.slid(count, window, 0 if index is None else index)
                 keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(more, (keys, values), strict=True))
         attend = functools.partial(
             attention, scale=self.scale, softcap=self.softcap, rate=self.rate, key=key, maps=maps

@@ -162,6 +162,11 @@ def grafts_of(module: nnx.Module) -> tuple[Graft, ...]:
     return tuple(getattr(module, "grafts", ()))
 
 
+def stays_in_sight(embeddings: nnx.Module) -> bool:
+    """Whether virtual tokens before the real ones stay in sight of layers with a window, see `Graft.always`."""
+    return any(graft.always for graft in grafts_of(embeddings))
+
+
 def with_virtual(embeddings: nnx.Module, embedded, positions, mask):
     """Virtual tokens of the embeddings' grafts before the real ones.
 

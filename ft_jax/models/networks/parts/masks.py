@@ -39,6 +39,19 @@ class Mask:
         """Whether a key so far before a query is in its window."""
         return (distance <= self.window[0]) & (-distance <= self.window[1])
 
+    def slid(self, count: int, window: tuple[int, int], first: Array | int) -> "Mask":
+        """The explicit mask whose `count` first keys stand before the sequence and slide out of its window.
+
+        Args:
+          count: of such keys.
+          window: see the attribute.
+          first: the index of the first query in the sequence, a scalar or ``[batch]``.
+        """
+        own = jnp.reshape(jnp.asarray(first), (-1, 1)) + jnp.arange(self.allowed.shape[2])
+        near = (count + own[:, :, None] - jnp.arange(count) <= window[0])[:, None]
+        rest = jnp.broadcast_to(True, (*near.shape[:-1], self.allowed.shape[3] - count))
+        return Mask(self.allowed & jnp.concatenate([near, rest], axis=-1))
+
     def grown(self, count: int, keys: int, *, queries: bool = False, length: int | None = None) -> "Mask":
         """The mask of as many keys with `count` more before them, which every query sees.
 
