@@ -56,8 +56,7 @@ def replay(
     """
     if capacity < 1 or size < 1:
         raise ValueError(f"{name} has capacity {capacity} and replays {size}; give both at least 1")
-    fields = {field: x for field, x in example.items() if field not in STREAMS}
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)), fields)
+    like = rows_like(example)
 
     def memory(params, key):
         buffer = jax.tree.map(lambda one: jnp.zeros((capacity, *one.shape[1:]), one.dtype), like)
@@ -78,15 +77,9 @@ def replay(
         return replayed
 
     def after_step(state, event):
-        batch = examples(event.batch, like)
-        if batch is None:
-            missing = next((field for field in like if field not in event.batch), None)
-            raise KeyError(
-                f"{name} remembers field {missing!r}, but the batch has {', '.join(event.batch)}; build it with an "
-                "example like the batches that it trains on"
-            )
+        batch = remembered(event.batch, like, name)
         key = jax.random.fold_in(event.key, digest(f"{name}/reservoir"))
-        return state.remember(name, insert(state.memory[name], _restrict(batch, like), key))
+        return state.remember(name, insert(state.memory[name], batch, key))
 
     return Method(
         name=name,
@@ -96,6 +89,28 @@ def replay(
         after_step=after_step,
         reads=layout(like),
     )
+
+
+def rows_like(example: Batch) -> Batch:
+    """The names, types and shapes of the fields of `example` that a memory keeps."""
+    fields = {field: x for field, x in example.items() if field not in STREAMS}
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)), fields)
+
+
+def remembered(batch: Batch, like: Batch, name: str) -> Batch:
+    """The examples of `batch` with the fields of `like` alone.
+
+    Raises:
+      KeyError: a batch that lacks one.
+    """
+    found = examples(batch, like)
+    if found is None:
+        missing = next((field for field in like if field not in batch), None)
+        raise KeyError(
+            f"{name} remembers field {missing!r}, but the batch has {', '.join(batch)}; build it with an "
+            "example like the batches that it trains on"
+        )
+    return _restrict(found, like)
 
 
 def insert(memory, batch: Batch, key: jax.Array):
