@@ -78,7 +78,8 @@ def gradnorm_weights(weights, norms, ratios, alpha, rate):
       alpha, rate: see `gradnorm`.
 
     Example:
-      >>> gradnorm_weights(jnp.ones(2), jnp.array([1.0, 3.0]), jnp.ones(2), 0.0, 0.1).round(3).tolist()
+      >>> found = gradnorm_weights(jnp.ones(2), jnp.array([1.0, 3.0]), jnp.ones(2), 0.0, 0.1)
+      >>> [round(float(weight), 3) for weight in found]
       [1.105, 0.895]
     """
     weighed = weights * norms

@@ -65,8 +65,8 @@ def imtl_weights(gram: Float[Array, "terms terms"]) -> Float[Array, " terms"]:
     ``gram · v = |g|`` and ``w = v / Σ v``.
 
     Example:
-      >>> imtl_weights(jnp.diag(jnp.array([1.0, 4.0]))).round(4).tolist()
-      [0.6667, 0.3333]
+      >>> imtl_weights(jnp.diag(jnp.array([1.0, 9.0]))).round(4).tolist()
+      [0.75, 0.25]
     """
     found = jnp.linalg.pinv(gram, rtol=1e-6, hermitian=True) @ jnp.sqrt(jnp.diag(gram))
     total = jnp.sum(found)
