@@ -20,7 +20,8 @@ def synaptic_intelligence(
 
     Adds the term ``weight · Σ_i importance_i (params_i - anchor_i)²``. Along a task ``path_i ← path_i - g_i Δ_i``,
     with g the gradient without this penalty and Δ the update; when it ends,
-    ``importance ← importance + path / ((params - anchor)² + damping)``, ``anchor ← params`` and ``path ← 0``. No batches are needed at the end.
+    ``importance ← importance + path / ((params - anchor)² + damping)``, ``anchor ← params``
+    and ``path ← 0``. No batches are needed at the end.
 
     Args:
       weight: of the penalty, c in the paper.
