@@ -117,10 +117,10 @@ def _reference(path: Path):
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager", "trust_remote_code": False}
     if path.is_dir() and (path / "config.json").is_file():
         named = json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or ["AutoModel"]
-        return getattr(transformers, named[0]).from_pretrained(path, **options).eval()
+        return getattr(transformers, named[0]).from_pretrained(path, use_safetensors=True, **options).eval()
     file = path if path.is_file() else next(path.glob("*.gguf"))
     model = transformers.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, **options)
     return model.eval()
@@ -252,7 +252,11 @@ def _exported(model, reference, case) -> Row:
     with tempfile.TemporaryDirectory() as parent:
         folder = save(model, model.params, Path(parent) / "exported", max_shard_bytes=200_000_000)
         again, report = type(reference).from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+            folder,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            output_loading_info=True,
+            trust_remote_code=False,
         )
     # Parameters alone: a constant that the class makes itself need not be in a file.
     parameters = {name for name, _ in again.named_parameters()}

@@ -2,6 +2,18 @@
 
 from ft_jax.outside.damage import Refused, one_line, refusing
 from ft_jax.outside.names import printable, trouble_with
+from ft_jax.outside.schema import checked, fields
 from ft_jax.outside.strict_json import once, parse_json, read_json
 
-__all__ = ["Refused", "once", "one_line", "parse_json", "printable", "read_json", "refusing", "trouble_with"]
+__all__ = [
+    "Refused",
+    "checked",
+    "fields",
+    "once",
+    "one_line",
+    "parse_json",
+    "printable",
+    "read_json",
+    "refusing",
+    "trouble_with",
+]

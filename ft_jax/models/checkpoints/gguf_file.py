@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 import mmap
 import struct
@@ -12,10 +13,12 @@ import numpy as np
 
 from ft_jax.models.architectures.naming import FREQUENCIES
 from ft_jax.models.checkpoints.stored import Stored
+from ft_jax.outside import printable
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 MAGIC = b"GGUF"
+DEEPEST = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,8 @@ def read_gguf(path: Path) -> GGUF:
     Raises:
       ValueError: where the file is no GGUF, is truncated, claims more than it holds, or has an unknown type.
     """
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; give a GGUF file")
     with path.open("rb") as file:
         if file.read(4) != MAGIC:
             raise ValueError(f"{path} does not start with 'GGUF'; it is no GGUF file")
@@ -49,13 +54,18 @@ def read_gguf(path: Path) -> GGUF:
     metadata = {}
     for _ in range(field_count):
         name = cursor.string()
+        if name in metadata:
+            raise ValueError(f"{path} has the field {printable(name)} twice; it is corrupt")
         metadata[name] = cursor.value(cursor.scalar("I"))
     entries = [_entry(cursor) for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", 32)
-    if not isinstance(alignment, int) or alignment < 1:
+    if type(alignment) is not int or not 1 <= alignment <= 1 << 20:
         raise ValueError(f"{path} has general.alignment {alignment!r}; it must be a positive number")
     start = -(-cursor.place // alignment) * alignment
     tensors = {name: _stored(path, data, start, name, *entry) for name, *entry in entries}
+    if len(tensors) < len(entries):
+        raise ValueError(f"{path} has a tensor twice; it is corrupt")
+    _refuse_overlaps(path, entries)
     if FREQUENCIES in tensors:
         metadata[FREQUENCIES] = tensors[FREQUENCIES].load().tolist()
     return GGUF(metadata, tensors)
@@ -97,7 +107,7 @@ class _Cursor:
                 f"{self.path} has a name at byte {self.place - size} that is no UTF-8; it is corrupt"
             ) from None
 
-    def value(self, kind):
+    def value(self, kind, depth=0):
         if kind == STRING:
             return self.string()
         if kind == ARRAY:
@@ -108,7 +118,9 @@ class _Cursor:
                 numbers = np.frombuffer(self.data, dtype, length, self.place)
                 self.place += length * dtype.itemsize
                 return numbers.tolist()
-            return [self.value(inner) for _ in range(length)]
+            if depth == DEEPEST:
+                raise ValueError(f"{self.path} has lists in lists in lists; it is corrupt")
+            return [self.value(inner, depth + 1) for _ in range(length)]
         if kind not in SCALARS:
             raise ValueError(f"{self.path} has a metadata value of unknown type {kind}; it is corrupt or too new")
         return self.scalar(SCALARS[kind])
@@ -120,6 +132,20 @@ def _entry(cursor):
         raise ValueError(f"{cursor.path}: tensor {name!r} claims {dimensions} dimensions; the file is corrupt")
     shape = tuple(cursor.scalar("Q") for _ in range(dimensions))[::-1]
     return name, shape, cursor.scalar("I"), cursor.scalar("Q")
+
+
+def _refuse_overlaps(path, entries):
+    spans = sorted((offset, offset + _size(shape, kind), name) for name, shape, kind, offset in entries)
+    for (_, end, name), (begin, _, after) in itertools.pairwise(spans):
+        if begin < end:
+            raise ValueError(f"{path}: tensors {name!r} and {after!r} share bytes; the file is corrupt")
+
+
+def _size(shape, kind):
+    import gguf
+
+    block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)]
+    return math.prod(shape) // block * block_bytes
 
 
 def _stored(path, data, start, name, shape, kind, offset):

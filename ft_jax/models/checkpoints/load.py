@@ -1,7 +1,6 @@
 """Models out of checkpoints: safetensors folders and GGUF files."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,12 +17,14 @@ from ft_jax.models.checkpoints.described import origin
 from ft_jax.models.checkpoints.float8 import dequantised
 from ft_jax.models.checkpoints.gguf_file import read_gguf
 from ft_jax.models.checkpoints.placement import Sharding, kept, place, place_blocks, quantized, whole
+from ft_jax.models.checkpoints.published import check_metadata, read_config, read_generation
 from ft_jax.models.checkpoints.safetensors_file import read_folder
 from ft_jax.models.checkpoints.stored import Stored
 from ft_jax.models.checkpoints.tokenizers import tokenizer_of_folder, tokenizer_of_gguf
 from ft_jax.models.model import Forward, Model, Origin, initial_parameters, shapes
 from ft_jax.models.networks.parts.scanned import deep
 from ft_jax.models.networks.parts.stacking import stack_each
+from ft_jax.outside import one_line, read_json
 
 QUANTIZED = Targets(("*/kernel",), ("*head/*", "*embed*", "*router/*"))
 """The projections that `load` quantises."""
@@ -142,13 +143,12 @@ def _address(address) -> str:
 
 
 def _read_checkpoint(folder, tokenizer, strict):
-    config_json = _json(folder / "config.json")
+    file = folder / "config.json"
+    config_json = read_json(file)
+    seen = read_config(config_json, file)
     architecture = architecture_of(config_json.get("model_type"))
     tensors = dequantised(folder, read_folder(folder), config_json)
-    try:
-        config = architecture.read(config_json, set(tensors))
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / 'config.json'} has a value of the wrong type ({error})") from None
+    config = _of(file, architecture.read, seen, set(tensors))
     _check_layers(folder, config, tensors)
     said = config
     config, tensors = own_copies(folder, architecture, config, tensors, strict)
@@ -157,7 +157,7 @@ def _read_checkpoint(folder, tokenizer, strict):
         shapes_ = {name: tensor.shape for name, tensor in tensors.items()}
         head = heads.published(config_json, shapes_, architecture.heads(config))
     generation = folder / "generation_config.json"
-    extra = _json(generation) if generation.is_file() else {}
+    extra = read_generation(read_json(generation), generation) if generation.is_file() else {}
     model = Model(
         config,
         shapes(config),
@@ -179,14 +179,12 @@ def _read_checkpoint(folder, tokenizer, strict):
     return model, table, architecture.prefix, architecture.unread, tensors
 
 
-def _json(path) -> dict:
+def _of(file, read, content, names):
+    """A configuration out of a file whose fields are each what they should be, and together may still be none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; it must be an object")
-    return content
+        return read(content, names)
+    except (TypeError, AttributeError, KeyError, ZeroDivisionError, OverflowError) as error:
+        raise ValueError(f"{file} has fields that don't go together ({one_line(error)}); get it again") from None
 
 
 def _read_gguf(path, tokenizer, strict):
@@ -198,7 +196,8 @@ def _read_gguf(path, tokenizer, strict):
         raise ValueError(
             f"{path} is a GGUF of {file.metadata['general.architecture']!r}, which is read from safetensors only"
         )
-    config = architecture.read_gguf(file.metadata, set(file.tensors))
+    check_metadata(file.metadata, path)
+    config = _of(path, architecture.read_gguf, file.metadata, set(file.tensors))
     _check_layers(path, config, file.tensors)
     model = Model(
         config,
@@ -214,9 +213,15 @@ def _read_gguf(path, tokenizer, strict):
 
 def _check_layers(path, config, tensors):
     """A number of layers that can't be is refused before a network of that size is outlined."""
-    layers = getattr(config, "layers", 0)
+    layers = _layers(config)
     if layers > len(tensors):
         raise ValueError(f"{path} has {len(tensors)} tensors and its configuration claims {layers} layers")
+
+
+def _layers(config) -> int:
+    parts = [value for value in vars(config).values() if dataclasses.is_dataclass(value)]
+    numbers = [number for name, number in vars(config).items() if name.endswith("layers") and type(number) is int]
+    return sum(map(_layers, parts), max(numbers, default=0))
 
 
 def _check_vocabulary(path, model):

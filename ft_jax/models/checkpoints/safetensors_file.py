@@ -1,6 +1,5 @@
 """Safetensors files: the header is checked against the file before anything is allocated, tensors go one by one."""
 
-import itertools
 import json
 import math
 import struct
@@ -11,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from ft_jax.models.checkpoints.stored import Stored
+from ft_jax.outside import Refused, one_line, parse_json, read_json
 
 TYPES = {
     "F64": np.float64,
@@ -36,7 +36,7 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
     """The tensors of one file, mapped into memory and read when asked for.
 
     Raises:
-      ValueError: where the file is truncated, corrupt, or claims more bytes than it has.
+      ValueError: where the file is truncated, corrupt, or its tensors don't fill it from the header's end to its own.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -45,14 +45,17 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
         if not 0 < length <= min(size - 8, LONGEST_HEADER):
             raise ValueError(f"{path} is not a whole safetensors file: {size} bytes, header said to take {length}")
         try:
-            header = json.loads(file.read(length))
-            entries = {name: _entry(path, name, entry) for name, entry in header.items() if name != "__metadata__"}
-        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError, RecursionError) as error:
+            header = parse_json(file.read(length), "its header")
+            header.pop("__metadata__", None)
+            entries = {name: _entry(path, name, entry) for name, entry in header.items()}
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            if isinstance(error, Refused):
+                raise
             raise ValueError(
-                f"{path} has a safetensors header that can't be read ({error}); download it again"
+                f"{path} has a safetensors header that can't be read ({one_line(error)}); download it again"
             ) from None
-    _refuse_overlaps(path, entries)
     base = 8 + length
+    _refuse_gaps(path, entries, base, size)
     return {
         name: _stored(path, name, type_, shape, base + begin, base + end, size)
         for name, (type_, shape, begin, end) in entries.items()
@@ -94,11 +97,11 @@ def read_folder(folder: Path) -> dict[str, Stored]:
 
 def _index(path):
     try:
-        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        places = read_json(path)["weight_map"]
         names = list(places.values())
-        outside = [name for name in names if not isinstance(name, str) or Path(name).name != name]
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} can't be read ({error}); download it again") from None
+        outside = [name for name in names if not isinstance(name, str) or Path(name).name != name or not name]
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} can't be read ({one_line(error)}); download it again") from None
     if outside:
         raise ValueError(f"{path} names {outside[0]!r}, which is not a file of its own folder")
     return places
@@ -107,17 +110,31 @@ def _index(path):
 def _entry(path, name, entry):
     type_, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     if type_ not in TYPES:
-        raise ValueError(f"{path}: tensor {name!r} has type {type_!r}; known are {', '.join(TYPES)}")
-    if not all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end)):
-        raise ValueError(f"{path}: tensor {name!r} has shape {shape} at {begin}:{end}, which is no place in a file")
+        raise Refused(f"{path}: tensor {name!r} has type {type_!r}; known are {', '.join(TYPES)}")
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        raise Refused(f"{path}: tensor {name!r} has shape {shape} at {begin}:{end}, which is no place in a file")
     return type_, shape, begin, end
 
 
-def _refuse_overlaps(path, entries):
-    spans = sorted((begin, end, name) for name, (_, _, begin, end) in entries.items() if end > begin)
-    for (_, end, name), (begin, _, after) in itertools.pairwise(spans):
-        if begin < end:
-            raise ValueError(f"{path}: tensors {name!r} and {after!r} share bytes; the file is corrupt")
+def _refuse_gaps(path, entries, base, size):
+    """Tensors lie one after another from the header's end to the file's; with any byte between, lengths are wrong."""
+    place, before = 0, None
+    for begin, end, name in sorted((begin, end, name) for name, (_, _, begin, end) in entries.items()):
+        if base + end > size:
+            raise ValueError(
+                f"{path}: tensor {name!r} ends at byte {base + end} of a file of {size}; the file is truncated"
+            )
+        if begin < place:
+            raise ValueError(f"{path}: tensors {before!r} and {name!r} share bytes; the file is corrupt")
+        if begin > place:
+            raise ValueError(
+                f"{path}: tensor {name!r} leaves {begin - place} bytes before it; the file is corrupt, get it again"
+            )
+        place, before = max(place, end), name
+    if base + place != size:
+        raise ValueError(
+            f"{path} has {size - base - place} bytes behind its last tensor; it is corrupt, download it again"
+        )
 
 
 def _stored(path, name, type_, shape, begin, end, size):

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ft_jax.outside import refusing
+
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -49,10 +51,19 @@ def _transformers():
 
 
 def tokenizer_of_folder(folder: Path):
-    """The tokenizer of a checkpoint folder, or None where it has no tokenizer file."""
+    """The tokenizer of a checkpoint folder, or None where it has no tokenizer file.
+
+    Code in the folder is never run: a tokenizer that is one is refused.
+
+    Raises:
+      ValueError: its files are damaged, or its class is code beside them.
+    """
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")):
         return None
-    return _transformers().AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    with refusing(f"{folder} has a tokenizer that can't be read", "get it again, or load with tokenizer=False"):
+        return _transformers().AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, use_fast=True
+        )
 
 
 def tokenizer_of_gguf(metadata: Mapping[str, Any], path: Path):

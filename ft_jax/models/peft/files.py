@@ -28,11 +28,13 @@ from ft_jax.models.checkpoints.safetensors_file import read_safetensors
 from ft_jax.models.checkpoints.whole_folder import building, vacant
 from ft_jax.models.model import Model
 from ft_jax.models.networks.parts.stacking import unstack_layers
+from ft_jax.models.peft.adapter_config import Adapter
 from ft_jax.models.peft.fused import Fusing, apart, joined
 from ft_jax.models.peft.holders import Holders, held, owners, put
 from ft_jax.models.peft.modules import Modules, modules_of
 from ft_jax.models.peft.tied import read_once, written_twice
 from ft_jax.models.peft.told import address_of, grown_tables, use_of
+from ft_jax.outside import checked, read_json
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -355,12 +357,9 @@ def _check_leaves(kind, own, whole) -> None:
 
 
 def _read_config(path: Path) -> tuple[dict, PeftFormat]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        peft_type = config.get("peft_type")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a JSON object ({error})") from None
-    known_kinds = formats()
+    config = read_json(path)
+    checked(Adapter, config, str(path))
+    peft_type, known_kinds = config.get("peft_type"), formats()
     if peft_type not in known_kinds:
         raise ValueError(f"{path} has peft_type {peft_type!r}; known are {', '.join(sorted(known_kinds))}")
     kind = known_kinds[peft_type]

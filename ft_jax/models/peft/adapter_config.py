@@ -1,0 +1,35 @@
+"""Types and ranges of the fields of adapter_config.json that any of its kinds reads."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ft_jax.outside import fields
+from ft_jax.outside.schema import Count, Layers, Number, Positive, Share, Size, Some, Word
+
+Rank = Annotated[int, Field(ge=0, le=2**20)]
+"""Of an adapter; peft writes 0 for rotations of a given size of blocks."""
+
+Adapter = fields(
+    "Adapter",
+    {
+        Word: "peft_type base_model_name_or_path task_type bias peft_version prompt_tuning_init "
+        "encoder_reparameterization_type tokenizer_name_or_path",
+        Rank: "r",
+        Size: "num_virtual_tokens adapter_len token_dim encoder_hidden_size",
+        Layers: "adapter_layers num_layers num_attention_heads num_transformer_submodules encoder_num_layers "
+        "num_cayley_neumann_terms",
+        Count: "projection_prng_key oft_block_size boft_block_size boft_block_num boft_n_butterfly_factor",
+        Annotated[int, Field(ge=-1, lt=2**31)]: "decompose_factor",
+        Number: "lora_alpha alpha",
+        Positive: "eps",
+        Share: "lora_dropout vera_dropout encoder_dropout boft_dropout oft_dropout",
+        Number | bool: "d_initial",
+        bool: "use_rslora use_dora fan_in_fan_out inference_mode save_projection decompose_both block_share coft "
+        "use_cayley_neumann prefix_projection",
+        bool | Word: "init_lora_weights init_weights",
+        Word | Some[Word]: "target_modules exclude_modules modules_to_save feedforward_modules",
+        dict[str, Rank]: "rank_pattern",
+        dict[str, Number]: "alpha_pattern",
+    },
+)  # fmt: skip
