@@ -188,8 +188,6 @@ def _reason(error: Exception) -> str:
     response = getattr(error, "response", None)
     if response is not None:
         return f"status {response.status_code}"
-    if isinstance(error, pydantic.ValidationError):
-        return "its page is no list of files"
     return type(error).__name__ if isinstance(error, requests.RequestException) else str(error)
 
 
@@ -209,7 +207,7 @@ def _links(place: str, connection: requests.Session, settings: PipSettings) -> l
             return []
         response.raise_for_status()
         if "json" in response.headers.get("Content-Type", ""):
-            return [_json_link(response.url, file) for file in _Page.model_validate_json(response.content).files]
+            return [_json_link(response.url, file) for file in _Page.read(response.content).files]
         return _page_links(response.url, response.text)
     path = local_path(place)
     if path.is_dir() and not (path / "index.html").is_file():
@@ -243,6 +241,18 @@ class _Page(pydantic.BaseModel):
     """What is used of a project's page (PEP 691, PEP 700)."""
 
     files: list[_File]
+
+    @classmethod
+    def read(cls, content: bytes) -> "_Page":
+        """The page in JSON.
+
+        Raises:
+          ValueError: it is none.
+        """
+        try:
+            return cls.model_validate_json(content)
+        except pydantic.ValidationError:
+            raise ValueError("its page is no list of files") from None
 
 
 def _json_link(page: str, file: _File) -> Link:
