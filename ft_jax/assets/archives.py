@@ -171,6 +171,9 @@ def _tar(opened: tarfile.TarFile, title: str, most: int | None) -> Archive:
         archive.bound(opened.offset)
         if not entry.isdir():
             entries[entry.name.removeprefix("./")] = entry
+    # What packs it has its checksum at the end, which tarfile doesn't read to.
+    while opened.fileobj.read(1 << 20):
+        archive.bound(opened.fileobj.tell())
     sizes = {name: entry.size for name, entry in entries.items() if entry.isreg() and not entry.issparse()}
     return dataclasses.replace(archive, sizes=sizes, links=frozenset(entries) - frozenset(sizes))
 

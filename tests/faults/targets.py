@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import struct
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pyarrow
 import pyarrow.parquet
 from assets.package_index import tar_bytes, zip_bytes
@@ -25,6 +27,8 @@ from ft_jax import models
 from ft_jax.assets import addresses, index
 from ft_jax.assets.archives import open_archive, unpack
 from ft_jax.assets.cache import read_record
+from ft_jax.core import make_step, supervised
+from ft_jax.core.step import parameters
 from ft_jax.data.files import from_file
 from ft_jax.models.checkpoints.gguf_file import read_gguf
 from ft_jax.models.checkpoints.safetensors_file import read_folder, read_safetensors
@@ -33,6 +37,7 @@ from ft_jax.models.peft.files import load_adapter
 from ft_jax.training.parallel import as_parallelism
 from ft_jax.training.report.data import read_run
 from ft_jax.training.run_folder import read_sealed, write_sealed
+from ft_jax.transfer import lora
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -156,6 +161,21 @@ def _index_seed(folder):
     return path
 
 
+@functools.cache
+def _adapter() -> dict[str, bytes]:
+    method = lora(rank=2, targets="attention")
+    state = make_step(supervised(_base().apply), optax.sgd(0.1), method).init(_base().params, jax.random.key(0))
+    with tempfile.TemporaryDirectory() as parent:
+        folder = models.save_adapter(_base(), parameters(state, method)["model"], Path(parent) / "adapter")
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _adapter_seed(folder):
+    for name, content in _adapter().items():
+        (folder / name).write_bytes(content)
+    return folder / "adapter_config.json"
+
+
 def _tokenizer_seed(folder):
     Tokenizer(kinds.WordLevel({"a": 0, "b": 1, "[UNK]": 2}, "[UNK]")).save(str(folder / "tokenizer.json"))
     return folder / "tokenizer.json"
@@ -200,7 +220,7 @@ TARGETS = (
     Target("generation_config", _copy(GOLDEN / "tiny_llama", "generation_config.json"), _outline, json=True),
     Target(
         "adapter_config",
-        _copy(GOLDEN / "peft" / "lora_patterns", "adapter_config.json"),
+        _adapter_seed,
         lambda path: load_adapter(path.parent, _base())[0].name,
         json=True,
     ),
@@ -208,7 +228,7 @@ TARGETS = (
     Target("tokenizer.json", _tokenizer_seed, lambda path: len(tokenizer_of_folder(path.parent)), json=True),
     Target("zip", _file("a.zip", lambda: _packed(_deflated)), _unpacked, sure=True),
     Target("stored zip", _file("a.zip", lambda: _packed(zip_bytes)), _unpacked, sure=True),
-    Target("tar.gz", _file("a.tar.gz", lambda: _packed(tar_bytes)), _unpacked),
+    Target("tar.gz", _file("a.tar.gz", lambda: _packed(tar_bytes)), _unpacked, sure=True),
     Target("tar", _file("a.tar", lambda: gzip.decompress(_packed(tar_bytes))), _unpacked),
     Target("jsonl", _file("a.jsonl", lambda: "\n".join(map(json.dumps, ROWS)).encode()), _rows),
     Target("json", _file("a.json", lambda: json.dumps(ROWS).encode()), _rows, json=True),
