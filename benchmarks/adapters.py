@@ -79,6 +79,8 @@ ROWS: dict[str, Row] = {
     "transfer.lokr": Row(options={"rank": 4}),
     "transfer.oft": Row(options={"block": 16}),
     "transfer.boft": Row(options={"block": 4, "factors": 2}),
+    "transfer.hra": Row(options={"rank": 8}),
+    "transfer.fourierft": Row(rate=1e-1, options={"frequencies": 1000}),
     "transfer.houlsby": Row(options={"size": 32}),
     "transfer.pfeiffer": Row(options={"size": 32}),
     "attention.ia3": Row(rate=1e-2),

@@ -4,7 +4,7 @@
 - `head_only`: the task layer learns on frozen features.
 - `lora`: low-rank updates of chosen projections.
 - `rslora`: LoRA whose scale does not shrink with the rank; `pissa`, `olora`, `eva`, `loftq`: LoRA from another start.
-- `dora`, `vera`, `loha`, `lokr`: other updates of few parameters; `oft`, `boft`: rotations.
+- `dora`, `vera`, `loha`, `lokr`, `fourierft`: other updates of few parameters; `oft`, `boft`, `hra`: rotations.
 - `houlsby`, `pfeiffer`: bottleneck modules behind projections.
 - `quantize`: a packed base of 4 or 8 bits under any of them (QLoRA).
 - `bank`: several adapters on one base, switched, mixed, or one for each example.
@@ -35,11 +35,13 @@ from ft_jax.transfer.discriminative import discriminative
 from ft_jax.transfer.dora import dora
 from ft_jax.transfer.eva import eva
 from ft_jax.transfer.fixmatch import fixmatch
+from ft_jax.transfer.fourierft import fourierft
 from ft_jax.transfer.full import full
 from ft_jax.transfer.galore import galore
 from ft_jax.transfer.gradual_unfreezing import gradual_unfreezing
 from ft_jax.transfer.half_precision import master_copies, stochastic_rounding
 from ft_jax.transfer.head_only import head_only
+from ft_jax.transfer.hra import hra
 from ft_jax.transfer.joint import joint
 from ft_jax.transfer.l2_sp import l2_sp
 from ft_jax.transfer.loha import loha
@@ -70,11 +72,13 @@ __all__ = [
     "dora",
     "eva",
     "fixmatch",
+    "fourierft",
     "full",
     "galore",
     "gradual_unfreezing",
     "head_only",
     "houlsby",
+    "hra",
     "joint",
     "l2_sp",
     "loftq",

@@ -15,6 +15,7 @@ from ft_jax.models.peft.fields import Field, per_projection
 from ft_jax.models.peft.files import PeftFormat, Saved, register_format
 from ft_jax.models.peft.fused import Fusing, concatenated, stretches
 from ft_jax.transfer.dora import Directional, dora
+from ft_jax.transfer.fourierft import Spectral, fourierft
 from ft_jax.transfer.loha import Hadamard, loha
 from ft_jax.transfer.lokr import LEARNED, Kronecker, lokr
 from ft_jax.transfer.lora import lora, rslora
@@ -323,6 +324,36 @@ register_format(
     )
 )
 
+
+def _read_fourierft(saved: Saved, name: str):
+    places = saved.places(".fourierft_spectrum")
+    prefix, names = saved.modules.prefix, saved.modules.names
+    counts = {f"model/{p}": saved.tensors[f"{prefix}{names[p]}.fourierft_spectrum"].shape[0] for p in places}
+    scale, seed = float(saved.config.get("scaling", 150.0)), int(saved.config.get("random_loc_seed", 777))
+    return fourierft(max(counts.values()), scale, _exactly(places), counts=counts, seed=seed, name=name)
+
+
+def _describe_fourierft(holders, modules):
+    count, pattern = _per_module({place: held.spectrum.shape[0] for place, held in holders.items()}, modules)
+    held = next(iter(holders.values()))
+    fields = {"n_frequency": count, "n_frequency_pattern": pattern, "random_loc_seed": held.seed}
+    return {**fields, "scaling": float(held.scale), "target_modules": modules.targets(holders)}
+
+
+_pack_fourierft, _unpack_fourierft = per_projection({"spectrum": Field("fourierft_spectrum")})
+register_format(
+    PeftFormat(
+        "FOURIERFT",
+        "transfer.fourierft",
+        (Spectral,),
+        method=_read_fourierft,
+        describe=_describe_fourierft,
+        pack=_pack_fourierft,
+        unpack=_unpack_fourierft,
+        used=("n_frequency", "n_frequency_pattern", "scaling", "random_loc_seed", "init_weights"),
+        turned=True,
+    )
+)
 
 register_format(
     PeftFormat(

@@ -4,6 +4,7 @@ from ft_jax.core.weights import shape
 from ft_jax.models.peft.fields import Field, per_projection
 from ft_jax.models.peft.files import PeftFormat, Saved, register_format
 from ft_jax.transfer.boft import Butterfly, boft
+from ft_jax.transfer.hra import Reflected, reflections
 from ft_jax.transfer.oft import Rotated, oft, shortened
 
 
@@ -102,5 +103,33 @@ register_format(
         pack=_pack_boft,
         unpack=_unpack_boft,
         used=("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "init_weights"),
+    )
+)
+
+
+def _read_hra(saved: Saved, name: str):
+    places = saved.places(".hra_u")
+    ranks = {saved.tensors[f"{saved.modules.prefix}{saved.modules.names[p]}.hra_u"].shape[1] for p in places}
+    if len(ranks) != 1:
+        raise ValueError(f"hra_u has {sorted(ranks)} directions on different modules; they must be as many")
+    return reflections(ranks.pop(), _exactly(places), (), bool(saved.config.get("apply_GS")), name)
+
+
+def _describe_hra(holders, modules):
+    held = next(iter(holders.values()))
+    return {"r": held.u.shape[1], "apply_GS": held.orthogonal, "target_modules": modules.targets(holders)}
+
+
+_pack_hra, _unpack_hra = per_projection({"u": Field("hra_u")})
+register_format(
+    PeftFormat(
+        "HRA",
+        "transfer.hra",
+        (Reflected,),
+        method=_read_hra,
+        describe=_describe_hra,
+        pack=_pack_hra,
+        unpack=_unpack_hra,
+        used=("r", "apply_GS", "init_weights"),
     )
 )

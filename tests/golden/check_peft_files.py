@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from peft_reference import CONFIGS, load
 from record_peft import llama
-from record_peft_files import KINDS, base_of
+from record_peft_files import KINDS, LATER, base_of
 
 from ft_jax.models import Model, load_adapter, save_adapter
 
@@ -36,7 +36,7 @@ def main() -> None:
     base = Model(CONFIGS["llama"], reference.params, reference.apply)
     real, worst = file["attention_mask"].astype(bool), 0.0
     with tempfile.TemporaryDirectory() as saved:
-        for kind in KINDS:
+        for kind in (*KINDS, *LATER):
             _, params = load_adapter(folder / "peft" / kind, base)
             save_adapter(base, params, Path(saved) / kind)
             expected = recorded[f"{kind}/outputs"][real]

@@ -10,7 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import BOFTConfig, LNTuningConfig, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, VeraConfig, get_peft_model
+from peft import (
+    BOFTConfig,
+    FourierFTConfig,
+    HRAConfig,
+    LNTuningConfig,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    OFTConfig,
+    VeraConfig,
+    get_peft_model,
+)
 from peft.tuners.boft.layer import BOFTLayer
 from record_peft import bert, llama, randomise
 from transformers import BertForSequenceClassification
@@ -36,6 +47,15 @@ KINDS = {
     "boft": BOFTConfig(boft_block_size=0, boft_block_num=4, target_modules=FEW),
     "ln_tuning": LNTuningConfig(target_modules=["input_layernorm", "norm"]),
 }  # fmt: skip
+LATER = {
+    "fourierft": FourierFTConfig(
+        n_frequency=20, scaling=40.0, target_modules=FEW, random_loc_seed=5, n_frequency_pattern={"o_proj": 11}
+    ),
+    "hra": HRAConfig(r=3, target_modules=FEW),
+    "hra_orthogonal": HRAConfig(r=3, target_modules=FEW, apply_GS=True),
+}
+"""Recorded after the others, whose random numbers they leave as they were."""
+
 WIDTHS = ((16, 4, 2), (24, 4, 2), (32, 2, 4), (64, 4, 4))
 """Inputs, block edge and number of factors of recorded butterfly permutations."""
 
@@ -93,6 +113,8 @@ def main() -> None:
     for kind, config in KINDS.items():
         result |= record(kind, config, folder, file, generator)
     result |= record_classifier(folder, np.load(folder / "peft_bert.npz"), generator)
+    for kind, config in LATER.items():
+        result |= record(kind, config, folder, file, generator)
     for width, edge, factors in WIDTHS:
         for i in range(factors):
             order = BOFTLayer.block_butterfly_perm(None, width, width // edge // 2**i, edge // 2, factors - 1)

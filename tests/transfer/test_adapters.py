@@ -12,6 +12,7 @@ from ft_jax.core.adapters import map_operators
 from ft_jax.core.params import count, paths
 from ft_jax.models import tiny_decoder
 from ft_jax.transfer.boft import Butterfly
+from ft_jax.transfer.fourierft import places
 from ft_jax.transfer.lokr import factorized
 from ft_jax.transfer.oft import cayley, constrained, skew_symmetric
 from ft_jax.transfer.pissa import principal
@@ -54,6 +55,8 @@ SURGERIES = {
     "oft": lambda: transfer.oft(block=4),
     "oft_shared": lambda: transfer.oft(block=4, shared=True, terms=None),
     "boft": lambda: transfer.boft(block=4, factors=2),
+    "fourierft": lambda: transfer.fourierft(frequencies=40, start="zeros"),
+    "hra": lambda: transfer.hra(rank=4),
     "houlsby": lambda: transfer.houlsby(size=3, also=()),
 }
 
@@ -95,6 +98,33 @@ def test_the_merged_update_is_the_papers_formula():
     assert weight.left.shape == (4, 4) and weight.right_a.shape == (4, 2) and weight.right_b.shape == (2, 8)
     expected = UP + 3.0 / 2 * np.kron(weight.left, weight.right_a @ weight.right_b)
     np.testing.assert_allclose(weight.materialize(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_update_of_few_frequencies_is_a_sum_of_waves():
+    _, method, state = start(transfer.fourierft(frequencies=7, scale=30.0, seed=3))
+    weight = up(parameters(state.with_hyper({"transfer.fourierft.scale": 60.0}), method)["model"])
+    rows, columns = places(3, 16, 32, 7)
+    assert len(set(zip(rows, columns, strict=True))) == 7 and weight.spectrum.shape == (7,)
+    i, j = np.arange(16)[:, None], np.arange(32)
+    waves = [
+        c * np.cos(2 * np.pi * (p * i / 16 + q * j / 32))
+        for c, p, q in zip(weight.spectrum, rows, columns, strict=True)
+    ]
+    np.testing.assert_allclose(weight.materialize(), UP + 60.0 / (16 * 32) * sum(waves), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_reflections_multiply_to_an_orthogonal_matrix_near_one(orthogonal):
+    _, method, state = start(transfer.hra(rank=4, orthogonal=orthogonal))
+    weight = up(parameters(randomised(state), method)["model"])
+    u = np.asarray(weight.u, np.float64)
+    directions = np.linalg.qr(u)[0] if orthogonal else u / np.linalg.norm(u, axis=0)
+    product = np.eye(16)
+    for n in directions.T:
+        product = (np.eye(16) - 2 * np.outer(n, n)) @ product
+    np.testing.assert_allclose(weight.materialize(), product @ UP, rtol=1e-4, atol=1e-5)
+    assert np.linalg.matrix_rank(product - np.eye(16), tol=1e-6) == 4
+    np.testing.assert_allclose(product @ product.T, np.eye(16), atol=1e-10)
 
 
 def test_the_scale_of_rslora_is_over_the_root_of_the_rank():
@@ -291,6 +321,14 @@ def test_dropout_keeps_the_mean_of_the_update():
             lambda: transfer.boft(block=4, factors=4),
             "transfer.boft has 4 factors of blocks of 4, but model/.* reads 16",
         ),
+        (lambda: transfer.hra(rank=3), "transfer.hra has rank 3, and its directions start in pairs; use 4"),
+        (
+            lambda: transfer.hra(rank=18, orthogonal=True),
+            "transfer.hra has rank 18, but model/.* reads 16, where no more directions are at right angles",
+        ),
+        (lambda: transfer.fourierft(0), "transfer.fourierft has 0 frequencies; give it at least 1"),
+        (lambda: transfer.fourierft(4000), r"has 4000 frequencies, but model/\S* has \d+ numbers; use at most as many"),
+        (lambda: transfer.fourierft(3, start="ones"), "has start 'ones'; use 'normal' or 'zeros'"),
         (lambda: transfer.houlsby(activation="swish"), "transfer.houlsby has activation 'swish'; use 'gelu', 'relu'"),
         (
             lambda: transfer.lora(rank=3, start="orthogonal"),

@@ -170,7 +170,7 @@ QUERY = "base_model.model.model.layers.0.self_attn.q_proj"
         ("dora", {"use_qalora": True}, {}, "has use_qalora=True, which is not implemented for LORA; the nearest"),
         ("dora", {"kasa_config": {"a": 1}}, {}, "has kasa_config="),
         ("loha", {"rank_dropout": 0.1}, {}, "has rank_dropout=0.1, which is not implemented for LOHA"),
-        ("loha", {"peft_type": "FOURIERFT"}, {}, "has peft_type 'FOURIERFT'; known are .*BOFT.*LORA"),
+        ("loha", {"peft_type": "XLORA"}, {}, "has peft_type 'XLORA'; known are .*BOFT.*LORA"),
         ("pissa", {"init_lora_weights": "pissa_niter_4"}, {}, "'pissa_niter_4' changes the base in a way"),
         ("oft", {}, {f"{QUERY}.oft_R.weight": None, f"{QUERY}.other": np.ones(2)}, "left over .*q_proj.other"),
         (
