@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..rl.cartpole import UPDATES, experiment
 from ft_jax.training import fit
 from ft_jax.training.reproduction import Found, Reproduction, at_least
+
+from ..rl.cartpole import UPDATES, experiment
 
 
 def measure(seeds, quick):

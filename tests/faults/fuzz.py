@@ -42,7 +42,9 @@ def outcome(target: Target, content: bytes, want: object = None) -> str:
         return f"takes {grown >> 20} MiB"
     if error is None:
         return "read" if not target.sure or found == want else "is read as something else, silently"
-    return "refused" if a_sentence(error) else f"ends in {type(error).__module__}.{type(error).__name__}: {error!s:.300}"
+    return (
+        "refused" if a_sentence(error) else f"ends in {type(error).__module__}.{type(error).__name__}: {error!s:.300}"
+    )
 
 
 def a_sentence(error: Exception) -> bool:

@@ -26,7 +26,6 @@ from ft_jax.tuning import population
 SHORT = {"budget": Budget(steps=24, batch_size=8), "checkpoints": CheckpointSpec(every=2, keep=2)}
 
 
-
 @dataclasses.dataclass(frozen=True)
 class OnPolicy:
     """Points labelled by the model that is being trained."""
@@ -41,7 +40,9 @@ class OnPolicy:
 
 
 KINDS: dict[str, Experiment] = {
-    "supervised": experiment(**SHORT, evaluation=EvaluationSpec(every=6, metric="accuracy", mode="max", keep_best=True)),
+    "supervised": experiment(
+        **SHORT, evaluation=EvaluationSpec(every=6, metric="accuracy", mode="max", keep_best=True)
+    ),
     "stream": experiment(
         budget=Budget(steps=12, batch_size=8),
         checkpoints=CheckpointSpec(every=2, keep=2),

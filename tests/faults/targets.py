@@ -249,4 +249,3 @@ TARGETS = (
            lambda path: as_parallelism(path.read_bytes().decode("utf-8", "replace"))),
 )  # fmt: skip
 """By kind; checkpoints have targets of their own, see `test_every_flipped_bit_of_a_checkpoint_is_noticed`."""
-
