@@ -190,7 +190,7 @@ def evaluate(
 
     Example:
       >>> import optax
-      >>> from ft_jax.core import make_step, supervised
+      >>> from ft_jax.core import Outputs, make_step, supervised
       >>> def apply(params, batch, key):
       ...     return Outputs(hidden=batch["x"], unembedding=params["w"])
       >>> program = make_step(supervised(apply), optax.sgd(0.1))

@@ -134,7 +134,15 @@ def training_signal_annealing(
         weights = jnp.where((probabilities < threshold) | (progress >= 1), counted(batch), 0.0)
         return state, {**batch, "weights": weights}
 
-    return Method(name=name, hyper={"steps": steps}, prepare=prepare, reads="examples")
+    def refuses(parts):
+        other = next((part for part in parts if part.gives not in (None, "examples", LAYOUT)), None)
+        if other is None:
+            return None
+        return (
+            f"{name} weighs labelled examples, but {other.name} takes a batch of {other.gives}; leave one of them out"
+        )
+
+    return Method(name=name, hyper={"steps": steps}, prepare=prepare, refuses=refuses)
 
 
 def label_probabilities(outputs: Outputs, labels: Array) -> tuple[Float[Array, "batch ..."], int]:

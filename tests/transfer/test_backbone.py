@@ -37,10 +37,10 @@ def obvious(anchors, positives, temperature):
     return np.mean(losses)
 
 
-def views(model, key):
+def views(model, keys):
     """The mean hidden state of each example's real tokens under two dropout keys."""
     result = []
-    for one in jax.random.split(key):
+    for one in keys:
         hidden = np.asarray(model.apply(model.params, BATCH, one).hidden)
         result.append(np.stack([row[:length].mean(0) for row, length in zip(hidden, LENGTHS, strict=True)]))
     return result
@@ -52,7 +52,8 @@ def test_contrastive_equals_the_obvious_infonce_of_two_dropout_views():
     state = program.init(DROPPED.params, jax.random.key(4))
     _, metrics = jax.jit(program.step)(state, BATCH)
     local = jax.random.fold_in(jax.random.fold_in(state.key, 0), 0)
-    first, second = views(DROPPED, jax.random.fold_in(local, digest("dropout")))
+    keys = [jax.random.fold_in(local, digest(view)) for view in ("one view", "the other view")]
+    first, second = views(DROPPED, [jax.random.fold_in(key, digest("dropout")) for key in keys])
     assert np.abs(first - second).max() > 1e-2
     np.testing.assert_allclose(metrics["backbone"], obvious(first, second, 0.3), rtol=1e-5)
 

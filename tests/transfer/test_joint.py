@@ -86,7 +86,7 @@ def test_the_backbone_has_its_own_rate_and_the_head_keeps_its_own():
 def test_evaluation_takes_labelled_batches_and_joint_ones():
     program = make_step(TASK, sgd(), transfer.joint(MLM))
     state = program.init(CLASSIFIER.params, jax.random.key(3))
-    terms, predictions = jax.jit(program.evaluate)(state, LABELLED)
+    terms, predictions, _ = jax.jit(program.evaluate)(state, LABELLED)
     assert set(terms) == {"task"} and predictions.shape == (4, 3)
     assert set(jax.jit(program.evaluate)(state, BATCH)[0]) == {"task", "backbone"}
 
