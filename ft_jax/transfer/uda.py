@@ -138,9 +138,7 @@ def training_signal_annealing(
         other = next((part for part in parts if part.gives not in (None, "examples", LAYOUT)), None)
         if other is None:
             return None
-        return (
-            f"{name} weighs labelled examples, but {other.name} takes a batch of {other.gives}; leave one of them out"
-        )
+        return f"{name} weighs labelled examples, but {other.name} takes a batch of {other.gives}; leave one out"
 
     return Method(name=name, hyper={"steps": steps}, prepare=prepare, refuses=refuses)
 

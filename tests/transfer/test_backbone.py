@@ -213,7 +213,7 @@ def test_a_batch_of_one_has_nothing_to_repel():
 
 def test_pooling_reads_real_tokens_alone():
     outputs = PLAIN.apply(PLAIN.params, BATCH)
-    expected = views(PLAIN, jax.random.key(0))[0]
+    expected = views(PLAIN, jax.random.split(jax.random.key(0)))[0]
     np.testing.assert_allclose(pooled(outputs, BATCH), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
         pooled(outputs, {"segment_ids": BATCH["attention_mask"]}), expected, rtol=1e-5, atol=1e-6

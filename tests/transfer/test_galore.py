@@ -38,6 +38,10 @@ class AuthorsGaLore:
         return -size * SCALE * back
 
 
+def happened(hyper, step):
+    return types.SimpleNamespace(hyper=hyper, step=step)
+
+
 def test_updates_equal_the_authors_algorithm():
     method = transfer.galore(rank=RANK, gap=GAP, scale=SCALE, targets=("*/kernel",))
     inner = optax.with_extra_args_support(optax.adam(RATE, eps=0.0, eps_root=0.0))
@@ -46,9 +50,7 @@ def test_updates_equal_the_authors_algorithm():
     params = {"model": {name: {"kernel": jnp.zeros(shape)} for name, shape in SHAPES.items()}}
     state, references = transform.init(params), {name: AuthorsGaLore() for name in SHAPES}
     hyper = {method.name: {name: jnp.float32(value) for name, value in method.hyper.items()}}
-    update = jax.jit(
-        lambda g, s, step: transform.update(g, s, None, event=types.SimpleNamespace(hyper=hyper, step=step))
-    )
+    update = jax.jit(lambda g, s, step: transform.update(g, s, None, event=happened(hyper=hyper, step=step)))
     draw = np.random.default_rng(0)
     for step in range(7):
         gradients = {name: draw.normal(size=shape) for name, shape in SHAPES.items()}
@@ -89,9 +91,7 @@ def test_scanned_layers_are_projected_one_by_one():
         {"model": {"layers": {str(i): {"kernel": gradients[i]} for i in range(3)}}},
     ):
         transform = method.update(sgd)
-        updates, _ = transform.update(
-            tree, transform.init(tree), None, event=types.SimpleNamespace(hyper=hyper, step=jnp.int32(0))
-        )
+        updates, _ = transform.update(tree, transform.init(tree), None, event=happened(hyper=hyper, step=jnp.int32(0)))
         results.append(jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(updates)]))
     np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-6)
 
@@ -103,7 +103,7 @@ def test_under_an_adapter_it_is_the_plain_optimizer():
         params,
         transform.init(params),
         params,
-        event=types.SimpleNamespace(hyper={"transfer.galore": {"scale": 1.0}}, step=0),
+        event=happened(hyper={"transfer.galore": {"scale": 1.0}}, step=0),
     )
     np.testing.assert_array_equal(updates["model"]["up"]["bias"], -jnp.ones(6))
 
