@@ -18,9 +18,7 @@ LOGITS = "remembered_logits"
 @register(
     "incremental",
     paper="Buzzega et al. 2020, arXiv:2004.07211, equations 6 and 8",
-    example=lambda problem: der(
-        6, 4, problem.batch, problem.apply(problem.params, problem.batch, None).logits.shape[-1], alpha=0.05, beta=0.05
-    ),
+    example=lambda problem: der(6, 4, problem.batch, problem.params["head"]["kernel"].shape[-1], alpha=0.05, beta=0.05),
     neutral=Neutral({"alpha": 0.0, "beta": 0.0}),
 )
 def der(
