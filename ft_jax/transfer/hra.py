@@ -104,6 +104,7 @@ def hra(
         orthogonal directions than a weight has inputs.
 
     Example:
+      >>> import jax
       >>> params = {"model": {"mlp": {"up": {"kernel": jnp.ones((4, 6))}}}}
       >>> kernel = hra(rank=2).surgery(params, jax.random.key(0))["model"]["mlp"]["up"]["kernel"]
       >>> kernel.u.shape, bool(jnp.allclose(materialize(kernel), 1.0))
