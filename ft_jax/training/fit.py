@@ -3,34 +3,33 @@
 import collections
 import contextlib
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ft_jax.core.program import Events
 from ft_jax.training.causes import one_sentence
-from ft_jax.training.checkpoint import Checkpoints
 from ft_jax.training.clock import Stretch
 from ft_jax.training.evaluate import score
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.limits import check_limits
 from ft_jax.training.logging import Log
-from ft_jax.training.outcome import outcomes
+from ft_jax.training.loop.ending import check_going_on, going_on, keep_model, outcomes_of, summary_of
+from ft_jax.training.loop.numbers import changes, numbers_of
+from ft_jax.training.loop.saving import Saving
 from ft_jax.training.parallel import start_processes
 from ft_jax.training.prepare import Plan, notes_of, prepare
 from ft_jax.training.process import set_up_process
-from ft_jax.training.result import Diverged, Moment, Progress, Result, summarise
-from ft_jax.training.run_folder import RunFolder, RunRefused, check_folder, finite
-from ft_jax.training.serving.of_run import keep_of_run, why_unkeepable
+from ft_jax.training.result import Diverged, Moment, Progress, Result
+from ft_jax.training.run_folder import RunFolder, check_folder, finite
+from ft_jax.training.serving.of_run import why_unkeepable
 from ft_jax.training.signals import interruptions
 from ft_jax.training.stream import Feeder, check_batch
 from ft_jax.training.tracing import flatten, memories
-from ft_jax.training.trials import Winner, winner_of
+from ft_jax.training.trials import best_value
 
 IN_FLIGHT = 8
 """Steps that may be queued on the devices; more would only hold memory and find a divergence later."""
@@ -65,9 +64,9 @@ def fit(
     start_processes()
     set_up_process()
     path = Path(run) if run is not None else experiment.folder
-    going_on = check_folder(experiment, path, resume)
+    more = check_folder(experiment, path, resume)
     plan = prepare(experiment)
-    if going_on is not None:
+    if more is not None:
         check_going_on(plan, path)
     folder = RunFolder(experiment, path, resume, command)
     try:
@@ -75,21 +74,6 @@ def fit(
         return _Loop(plan, folder, tuple(callbacks), quiet).run()
     finally:
         folder.release()
-
-
-def check_going_on(plan: Plan, path: Path) -> None:
-    """Raises RunRefused on a finished run that can't have more steps: its methods or tasks have moved on."""
-    leaves = [part.name for part in plan.composition if part.after_task is not None]
-    if len(plan.stream) > 1:
-        raise RunRefused(
-            f"run folder {path} is finished with {len(plan.stream)} tasks, and more steps would change all but the "
-            "last after the fact; choose another with --out"
-        )
-    if leaves:
-        raise RunRefused(
-            f"run folder {path} is finished and {', '.join(leaves)} took leave of its task, so it has no more steps; "
-            "choose another with --out"
-        )
 
 
 class _Loop:
@@ -101,20 +85,14 @@ class _Loop:
         self.progress = Progress()
         self.state = self.distributed.init(plan.model.params, plan.key)
         self.numbers: dict[str, np.ndarray] = {}
-        self.checkpoints = Checkpoints(
-            folder.path / "checkpoints",
-            plan.composition.names,
-            self.distributed.collect(self.state),
-            self.experiment.checkpoints.keep,
-        )
-        self.since = time.perf_counter()
+        self.saving = Saving(plan, folder, self.state)
 
     def run(self) -> Result:
         """Restores, trains what is left, and writes the summary."""
         try:
-            restored = self.checkpoints.newest() is not None
+            restored = self.saving.checkpoints.newest() is not None
             if restored:
-                self.state, self.progress = self.restored("last")
+                self.state, self.progress = self.saving.restored(self.state.frozen)
             if self.folder.finished is not None:
                 self.go_back_to_best()
                 return self.result(self.folder.finished, 0)
@@ -122,8 +100,8 @@ class _Loop:
             start = self.progress.step if restored else -1
             self.log = Log(writes, self.plan.total_steps, start, self.quiet)
             try:
-                self.numbers = _numbers(self.distributed.collect(self.state.hyper))
-                for sentence in self.checkpoints.left_out:
+                self.numbers = numbers_of(self.distributed.collect(self.state.hyper))
+                for sentence in self.saving.checkpoints.left_out:
                     self.log.event(start, "damage", sentence)
                 if restored:
                     self.log.event(start, "resume", f"resumed from the checkpoint of step {start}")
@@ -135,7 +113,7 @@ class _Loop:
                 for note in () if restored else told:
                     self.log.event(0, "model", note)
                 summary = self.train()
-                self.keep_model(summary, unkept)
+                summary = keep_model(self.plan, self.state, self.progress, summary, unkept, self.folder.path)
                 self.folder.finish(summary)
             except Exception as error:
                 status = "diverged" if isinstance(error, Diverged) else "failed"
@@ -145,25 +123,15 @@ class _Loop:
             finally:
                 self.log.close()
         finally:
-            self.checkpoints.close()
+            self.saving.checkpoints.close()
         return self.result(summary, self.distributed.compilations())
 
     def go_on(self) -> None:
-        """Where a finished run was given more steps, stands before its end again, and says under what schedule."""
-        progress, stream = self.progress, self.plan.stream
-        if progress.task < len(stream) or progress.ended is None or self.plan.steps[-1] <= progress.ended["steps"]:
-            return
-        old, new = progress.ended["steps"], self.plan.total_steps
-        message = f"went on to {new} steps"
-        share = getattr(self.experiment.optimizer, "share", None)
-        if share is not None:
-            before, after = float(share(progress.step - 1, old)), float(share(progress.step, new))
-            message += (
-                f" under the {self.experiment.optimizer.schedule} schedule of {new}: the learning rate's share of its "
-                f"peak was {before:.3g} in the last of {old} and is {after:.3g} in the next"
-            )
-        self.log.event(progress.step, "more steps", message)
-        self.progress = progress.before_the_end()
+        """Where a finished run was given more steps, stands before its end again."""
+        more = going_on(self.plan, self.progress)
+        if more is not None:
+            self.progress, message = more
+            self.log.event(self.progress.step, "more steps", message)
 
     def train(self) -> dict[str, Any]:
         """All tasks from where the run stands; the summary."""
@@ -178,16 +146,6 @@ class _Loop:
             best = int(np.ravel(self.distributed.collect(self.state.step))[0])
             self.log.event(self.progress.step, "keep_best", f"went back to the best state, of step {best}")
         return self.summary("finished")
-
-    def keep_model(self, summary: dict[str, Any], unkept: str | None) -> None:
-        """Leaves the model of a finished run in its folder, or in the summary why it is not there."""
-        if summary["status"] != "finished" or jax.process_index():
-            return
-        if unkept:
-            summary["unkept"] = unkept
-            return
-        scores = self.progress.scores.get("after", {})
-        keep_of_run(self.plan, self.distributed.collect(self.state), scores, self.folder.path)
 
     def task(self, interrupted: Callable[[], bool]) -> bool:
         """The current task from where it stands; False if it was interrupted."""
@@ -277,11 +235,11 @@ class _Loop:
             return
         if self.distributed.after_eval:
             self.events(self.distributed.after_eval, "evaluation", flatten(scores, watched))
-        value = _best(scores[watched][spec.metric], spec.mode)
+        value = best_value(scores[watched][spec.metric], spec.mode)
         if spec.better(value, progress.best):
             self.note(best=value, bad=0, best_scores=scores)
             if spec.keep_best:
-                self.write("best")
+                self.progress = self.saving.save(self.state, self.progress, "best")
         else:
             self.note(bad=progress.bad + 1)
             if budget.patience is not None and self.progress.bad >= budget.patience:
@@ -348,19 +306,16 @@ class _Loop:
         """Lets one method after another act on what happened; every number that one changed is a line of the log."""
         stepping = [name for name, _ in self.plan.composition.inwards("after_step")]
         if stepping:
-            self.changed(_numbers(self.distributed.collect(self.state.hyper)), f"{', '.join(stepping)} in a step")
+            self.changed(numbers_of(self.distributed.collect(self.state.hyper)), f"{', '.join(stepping)} in a step")
         for name, act in parts.items():
             self.state = self.guarded(f"what {name} does at {cause}", lambda act=act: act(self.state, argument))
-            self.changed(_numbers(self.distributed.collect(self.state.hyper)), f"{name} at {cause}")
+            self.changed(numbers_of(self.distributed.collect(self.state.hyper)), f"{name} at {cause}")
 
     def changed(self, numbers: dict[str, np.ndarray], by: str) -> None:
         """Notes the numbers of the state, with a line in the log for each that is not what it was."""
         before, self.numbers = self.numbers, numbers
-        for number, new in numbers.items():
-            if not np.array_equal(before[number], new, equal_nan=True):
-                old, new = finite(before[number]), finite(new)
-                message = f"{number} {_told(old)} → {_told(new)}"
-                self.log.event(self.progress.step, by, message, number=number, old=old, new=new)
+        for message, values in changes(before, numbers):
+            self.log.event(self.progress.step, by, message, **values)
 
     def tell(self, kind: str, task: str) -> None:
         """Calls the callbacks."""
@@ -374,63 +329,29 @@ class _Loop:
     def save(self, metrics: dict[str, Any] | None = None) -> None:
         """Saves a checkpoint, once the log is on disk and the state is known to be good."""
         self.log.flush()
-        lost = bool(metrics) and not np.isfinite(np.asarray(jax.device_get(metrics["loss"]))).any()
-        single = not self.plan.program.trials and not self.plan.composition.inwards("lift")
-        if lost or (single and not bool(np.all(jax.device_get(_all_finite(self.state.params))))):
+        if self.saving.lost(self.state, metrics):
             self.refuse_divergence(self.progress.step)
-        self.write("last")
-
-    def write(self, kind: str) -> None:
-        """Starts writing a checkpoint."""
-        now = time.perf_counter()
-        self.note(wall=self.progress.wall + now - self.since)
-        self.since = now
-        record = {"progress": finite(dataclasses.asdict(self.progress))}
-        self.checkpoints.save(self.distributed.collect(self.state.replace(frozen=None)), record, kind)
-
-    def restored(self, kind: str):
-        """State and progress of a checkpoint."""
-        state, record = self.checkpoints.restore(kind)
-        state = self.distributed.spread(state).replace(frozen=self.state.frozen)
-        return state, Progress(**record["progress"])
+        self.progress = self.saving.save(self.state, self.progress)
 
     def go_back_to_best(self) -> bool:
         """With keep_best, the state that was best; whether there is one."""
-        self.checkpoints.wait()
-        if not self.experiment.evaluation.keep_best or self.checkpoints.newest("best") is None:
-            return False
-        self.state, _ = self.restored("best")
-        return True
+        best = self.saving.best(self.state.frozen)
+        if best is not None:
+            self.state = best
+        return best is not None
 
     def refuse_divergence(self, step: int) -> None:
         """Ends the run in one sentence."""
-        self.checkpoints.wait()
-        good = self.checkpoints.newest()
-        kept = "no checkpoint was saved yet" if good is None else f"the checkpoint of step {good} is kept"
         message = (
-            f"the loss is not finite at step {step} ({kept}); lower optimizer.learning_rate or set optimizer.max_norm"
+            f"the loss is not finite at step {step} ({self.saving.kept()}); lower optimizer.learning_rate or set "
+            "optimizer.max_norm"
         )
         self.log.event(step, "divergence", message)
         raise Diverged(message)
 
     def summary(self, status: str) -> dict[str, Any]:
         """What ``summary.json`` says."""
-        wall = self.progress.wall + time.perf_counter() - self.since
-        summary = summarise(self.plan, self.progress, self.outcomes(), status, wall)
-        won = self.winner()
-        return summary if won is None else {**summary, "winner": dataclasses.asdict(won)}
-
-    def winner(self) -> Winner | None:
-        """The best of several trials, by the watched metric at the end."""
-        spec, watched = self.experiment.evaluation, self.plan.watched(len(self.plan.stream) - 1)
-        scores = self.progress.scores.get("after", {}).get(watched, {})
-        if not self.plan.program.trials or not scores:
-            return None
-        return winner_of(scores, _numbers(self.distributed.collect(self.state.hyper)), spec.metric, spec.mode)
-
-    def outcomes(self):
-        """What came of the experiment's expectations."""
-        return outcomes(self.experiment.expect, self.progress.scores, self.plan.watched(len(self.plan.stream) - 1))
+        return summary_of(self.plan, self.state, self.progress, status, self.saving.wall(self.progress))
 
     def result(self, summary: dict[str, Any], compilations: int) -> Result:
         """What `fit` returns."""
@@ -443,32 +364,6 @@ class _Loop:
             run=self.folder.path,
             status=summary["status"],
             summary=summary,
-            outcomes=self.outcomes(),
+            outcomes=outcomes_of(self.plan, self.progress),
             compilations=compilations,
         )
-
-
-@jax.jit
-def _all_finite(tree):
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)] or [jnp.bool_(True)]))
-
-
-def _numbers(hyper) -> dict[str, np.ndarray]:
-    return {
-        f"{name}.{number}": np.asarray(value)
-        for name, its in jax.device_get(hyper).items()
-        for number, value in its.items()
-    }
-
-
-def _told(value) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(map(_told, value))}]"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _best(value, mode: str) -> float:
-    """The best of several trials, NaN where there is none."""
-    values = np.asarray(value, np.float64)
-    values = values[np.isfinite(values)]
-    return float("nan") if not values.size else float(values.min() if mode == "min" else values.max())

@@ -49,6 +49,18 @@ def best_trial(scores: Mapping[str, Any], metric: str, mode: str) -> int | None:
     return int(np.nanargmax(values) if mode == "max" else np.nanargmin(values))
 
 
+def best_value(values: Any, mode: str) -> float:
+    """The best of one value, or of several trials' that are finite; NaN where there is none.
+
+    Example:
+      >>> best_value([0.5, None, 0.9], "max")
+      0.9
+    """
+    found = np.asarray(values, np.float64)
+    found = found[np.isfinite(found)]
+    return float("nan") if not found.size else float(found.min() if mode == "min" else found.max())
+
+
 def winner_of(scores: Mapping[str, Any], hyper: Mapping[str, Any], metric: str, mode: str) -> Winner | None:
     """The best trial with its numbers; None where there are no trials.
 
