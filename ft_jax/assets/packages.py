@@ -17,6 +17,7 @@ from ft_jax.assets.cache import cache_folder, kept, locked, read_record, replaci
 from ft_jax.assets.download import check_digest, download, sha256_of
 from ft_jax.assets.errors import AssetRefused, AssetUnavailable, NotReached
 from ft_jax.assets.index import Link, find_archive, folder_links, local_path, matching, pip_settings
+from ft_jax.outside import printable
 
 
 def resolve_package(address: str) -> Path:
@@ -44,7 +45,9 @@ def _folder(member: Member) -> Path:
 
 def _member(member: Member) -> Path:
     if escapes(member.path):
-        raise ValueError(f"member {member.path!r} of {member.package} is not a path inside the package; name one")
+        raise ValueError(
+            f"member {printable(member.path)} of {member.package} is not a path inside the package; name one"
+        )
     folder = _folder(member)
     found = kept(folder, member.path) or _installed(member)
     if found:
@@ -123,7 +126,9 @@ def _joined(address: str, members: tuple[Member, ...]) -> Path:
         parts = [_member(member) for member in members]
         for part, member in zip(parts, members, strict=True):
             if part.is_dir():
-                raise AssetRefused(f"{member.path!r} of {member.package} is a folder; only files can be joined")
+                raise AssetRefused(
+                    f"{printable(member.path)} of {member.package} is a folder; only files can be joined"
+                )
         with replacing(target) as whole:
             for part in parts:
                 with open(part, "rb") as file:

@@ -20,7 +20,7 @@ VIRTUAL = ("num_virtual_tokens", "token_dim", "num_transformer_submodules", "num
 
 def _length(saved: Saved) -> int:
     """Virtual tokens: the rows of what is saved, which the configuration must not contradict."""
-    rows = saved.tensors[PROMPT].shape[0] if PROMPT in saved.tensors else saved.config["num_virtual_tokens"]
+    rows = saved.tensors[PROMPT].shape[0] if PROMPT in saved.tensors else saved.config.get("num_virtual_tokens", 1)
     if saved.config.get("num_virtual_tokens", rows) != rows:
         raise ValueError(
             f"the adapter has {rows} virtual tokens and num_virtual_tokens says {saved.config['num_virtual_tokens']}; "
@@ -188,6 +188,7 @@ register_format(
         pack=_pack_adaption,
         unpack=_unpack_adaption,
         used=("adapter_len", "adapter_layers"),
+        needs=("adapter_len", "adapter_layers"),
     )
 )
 

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
+from ft_jax.outside.names import cut, escaped
+
 BAD_INPUT, FAILED, STOPPED = 2, 1, 130
 
 FILE_ERRORS = FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError | PermissionError
@@ -98,7 +100,7 @@ def _command(words: list[str]) -> int:
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {escaped(str(message))}", file=sys.stderr)
 
 
 def usage() -> str:
@@ -132,9 +134,7 @@ def sentence(error: BaseException) -> str:
     """
     bad_input = _is_bad_input(error)
     message = str(error.args[0]) if isinstance(error, KeyError) and bad_input else str(error)
-    line = " ".join(message.split())
-    if len(line) > 1000:
-        line = line[:997] + "..."
+    line = cut(escaped(" ".join(message.split())), 1000)
     if line and (bad_input or isinstance(error, RunFailed) or getattr(error, "one_sentence", False)):
         return line
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ft_jax.data.augmentation import Augmentation
+from ft_jax.outside import printable
 
 Image = Float[Array, "height width channels"]
 
@@ -209,7 +210,7 @@ def random_operations(count: int = 2, operations: tuple[str, ...] = tuple(OPERAT
         raise ValueError(f"random_operations makes {count} operations; give it at least 1")
     for operation in operations:
         if operation not in OPERATIONS:
-            raise ValueError(f"there is no image operation {operation!r}; use some of {', '.join(OPERATIONS)}")
+            raise ValueError(f"there is no image operation {printable(operation)}; use some of {', '.join(OPERATIONS)}")
     chosen = [OPERATIONS[name] for name in operations]
     branches = [lambda image, amount, f=f: f(image, amount).astype(image.dtype) for f, _, _ in chosen]
     lows, highs = (jnp.array([one[i] for one in chosen]) for i in (1, 2))

@@ -6,6 +6,8 @@ from typing import Any
 
 import tokenizers
 
+from ft_jax.outside import printable
+
 Parts = list[tuple[str, bool]]
 """Pieces of a text in order, each with whether it is learned."""
 
@@ -76,7 +78,7 @@ def check_messages(messages: Any, where: str) -> None:
     """Refuses what is no list of ``{"role", "content"}``."""
     for message in messages if isinstance(messages, list | tuple) else [None]:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise ValueError(f'{where} holds {message!r:.60}; a message is {{"role": ..., "content": ...}}')
+            raise ValueError(f'{where} holds {printable(message, 60)}; a message is {{"role": ..., "content": ...}}')
 
 
 def _found_parts(tokenizer: Any, messages: Sequence[Mapping], turns: Sequence[int], where: str) -> Parts:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ft_jax.data.dataset import Computed, Dataset
+from ft_jax.outside import listed, printable
 
 
 def check_not_empty(dataset: Dataset, what: str = "the data set") -> Dataset:
@@ -28,7 +29,8 @@ def check_columns(dataset: Dataset, names: Sequence[str], what: str = "the data 
     for name in names:
         if name not in dataset.columns:
             raise KeyError(
-                f"{what} has no column {name!r}; it has {', '.join(dataset.columns)}, so rename one of them to {name!r}"
+                f"{what} has no column {printable(name)}; it has {listed(dataset.columns)}, so rename one of them "
+                f"to {printable(name)}"
             )
     return dataset
 
@@ -45,8 +47,8 @@ def check_texts(dataset: Dataset, name: str) -> Sequence[str]:
     for place in range(len(texts)):
         if not isinstance(texts[place], str):
             raise ValueError(
-                f"column {name!r} holds {texts[place]!r:.40} at example {place}, which is not a text; "
-                "drop that example or name another column"
+                f"column {printable(name)} holds {printable(texts[place], 40)} at example {place}, which is not a "
+                "text; drop that example or name another column"
             )
     return texts
 
@@ -79,7 +81,7 @@ def check_labels(dataset: Dataset, classes: int | None = None, name: str = "labe
     )
     if labels.dtype.kind not in "iu":
         raise ValueError(
-            f"column {name!r} has values of type {labels.dtype}; labels are whole numbers, see encode_labels"
+            f"column {printable(name)} has values of type {labels.dtype}; labels are whole numbers, see encode_labels"
         )
     wrong = np.argwhere((labels < 0) | (labels >= classes))
     if len(wrong):
@@ -102,7 +104,9 @@ def check_finite(dataset: Dataset) -> Dataset:
             wrong = np.argwhere(~np.isfinite(column))
             if len(wrong):
                 value, place = column[tuple(wrong[0])], wrong[0][0]
-                raise ValueError(f"column {name!r} holds {value} at example {place}; clean or drop the example")
+                raise ValueError(
+                    f"column {printable(name)} holds {value} at example {place}; clean or drop the example"
+                )
     return dataset
 
 
@@ -156,13 +160,15 @@ def check_batch(batch: Mapping[str, Any], fields: Sequence[str] = ()) -> Mapping
     """
     for field in fields:
         if field not in batch:
-            raise KeyError(f"the batch has no field {field!r}; it has {', '.join(batch)}, so add it to the data set")
+            raise KeyError(
+                f"the batch has no field {printable(field)}; it has {listed(batch)}, so add it to the data set"
+            )
     for field, value in batch.items():
         if isinstance(value, Mapping):
             check_batch(value)
         elif np.asarray(value).dtype.kind == "f" and not np.isfinite(value).all():
             place = int(np.argwhere(~np.isfinite(np.asarray(value)))[0][0])
             raise ValueError(
-                f"field {field!r} holds a value that is not finite at row {place}; clean or drop the example"
+                f"field {printable(field)} holds a value that is not finite at row {place}; clean or drop the example"
             )
     return batch

@@ -8,6 +8,7 @@ import numpy as np
 
 from ft_jax.data.completions import IGNORED
 from ft_jax.data.kinds import Kind, kinds_of
+from ft_jax.outside import listed, printable
 
 Length = int | Sequence[int] | None
 
@@ -134,7 +135,7 @@ def _collate(
         batch["attention_mask"] = (np.arange(batch["input_ids"].shape[1]) < sizes[:, None]).astype(np.int32)
     if present and "present" in batch:
         raise ValueError(
-            f"examples lack {', '.join(present)}, of which the part 'present' tells, and the data has a column of that "
+            f"examples lack {listed(present)}, of which the part 'present' tells, and the data has a column of that "
             "name; rename it"
         )
     return {**batch, "present": present} if present else batch
@@ -145,7 +146,7 @@ def _rows(name: str, values: Sequence, kind: Kind, length: int, filling: int) ->
         shapes = {np.shape(value) for value in values if value is not None}
         if len(shapes) > 1 or not shapes:
             raise ValueError(
-                f"field {name!r} has values of the shapes {', '.join(map(str, sorted(shapes)))} in one batch; "
+                f"field {printable(name)} has values of the shapes {listed(map(str, sorted(shapes)))} in one batch; "
                 "bring them to one shape, or drop the column with select"
             )
         kind = dataclasses.replace(kind, shape=next(iter(shapes)))
@@ -156,7 +157,7 @@ def _rows(name: str, values: Sequence, kind: Kind, length: int, filling: int) ->
         array = np.asarray(value)
         if array.shape[kind.axes :] != kind.shape or array.ndim < kind.axes:
             raise ValueError(
-                f"field {name!r} has a value of shape {array.shape} and one of {kind.shape}"
+                f"field {printable(name)} has a value of shape {array.shape} and one of {kind.shape}"
                 f"{' a token' if kind.axes else ''} in one batch; bring them to one shape, or drop the column"
             )
         rows[(place, *(slice(size) for size in array.shape[: kind.axes]))] = array

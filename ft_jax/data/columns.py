@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ft_jax.data.tables import Table
+from ft_jax.outside import printable
 
 TEXTS = ("text", "prompt", "completion", "chosen", "rejected")
 """Columns that are read as texts (the last four also as lists of messages), never as numbers."""
@@ -45,7 +46,7 @@ def _check_texts(table: Table, name: str, values: Sequence) -> None:
         if isinstance(value, str) or (name != "text" and isinstance(value, list | tuple)):
             continue
         said = "has no value" if _missing(value) else f"holds {value!r:.40}, which is no text"
-        raise ValueError(f"{table.where(place)}, column {name!r} {said}; give it one or drop the row")
+        raise ValueError(f"{table.where(place)}, column {printable(name)} {said}; give it one or drop the row")
 
 
 def _missing(value: Any) -> bool:

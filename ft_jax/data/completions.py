@@ -11,6 +11,7 @@ from ft_jax.data.chats import exchange_parts, marked, marked_tokens, written_par
 from ft_jax.data.checks import check_not_empty
 from ft_jax.data.dataset import Dataset, columns_of
 from ft_jax.data.tokens import check_policy, encode, ended, surroundings, without_opening
+from ft_jax.outside import listed
 
 IGNORED = -1
 """The label of a position that has no target."""
@@ -65,7 +66,7 @@ def next_tokens(
         examples = completions(tokenizer, [""] * len(dataset), dataset.columns["text"], end)
     else:
         raise KeyError(
-            f"the data set has the columns {', '.join(dataset.columns)}; "
+            f"the data set has the columns {listed(dataset.columns)}; "
             "it needs 'text', or 'prompt' and 'completion', or 'messages', so rename some"
         )
     kept = limited([(one,) for one in examples], length, too_long)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ft_jax.data.columns import as_numbers
+from ft_jax.outside import listed, printable
 
 Record = Mapping[str, Any]
 
@@ -84,7 +85,7 @@ class Dataset:
 
     def __repr__(self) -> str:
         classes = f", classes={self.classes}" if self.classes else ""
-        return f"Dataset({len(self)} examples of {', '.join(self.columns)}{classes})"
+        return f"Dataset({len(self)} examples of {listed(self.columns)}{classes})"
 
     def column(self, name: str) -> Sequence:
         """One column.
@@ -94,7 +95,7 @@ class Dataset:
         """
         if name not in self.columns:
             raise KeyError(
-                f"the data set has no column {name!r}; it has {', '.join(self.columns)}, so rename one of them"
+                f"the data set has no column {printable(name)}; it has {listed(self.columns)}, so rename one of them"
             )
         return self.columns[name]
 
@@ -177,14 +178,17 @@ class Dataset:
         for place, name in enumerate(self.column(column)):
             if name is None or name != name or not str(name).strip():
                 raise ValueError(
-                    f"example {place} has the label {name!r} in column {column!r}; give it one or drop the example"
+                    f"example {place} has the label {printable(name)} in column {printable(column)}; give it one or "
+                    "drop the example"
                 )
             names.append(str(name))
         known = tuple(classes) or tuple(sorted(set(names)))
         ids = {name: place for place, name in enumerate(known)}
         for place, name in enumerate(names):
             if name not in ids:
-                raise ValueError(f"label {name!r} at example {place} is none of the classes {', '.join(known)}; add it")
+                raise ValueError(
+                    f"label {printable(name)} at example {place} is none of the classes {listed(known)}; add it"
+                )
         encoded = np.array([ids[name] for name in names], dtype=np.int32)
         return dataclasses.replace(self.with_columns(**{column: encoded}), classes=known)
 
@@ -233,7 +237,7 @@ def columns_of(records: Sequence[Record], names: Sequence[str] = ()) -> dict[str
     for place, record in enumerate(records):
         if record.keys() != records[0].keys():
             raise ValueError(
-                f"example {place} has the fields {', '.join(record)} and the first has {', '.join(fields)}; "
+                f"example {place} has the fields {listed(record)} and the first has {listed(fields)}; "
                 "give every example the same"
             )
     return {name: as_numbers([record[name] for record in records]) for name in fields}

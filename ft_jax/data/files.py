@@ -12,6 +12,7 @@ from ft_jax.data.columns import typed_columns, words_as_numbers
 from ft_jax.data.dataset import Dataset
 from ft_jax.data.labels import read_labels
 from ft_jax.data.tables import Table, read_table
+from ft_jax.outside import printable
 
 NO_WORDS = ("", "None", "nan", "NaN", "null", "NULL", "<NA>")
 """What programs write into a csv for a label that is not there."""
@@ -41,7 +42,9 @@ def from_file(address: str | Path, split: str | None = None, quotes: bool | None
     """
     path = assets.resolve(address)
     if split is not None and split not in SPLITS:
-        raise ValueError(f"{path.name} has no split {split!r}; take one of {', '.join(SPLITS)}, or None for all of it")
+        raise ValueError(
+            f"{path.name} has no split {printable(split)}; take one of {', '.join(SPLITS)}, or None for all of it"
+        )
     dataset = dataset_of(read_table(path, quotes))
     if split is None:
         return dataset

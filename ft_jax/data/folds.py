@@ -5,6 +5,8 @@ from typing import Literal
 
 import numpy as np
 
+from ft_jax.outside import printable
+
 FoldKind = Literal["plain", "stratified", "grouped", "stratified-grouped"]
 KINDS = ("plain", "stratified", "grouped", "stratified-grouped")
 
@@ -45,7 +47,7 @@ def folds(
     from sklearn import model_selection
 
     if kind not in KINDS:
-        raise ValueError(f"there is no kind {kind!r} of folds; use one of {', '.join(KINDS)}")
+        raise ValueError(f"there is no kind {printable(kind)} of folds; use one of {', '.join(KINDS)}")
     if count < 2:
         raise ValueError(f"{count} folds hold nothing out; use at least 2")
     if examples < count:
@@ -63,8 +65,8 @@ def folds(
         rare, least = _rarest(labels)
         if least < count:
             raise ValueError(
-                f"class {rare!r} has {least} examples and there are {count} folds, so that a fold would be without "
-                "it; use fewer folds, or drop the class"
+                f"class {printable(rare)} has {least} examples and there are {count} folds, so that a fold would be "
+                "without it; use fewer folds, or drop the class"
             )
     if kind == "grouped":
         splitter = model_selection.GroupKFold(count, shuffle=True, random_state=seed)
@@ -94,7 +96,8 @@ def _check_classes(found: Sequence[Fold], labels: np.ndarray) -> None:
             missing = np.setdiff1d(classes, labels[part])
             if missing.size:
                 raise ValueError(
-                    f"fold {index} {where} no example of class {missing[0].item()!r}; use stratified folds, or fewer"
+                    f"fold {index} {where} no example of class {printable(missing[0].item())}; use stratified folds, "
+                    "or fewer"
                 )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from ft_jax import assets
 from ft_jax.data.dataset import Computed, Dataset
 from ft_jax.data.tfds import from_tfds
+from ft_jax.outside import listed, printable
 
 DIGITS = tuple(str(digit) for digit in range(10))
 DIGITS_SPLITS = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -33,7 +34,7 @@ def digits(split: str | None = None) -> Dataset:
       Dataset(1797 examples of images, labels, classes=('0', '1', '2', '3', '4', '5', '6', '7', '8', '9'))
     """
     if split is not None and split not in DIGITS_SPLITS:
-        raise ValueError(f"digits has no split {split!r}; take one of {', '.join(DIGITS_SPLITS)}")
+        raise ValueError(f"digits has no split {printable(split)}; take one of {', '.join(DIGITS_SPLITS)}")
     from sklearn.datasets import load_digits
 
     bundled = load_digits()
@@ -60,7 +61,7 @@ def mnist(source: str | Path = "tfds:mnist", split: str | None = None) -> Datase
       FileNotFoundError: there is no such file.
     """
     if split not in (None, "train", "test"):
-        raise ValueError(f"mnist has no split {split!r}; take train or test")
+        raise ValueError(f"mnist has no split {printable(split)}; take train or test")
     if str(source).startswith("tfds:"):
         dataset = from_tfds(str(source), split or "train+test")
         images = dataset.column("images")
@@ -69,7 +70,7 @@ def mnist(source: str | Path = "tfds:mnist", split: str | None = None) -> Datase
     path = assets.resolve(source)
     with np.load(path) as file:
         if not {"images", "labels"} <= set(file):
-            raise ValueError(f"{path} has {', '.join(file)}; an MNIST file needs the arrays images and labels")
+            raise ValueError(f"{path} has {listed(file)}; an MNIST file needs the arrays images and labels")
         images, labels = file["images"], file["labels"]
     edge = int(len(images) * MNIST_TRAIN_SHARE)
     part = {None: slice(None), "train": slice(edge), "test": slice(edge, None)}[split]

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ft_jax.outside import printable
+
 LARGEST = 2**31 - 1
 """The largest whole number that a batch holds."""
 
@@ -67,7 +69,9 @@ def _kind(name: str, column: Sequence, sizes: np.ndarray | None) -> Kind:
 
 def _of_parts(name: str, held: Sequence[Mapping], missing: bool) -> Kind:
     if missing:
-        raise ValueError(f"some examples have no part {name!r} and others do; give all of them one, or drop the column")
+        raise ValueError(
+            f"some examples have no part {printable(name)} and others do; give all of them one, or drop the column"
+        )
     fields = dict.fromkeys(field for value in held for field in value)
     return Kind(parts=kinds_of({field: [value.get(field) for value in held] for field in fields}))
 
@@ -97,8 +101,8 @@ def _narrowed(name: str, dtype: np.dtype, arrays: Sequence[np.ndarray]) -> np.dt
             if array.size and (int(array.max()) > LARGEST or int(array.min()) < -LARGEST - 1):
                 worst = int(array.flat[np.abs(array.astype(np.float64)).argmax()])
                 raise ValueError(
-                    f"field {name!r} holds {worst}, and batches hold numbers of 32 bits; drop the column with select, "
-                    "or make it smaller"
+                    f"field {printable(name)} holds {worst}, and batches hold numbers of 32 bits; drop the column with "
+                    "select, or make it smaller"
                 )
     return np.dtype(np.int32)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ft_jax.data.columns import as_numbers
 from ft_jax.data.dataset import Dataset
+from ft_jax.outside import printable
 
 
 def read_labels(
@@ -87,7 +88,9 @@ def _several(values: Sequence[Sequence[str]], where: Callable[[int], str]) -> tu
     for place, names in enumerate(values):
         for name in names:
             if not isinstance(name, str) or not name.strip():
-                raise ValueError(f"{where(place)} has {name!r} among its labels' names; correct it or drop the row")
+                raise ValueError(
+                    f"{where(place)} has {printable(name)} among its labels' names; correct it or drop the row"
+                )
     classes = _sorted_names(((name, place) for place, names in enumerate(values) for name in names), where)
     return np.array([[name in names for name in classes] for names in values], np.float32), classes
 
@@ -101,8 +104,8 @@ def _sorted_names(named, where: Callable[[int], str]) -> tuple[str, ...]:
         other = plain.setdefault(" ".join(name.split()), name)
         if other != name:
             raise ValueError(
-                f"the labels {other!r} ({where(first[other])}) and {name!r} ({where(place)}) differ in spaces alone; "
-                "write them alike"
+                f"the labels {printable(other)} ({where(first[other])}) and {printable(name)} ({where(place)}) differ "
+                "in spaces alone; write them alike"
             )
     return tuple(sorted(first))
 
@@ -159,7 +162,7 @@ def one_mapping(
         if unknown:
             raise ValueError(
                 f"{name} has the classes {_listed(one.classes)} and the model has {_listed(classes)}; rename "
-                f"{unknown[0]!r} in the data, or give the model a new head"
+                f"{printable(unknown[0])} in the data, or give the model a new head"
             )
     everything = set().union(*(one.classes for one in named.values()))
     whole = (one.classes for one in named.values() if set(one.classes) == everything)

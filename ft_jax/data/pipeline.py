@@ -12,6 +12,7 @@ from ft_jax.data.checks import check_not_empty
 from ft_jax.data.collate import Length, bucket, collate, lengths, with_row_weights
 from ft_jax.data.dataset import Computed, Dataset
 from ft_jax.data.kinds import kinds_of
+from ft_jax.outside import printable
 
 Transform = Callable[[Mapping[str, Any], np.random.Generator], Mapping[str, Any]]
 
@@ -57,7 +58,7 @@ class Plan:
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; make it at least 1")
         if self.remainder not in ("drop", "pad"):
-            raise ValueError(f"remainder={self.remainder!r} is neither 'drop' nor 'pad'; take one of them")
+            raise ValueError(f"remainder={printable(self.remainder)} is neither 'drop' nor 'pad'; take one of them")
         if self.group_by_length < 1:
             raise ValueError(f"group_by_length is {self.group_by_length}; make it at least 1, which groups nothing")
         if not 0 <= self.process < self.processes:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ft_jax import assets
 from ft_jax.data.dataset import Dataset
+from ft_jax.outside import printable
 
 DOMAINS: Mapping[str, str] = {
     "movies": "movieReviewSnippets_GroundTruth.txt",
@@ -64,9 +65,9 @@ def unlabelled(domain: str, split: str | None = None) -> Dataset:
       AssetUnavailable: the data isn't on this computer and can't be fetched.
     """
     if domain not in DOMAINS:
-        raise ValueError(f"there is no sentiment domain {domain!r}; take one of {', '.join(DOMAINS)}")
+        raise ValueError(f"there is no sentiment domain {printable(domain)}; take one of {', '.join(DOMAINS)}")
     if split is not None and split not in SPLITS:
-        raise ValueError(f"sentiment has no split {split!r}; take one of {', '.join(SPLITS)}")
+        raise ValueError(f"sentiment has no split {printable(split)}; take one of {', '.join(SPLITS)}")
     text = (assets.resolve(assets.SENTIMENT) / DOMAINS[domain]).read_text(encoding="utf-8-sig")
     rows = [line.split("\t") for line in text.splitlines()]
     dataset = Dataset(

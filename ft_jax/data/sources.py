@@ -7,6 +7,7 @@ from ft_jax.data.files import from_file
 from ft_jax.data.images import digits, mnist
 from ft_jax.data.sentiment import sentiment
 from ft_jax.data.tfds import from_tfds
+from ft_jax.outside import printable
 
 
 def load(address: str | Path, split: str | None = None, quotes: bool | None = None) -> Dataset:
@@ -36,7 +37,7 @@ def load(address: str | Path, split: str | None = None, quotes: bool | None = No
     text = str(address)
     kind, _, rest = text.partition(":")
     if quotes is not None and (text == "digits" or kind in ("sentiment", "mnist", "tfds")):
-        raise ValueError(f"quotes={quotes} is for csv and tsv files, and {text!r} is none; leave quotes out")
+        raise ValueError(f"quotes={quotes} is for csv and tsv files, and {printable(text)} is none; leave quotes out")
     if kind == "sentiment":
         return sentiment(rest, split)
     if text == "digits":

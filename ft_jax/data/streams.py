@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import jax
 
+from ft_jax.outside import printable
+
 
 class Stream(Protocol):
     """An iterator of batches that can say and take its place, as `ft_jax.data.batches` gives."""
@@ -42,7 +44,9 @@ class SideBySide:
         try:
             return next(self._others[name])
         except StopIteration:
-            raise ValueError(f"the stream {name!r} has no batches; give it data that fills at least one") from None
+            raise ValueError(
+                f"the stream {printable(name)} has no batches; give it data that fills at least one"
+            ) from None
 
     def every_shape(self) -> list[dict[str, Any]]:
         """A batch of every combination of the streams' shapes; of streams that don't tell theirs the next batch."""

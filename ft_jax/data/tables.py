@@ -60,7 +60,8 @@ def read_table(path: Path, quotes: bool | None = None) -> Table:
     ending = format_of(path)
     if ending not in READERS:
         raise ValueError(
-            f"{path.name!r} is of no known format; give a file that ends in {', '.join(READERS)} (text also with .gz)"
+            f"{printable(path.name)} is of no known format; give a file that ends in {', '.join(READERS)} (text also "
+            "with .gz)"
         )
     if quotes is not None and ending not in DELIMITERS:
         raise ValueError(f"quotes={quotes} is for csv and tsv, and {path.name} is neither; leave quotes out")
@@ -192,7 +193,7 @@ def _delimited(path: Path, ending: str, quotes: bool | None) -> Table:
     (_, header), *rows = records
     repeated = next((name for name in header if header.count(name) > 1), None)
     if repeated is not None:
-        raise ValueError(f"{path} has two columns called {repeated!r}; rename one")
+        raise ValueError(f"{path} has two columns called {printable(repeated)}; rename one")
     for number, row in rows:
         if len(row) != len(header):
             raise ValueError(
@@ -293,7 +294,7 @@ def _parquet(path: Path) -> Table:
         names = file.schema_arrow.names
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise Refused(f"{path} has two columns called {twice!r}; rename one")
+            raise Refused(f"{path} has two columns called {printable(twice)}; rename one")
         about, groups = file.metadata, [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
         if about.num_rows != sum(group.num_rows for group in groups):
             raise ValueError("its groups have other numbers of rows than the file")
@@ -345,9 +346,9 @@ def _array(archive: Archive, name: str) -> np.ndarray:
     shape, columns_first, kind = read(content)
     left = content.getbuffer()[content.tell() :]
     if kind.hasobject:
-        raise ValueError(f"array {name!r} holds Python objects, which are never unpickled")
+        raise ValueError(f"array {printable(name)} holds Python objects, which are never unpickled")
     if math.prod(shape) * kind.itemsize != len(left):
-        raise ValueError(f"array {name!r} claims the shape {shape} of {kind} and has {len(left)} bytes")
+        raise ValueError(f"array {printable(name)} claims the shape {shape} of {kind} and has {len(left)} bytes")
     return np.frombuffer(left, kind).reshape(shape, order="F" if columns_first else "C").copy()
 
 

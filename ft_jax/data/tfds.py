@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ft_jax.data.dataset import Computed, Dataset
+from ft_jax.outside import printable
 
 NAMES = {"image": "images", "label": "labels"}
 """Features of TFDS that get the names which batches have."""
@@ -37,7 +38,7 @@ def from_tfds(address: str, split: str | None = None, data_dir: str | Path | Non
         import tensorflow_datasets
     except ModuleNotFoundError as error:
         raise FileNotFoundError(
-            f"{address!r} needs tensorflow-datasets, which is not installed; pip install 'ft_jax[tfds]'"
+            f"{printable(address)} needs tensorflow-datasets, which is not installed; pip install 'ft_jax[tfds]'"
         ) from error
     name, named = parse_tfds(address)
     split = split or named
@@ -49,21 +50,26 @@ def from_tfds(address: str, split: str | None = None, data_dir: str | Path | Non
     except Exception as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise FileNotFoundError(
-            f"needs the TFDS data set {name!r}, which is not prepared here and could not be ({type(error).__name__}: "
-            f"{reason}); prepare it with network, or set TFDS_DATA_DIR to a folder that has it as array_record"
+            f"needs the TFDS data set {printable(name)}, which is not prepared here and could not be "
+            f"({type(error).__name__}: {reason}); prepare it with network, or set TFDS_DATA_DIR to a folder that has "
+            "it as array_record"
         ) from error
     have = ", ".join(builder.info.splits)
     if split is None:
         raise ValueError(
-            f"{address!r} names no split; take one of {have}, as in 'tfds:{name}:{have.partition(',')[0]}'"
+            f"{printable(address)} names no split; take one of {have}, as in 'tfds:{name}:{have.partition(',')[0]}'"
         )
     try:
         source = builder.as_data_source(split=split)
     except (KeyError, ValueError) as error:
-        raise ValueError(f"the TFDS data set {name!r} has no split {split!r}; take one of {have}") from error
+        raise ValueError(
+            f"the TFDS data set {printable(name)} has no split {printable(split)}; take one of {have}"
+        ) from error
     features = builder.info.features
     if not isinstance(features, tensorflow_datasets.features.FeaturesDict):
-        raise ValueError(f"the TFDS data set {name!r} has examples without named features; convert it to a file first")
+        raise ValueError(
+            f"the TFDS data set {printable(name)} has examples without named features; convert it to a file first"
+        )
     labels = features["label"] if "label" in set(features) else None
     classes = tuple(labels.names) if isinstance(labels, tensorflow_datasets.features.ClassLabel) else ()
     read = _one_at_a_time(source)

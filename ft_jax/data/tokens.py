@@ -10,6 +10,7 @@ import tokenizers
 
 from ft_jax.data.checks import check_texts
 from ft_jax.data.dataset import Dataset
+from ft_jax.outside import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,5 +194,5 @@ def check_policy(too_long: str, allowed: Sequence[str] = ("error", "truncate")) 
     """
     if too_long not in allowed:
         raise ValueError(
-            f"too_long={too_long!r} is no policy for long texts; take one of {', '.join(map(repr, allowed))}"
+            f"too_long={printable(too_long)} is no policy for long texts; take one of {', '.join(map(repr, allowed))}"
         )

@@ -14,6 +14,7 @@ from ft_jax.core.weights import matmul
 from ft_jax.models.architectures import architecture_for, flat, nested
 from ft_jax.models.architectures.naming import Between, PublishedHead, Tensor, head_tensors
 from ft_jax.models.networks.parts.layers import activation, grafts_of, layer_norm, unit
+from ft_jax.outside import printable
 
 HEAD = "head/*"
 """The paths of a head's parameters."""
@@ -87,11 +88,11 @@ def with_head(model, kind: str, key: jax.Array | None, outputs: int | None = Non
     if kind == "language_model":
         return _without_head(model)
     if kind not in HEADS:
-        raise ValueError(f"head {kind!r} is unknown; use {', '.join(map(repr, (*HEADS, 'language_model')))}")
+        raise ValueError(f"head {printable(kind)} is unknown; use {', '.join(map(repr, (*HEADS, 'language_model')))}")
     head, config = HEADS[kind], model.config
     sees_images = hasattr(config, "classes")
     if sees_images and head.pooling is None:
-        raise ValueError(f"head {kind!r} reads tokens and {type(config).__name__} gives one vector an image")
+        raise ValueError(f"head {printable(kind)} reads tokens and {type(config).__name__} gives one vector an image")
     outputs = _outputs(kind, head, outputs)
     if pooling == PUBLISHED and not sees_images:
         chosen = _published(kind, config)
@@ -163,9 +164,11 @@ def with_classifier(model, classes: int, key: jax.Array | None, pooling: str = "
 
 def _outputs(kind, head, outputs):
     if head.outputs is None and outputs is None:
-        raise ValueError(f"head {kind!r} needs a number of classes; pass outputs=...")
+        raise ValueError(f"head {printable(kind)} needs a number of classes; pass outputs=...")
     if head.outputs is not None and outputs not in (None, head.outputs) and kind != "regression":
-        raise ValueError(f"head {kind!r} has {head.outputs} outputs and can't have {outputs}; leave outputs out")
+        raise ValueError(
+            f"head {printable(kind)} has {head.outputs} outputs and can't have {outputs}; leave outputs out"
+        )
     outputs = head.outputs if outputs is None else outputs
     if outputs < 1 and not head.unit:
         raise ValueError(f"classes is {outputs}; a head needs at least 1 output")
@@ -175,11 +178,13 @@ def _outputs(kind, head, outputs):
 def _pooling(kind, head, pooling, config):
     if head.pooling is None:
         if pooling is not None:
-            raise ValueError(f"head {kind!r} reads every token and pools none; leave pooling={pooling!r} out")
+            raise ValueError(
+                f"head {printable(kind)} reads every token and pools none; leave pooling={printable(pooling)} out"
+            )
         return None
     pooling = pooling or head.pooling
     if pooling not in POOLINGS:
-        raise ValueError(f"pooling {pooling!r} is unknown; use {', '.join(map(repr, POOLINGS))}")
+        raise ValueError(f"pooling {printable(pooling)} is unknown; use {', '.join(map(repr, POOLINGS))}")
     if pooling == "pooler" and not getattr(config, "pooler", False):
         raise ValueError("pooling 'pooler' needs a model with BERT's pooler; this one has none, use 'mean' or 'cls'")
     return pooling
@@ -191,7 +196,7 @@ def _published(kind, config) -> PublishedHead:
     chosen = next((one for one in architecture.heads(config) if one.kind == wanted), None)
     if chosen is None:
         raise ValueError(
-            f"transformers has no head {kind!r} for {architecture.model_types[0]}; use a pooling of "
+            f"transformers has no head {printable(kind)} for {architecture.model_types[0]}; use a pooling of "
             f"{', '.join(map(repr, POOLINGS))}"
         )
     return chosen

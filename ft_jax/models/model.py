@@ -25,6 +25,7 @@ from ft_jax.models.networks.parts.stacking import stack_layers, unstack_layers
 from ft_jax.models.networks.t5 import T5, T5Config
 from ft_jax.models.networks.vision import MLPConfig, Perceptron, VisionTransformer, ViTConfig
 from ft_jax.models.networks.vlm import VisionLanguage, VisionLanguageConfig
+from ft_jax.outside import printable
 
 MODULES = {
     EncoderConfig: Encoder,
@@ -230,7 +231,7 @@ class Model:
         known = [field.name for field in dataclasses.fields(self.config)]
         for name in changes:
             if name not in known:
-                raise ValueError(f"{type(self.config).__name__} has no {name!r}; it has {', '.join(known)}")
+                raise ValueError(f"{type(self.config).__name__} has no {printable(name)}; it has {', '.join(known)}")
         config, params, before = dataclasses.replace(self.config, **changes), self.params, self.config
         if "scan" in changes:
             params = (stack_layers if config.scan else unstack_layers)(params)

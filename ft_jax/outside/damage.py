@@ -4,14 +4,16 @@ import contextlib
 import errno
 from collections.abc import Iterator
 
+from ft_jax.outside.names import cut, escaped
+
 OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.ENOTDIR)
 """What says something of the computer and nothing of the file; a seek to a place that can't be is damage."""
 
 
 def one_line(error: BaseException, most: int = 300) -> str:
-    """An error's message on one line of no more than so many characters."""
+    """An error's message on one line of no more than so many characters, none of which a terminal acts upon."""
     said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return said if len(said) <= most else f"{said[:most]}…"
+    return cut(escaped(said), most)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Names that become files, lines of a log and rows of a report: what they must not hold."""
 
 import unicodedata
+from collections.abc import Iterable
 
 LONGEST = 255
 """Bytes of one part of a path that file systems take."""
@@ -29,12 +30,45 @@ def trouble_with(name: str) -> str | None:
     return None
 
 
-def printable(text: object, most: int = 80) -> str:
-    """Text from outside as a message may show it: on one line, short, and in characters that are what they seem.
+def escaped(text: str) -> str:
+    """Text in which whatever a terminal or a page would act upon, or show as something else, is written out.
 
     Example:
-      >>> printable("a\\x1b[31mb"), printable("x" * 100, 8)
-      ("'a\\\\x1b[31mb'", "'xxxxxx…'")
+      >>> print(escaped("a\\x1b[31mb\\u202ec"))
+      a\\x1b[31mb\\u202ec
     """
-    shown = ascii(text) if isinstance(text, str) and trouble_with(text) else repr(text)
-    return shown if len(shown) <= most else f"{shown[: most - 1]}…{shown[-1] if isinstance(text, str) else ''}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def cut(text: str, most: int) -> str:
+    """Text of no more than so many characters, with an ellipsis where there was more."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def printable(value: object, most: int = 80) -> str:
+    """A value from outside as a sentence may hold it: on one line, short, in characters that are what they seem.
+
+    Example:
+      >>> printable("a\\x1b[31mb"), printable("x" * 100, 8), printable([1, 2, 3], 5)
+      ("'a\\\\x1b[31mb'", "'xxxxx…'", '[1, …')
+    """
+    quote = isinstance(value, str)
+    try:
+        # Of a long text no more than the beginning is written out at all.
+        shown = repr(value[: most + 1] if quote else value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, lists in lists
+        shown = f"<{type(value).__name__}>"
+    over = len(shown) > most or (quote and len(value) > most)
+    return escaped(f"{shown[: most - 1 - quote]}…{shown[-1] if quote else ''}" if over else shown)
+
+
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """Names from outside as a sentence may list them; ``"none"`` of none.
+
+    Example:
+      >>> listed(["text", "labels"]), listed(map(str, range(99)), 3), listed([])
+      ('text, labels', '0, 1, 2 and 96 more', 'none')
+    """
+    names = [cut(escaped(str(name)), 60) for name in names]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more if names else "none"

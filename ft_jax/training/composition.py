@@ -10,6 +10,7 @@ import jax
 from ft_jax.core import Composition, Method, catalogue, compose
 from ft_jax.core.params import learns, matches, nearest, paths
 from ft_jax.models.heads import HEAD
+from ft_jax.outside import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,9 @@ class Use:
             return
         for option in self.options:
             if option not in known:
-                raise ValueError(f"{self.name} has no option {option!r}; the nearest are {nearest(option, known)}")
+                raise ValueError(
+                    f"{self.name} has no option {printable(option)}; the nearest are {nearest(option, known)}"
+                )
 
     def build(self, parts: Parts) -> Method:
         """The method.
@@ -122,7 +125,9 @@ class Use:
                     parameter.VAR_POSITIONAL,
                 )
             ):
-                raise ValueError(f"{self.name} needs option {name!r}; give Use({self.name!r}, {name}=...)")
+                raise ValueError(
+                    f"{self.name} needs option {printable(name)}; give Use({printable(self.name)}, {name}=...)"
+                )
         return catalogue[self.name].build(**options)
 
 
@@ -166,7 +171,8 @@ def check_methods(methods: tuple[MethodLike, ...]) -> None:
             method.check()
         elif not isinstance(method, Method | Composition) and not callable(method):
             raise ValueError(
-                f'experiment.method holds {method!r}; use Use("family.method", ...), a Method or a function of Parts'
+                f'experiment.method holds {printable(method)}; use Use("family.method", ...), a Method or a function '
+                "of Parts"
             )
 
 

@@ -16,6 +16,7 @@ import optax
 from ft_jax.core import Loss, Optimizer, Outputs, optimizer
 from ft_jax.core.decay import decay_mask
 from ft_jax.core.params import nearest
+from ft_jax.outside import printable
 from ft_jax.training.composition import MethodLike
 from ft_jax.training.metrics import MetricLike
 from ft_jax.training.objective import objective_of
@@ -86,10 +87,10 @@ class OptimizerSpec:
         if self.max_norm is not None and not self.max_norm > 0:
             raise ValueError(f"optimizer.max_norm is {self.max_norm}; give a norm above 0, or None for no clipping")
         if self.schedule not in ("constant", "linear", "cosine"):
-            raise ValueError(f"optimizer.schedule is {self.schedule!r}; use 'constant', 'linear' or 'cosine'")
+            raise ValueError(f"optimizer.schedule is {printable(self.schedule)}; use 'constant', 'linear' or 'cosine'")
         if self.half_precision not in ("master", "stochastic", "none"):
             raise ValueError(
-                f"optimizer.half_precision is {self.half_precision!r}; use 'master', 'stochastic' or 'none'"
+                f"optimizer.half_precision is {printable(self.half_precision)}; use 'master', 'stochastic' or 'none'"
             )
         if not 0 <= self.warmup < 1:
             raise ValueError(f"optimizer.warmup is {self.warmup}; give a share of all steps from 0 to below 1")
@@ -103,7 +104,7 @@ class OptimizerSpec:
         for option in self.options:
             if option not in known:
                 raise ValueError(
-                    f"optax.{self.name} has no option {option!r}; the nearest are {nearest(option, known)}"
+                    f"optax.{self.name} has no option {printable(option)}; the nearest are {nearest(option, known)}"
                 )
 
     def build(self, steps: int) -> Optimizer:
@@ -145,7 +146,9 @@ class OptimizerSpec:
     def _constructor(self):
         build = getattr(optax, self.name, None)
         if build is None or "learning_rate" not in inspect.signature(build).parameters:
-            raise ValueError(f"optax has no optimizer {self.name!r}; the nearest are {nearest(self.name, OPTIMIZERS)}")
+            raise ValueError(
+                f"optax has no optimizer {printable(self.name)}; the nearest are {nearest(self.name, OPTIMIZERS)}"
+            )
         return build
 
 
@@ -218,7 +221,9 @@ class Budget:
         if self.steps is not None:
             return self.steps
         if examples is None:
-            raise ValueError(f"task {task!r} doesn't say how many examples it has; give budget.steps, not epochs")
+            raise ValueError(
+                f"task {printable(task)} doesn't say how many examples it has; give budget.steps, not epochs"
+            )
         return max(1, round(self.epochs * examples / self.batch_size))
 
 
@@ -292,7 +297,9 @@ class Experiment:
     def check(self) -> None:
         """Raises ValueError, in one sentence, on what can be seen to be wrong without data or model."""
         if not self.name or any(part in ("", ".", "..") for part in self.name.split("/")):
-            raise ValueError(f"experiment name {self.name!r} can't name a folder; use words joined by - _ or /")
+            raise ValueError(
+                f"experiment name {printable(self.name)} can't name a folder; use words joined by - _ or /"
+            )
         for field in ("model", "data"):
             if not hasattr(getattr(self, field), "build"):
                 raise ValueError(
@@ -307,7 +314,7 @@ class Experiment:
         self.budget.check()
         as_parallelism(self.parallelism)
         if self.evaluation.mode not in ("min", "max"):
-            raise ValueError(f"evaluation.mode is {self.evaluation.mode!r}; use 'min' or 'max'")
+            raise ValueError(f"evaluation.mode is {printable(self.evaluation.mode)}; use 'min' or 'max'")
         for name, value in (
             ("evaluation.every", self.evaluation.every),
             ("checkpoints.every", self.checkpoints.every),

@@ -19,6 +19,7 @@ import tyro
 
 from ft_jax.core.catalogue import catalogue
 from ft_jax.core.params import nearest
+from ft_jax.outside import printable
 from ft_jax.training.written_methods import methods_of
 
 METHODS = "method"
@@ -93,7 +94,7 @@ def parse(tokens: Sequence[str]) -> dict[str, list[str]]:
                 raise ValueError(f"--{path} is given twice; give it once")
             values = found.setdefault(path, [value] if equals else [])
         elif values is None:
-            raise ValueError(f"{token!r} stands before any --field; write ft-jax run NAME --field.path value")
+            raise ValueError(f"{printable(token)} stands before any --field; write ft-jax run NAME --field.path value")
         else:
             values.append(token)
     return found
@@ -134,7 +135,7 @@ def _set(experiment: Any, path: str, texts: list[str]) -> Any:
         inner = [f"--{name}" for name in settable if name.startswith(f"{path}.")]
         if inner:
             raise KeyError(f"--{path} is made of fields; set one of {', '.join(inner[:4])}")
-        raise KeyError(f"the experiment has no field {path!r}; the nearest are {nearest(path, settable)}")
+        raise KeyError(f"the experiment has no field {printable(path)}; the nearest are {nearest(path, settable)}")
     return _replaced(experiment, field.place, _value(field, texts))
 
 

@@ -12,6 +12,7 @@ from ft_jax import assets, data
 from ft_jax.data.collate import lengths
 from ft_jax.data.dataset import Dataset, digest_fraction
 from ft_jax.data.description import summary
+from ft_jax.outside import listed
 from ft_jax.training.specs import check_targets, classes_of, share, short
 from ft_jax.training.stream import Feed, Stream, Task
 
@@ -206,7 +207,7 @@ class Written:
         if not any(set(form) <= examples.columns.keys() for form in self.forms):
             wanted = ", or ".join(" and ".join(map(repr, form)) for form in self.forms)
             raise ValueError(
-                f"{address} has the columns {', '.join(examples.columns)} and {type(self).__name__} reads "
+                f"{address} has the columns {listed(examples.columns)} and {type(self).__name__} reads "
                 f"{wanted}; rename some"
             )
         told = data.next_tokens(

@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ft_jax.core import Program, TrainState, jit_step
 from ft_jax.core.mesh import BATCH_AXES, traced_for
 from ft_jax.core.program import Events
+from ft_jax.outside import printable
 from ft_jax.training.sharding import RULES, Rule, shardings
 
 
@@ -70,7 +71,7 @@ def as_parallelism(value: Parallelism | str) -> Parallelism:
         sizes = value[len("mesh(") : -1].split(",")
         if 1 <= len(sizes) <= 3 and all(size.strip().lstrip("-").isdigit() for size in sizes):
             return Mesh(*(int(size) for size in sizes))
-    raise ValueError(f"parallelism is {value!r}; use 'single', 'pmap' or a mesh such as 'mesh(2,2,2)'")
+    raise ValueError(f"parallelism is {printable(value)}; use 'single', 'pmap' or a mesh such as 'mesh(2,2,2)'")
 
 
 @dataclasses.dataclass(frozen=True)

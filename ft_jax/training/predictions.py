@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from ft_jax.outside import listed, printable
 from ft_jax.training.evaluate import fill
 from ft_jax.training.prepare import prepare
 from ft_jax.training.result import Result
@@ -49,7 +50,7 @@ def read_predictions(path: str | Path) -> Predictions:
         raise ValueError(f"{path} can't be read as npz ({error}); write it with numpy.savez") from None
     for name in ("logits", "labels"):
         if name not in found:
-            raise ValueError(f"{path} has no {name!r}, only {', '.join(found) or 'nothing'}; write both into it")
+            raise ValueError(f"{path} has no {printable(name)}, only {listed(found)}; write both into it")
     logits, labels = found["logits"], found["labels"]
     logits = logits[None] if logits.ndim == 2 else logits
     if logits.ndim != 3 or labels.shape != logits.shape[1:2]:
@@ -76,9 +77,9 @@ def predictions(result: Result, experiment, *, on: str | None = None, name: str 
     """
     sets = prepare(experiment, outline=True).sets
     if on is None and len(sets) != 1:
-        raise ValueError(f"{experiment.name} has the evaluation sets {', '.join(sets)}; say which with on=")
+        raise ValueError(f"{experiment.name} has the evaluation sets {listed(sets)}; say which with on=")
     if on is not None and on not in sets:
-        raise ValueError(f"{experiment.name} has no evaluation set {on!r}; it has {', '.join(sets)}")
+        raise ValueError(f"{experiment.name} has no evaluation set {printable(on)}; it has {listed(sets)}")
     batches = list(sets[on or next(iter(sets))])
     evaluate = jax.jit(lambda state, batch: result.program.evaluate(state, batch)[1])
     logits, labels, rows = [], [], len(batches[0]["labels"]) if batches else 0

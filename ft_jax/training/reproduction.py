@@ -10,6 +10,7 @@ import jinja2
 import markupsafe
 import numpy as np
 
+from ft_jax.outside import printable
 from ft_jax.training.report.page import STYLE
 
 
@@ -109,10 +110,10 @@ class Reproduction:
 
     def __post_init__(self):
         if self.setting not in ("same", "other"):
-            raise ValueError(f"setting is {self.setting!r}; use 'same' or 'other'")
+            raise ValueError(f"setting is {printable(self.setting)}; use 'same' or 'other'")
         if (self.setting == "other") != bool(self.difference):
             raise ValueError(
-                f"{self.title} has setting {self.setting!r} and difference {self.difference!r}; "
+                f"{self.title} has setting {printable(self.setting)} and difference {printable(self.difference)}; "
                 "say how another setting differs, and nothing of the same"
             )
 

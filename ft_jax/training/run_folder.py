@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from ft_jax.assets.cache import replacing
-from ft_jax.outside import read_json
+from ft_jax.outside import listed, printable, read_json
 from ft_jax.training.composition import Use
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.seal import Damaged, seal, unseal
@@ -176,8 +176,8 @@ def check_folder(experiment: Experiment, path: Path, resume: bool = True) -> Goi
                     "its end, or choose another with --out"
                 )
         raise RunRefused(
-            f"run folder {path} holds another experiment, whose {field} is {was!r:.60} and not {now!r:.60}; "
-            "choose another with --out, or delete it"
+            f"run folder {path} holds another experiment, whose {field} is {printable(was, 60)} and not "
+            f"{printable(now, 60)}; choose another with --out, or delete it"
         )
     return None
 
@@ -227,8 +227,8 @@ class RunFolder:
         old = list(read_sealed(file)["classes"]) if file.exists() else list(classes)
         if old != list(classes):
             raise RunRefused(
-                f"run folder {self.path} was begun with the classes {', '.join(old)} and the data now has "
-                f"{', '.join(classes) or 'none'}; give it the data it began with, or choose another with --out"
+                f"run folder {self.path} was begun with the classes {listed(old)} and the data now has "
+                f"{listed(classes)}; give it the data it began with, or choose another with --out"
             )
         if classes and not file.exists() and jax.process_index() == 0:
             write_sealed(file, {"classes": list(classes)})

@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from ft_jax.outside import listed, printable
+
 Batch = Mapping[str, Any]
 
 
@@ -86,11 +88,11 @@ def check_stream(stream: Any) -> Stream:
     names = [task.name for task in stream]
     for task in stream:
         if names.count(task.name) > 1:
-            raise ValueError(f"the data has two tasks called {task.name!r}; rename one")
+            raise ValueError(f"the data has two tasks called {printable(task.name)}; rename one")
         if not isinstance(task.train, Source) and not callable(task.train):
             raise ValueError(
-                f"task {task.name!r} trains on a {type(task.train).__name__}; give an iterator with get_state and "
-                "set_state, or a function of the train state"
+                f"task {printable(task.name)} trains on a {type(task.train).__name__}; give an iterator with get_state "
+                "and set_state, or a function of the train state"
             )
     classes_of(stream)
     return stream
@@ -107,8 +109,8 @@ def classes_of(stream: Stream) -> tuple[str, ...]:
     for task, classes in named.items():
         if classes != named[first]:
             raise ValueError(
-                f"task {first!r} numbers its classes {', '.join(named[first])} and task {task!r} {', '.join(classes)}; "
-                "give both one numbering, such as ft_jax.data.one_mapping makes"
+                f"task {printable(first)} numbers its classes {listed(named[first])} and task {printable(task)} "
+                f"{listed(classes)}; give both one numbering, such as ft_jax.data.one_mapping makes"
             )
     return named.get(first, ())
 
@@ -128,19 +130,25 @@ def first_batch(task: Task) -> Batch:
 def check_batch(batch: Any, where: str) -> None:
     """Raises ValueError, in one sentence, on a batch that is empty, ragged or not finite."""
     if not isinstance(batch, Mapping) or not jax.tree.leaves(batch):
-        raise ValueError(f"{where} gives {type(batch).__name__} {batch!r:.60}; a batch is a dict of arrays by field")
+        raise ValueError(
+            f"{where} gives {type(batch).__name__} {printable(batch, 60)}; a batch is a dict of arrays by field"
+        )
     sizes = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         name, array = jax.tree_util.keystr(path, simple=True, separator="/"), np.asarray(leaf)
         if array.ndim == 0:
-            raise ValueError(f"{where} has a field {name!r} without an example axis; give it shape [batch, ...]")
+            raise ValueError(
+                f"{where} has a field {printable(name)} without an example axis; give it shape [batch, ...]"
+            )
         if array.dtype == object or array.dtype.kind in "US":
-            raise ValueError(f"{where} has a field {name!r} of type {array.dtype}; turn it into numbers first")
+            raise ValueError(f"{where} has a field {printable(name)} of type {array.dtype}; turn it into numbers first")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(f"{where} has a value in field {name!r} that is not finite; clean or drop its example")
+            raise ValueError(
+                f"{where} has a value in field {printable(name)} that is not finite; clean or drop its example"
+            )
         sizes.setdefault(array.shape[0], name)
     if 0 in sizes:
-        raise ValueError(f"{where} has an empty field {sizes[0]!r}; give it at least one example")
+        raise ValueError(f"{where} has an empty field {printable(sizes[0])}; give it at least one example")
 
 
 def size(batch: Batch) -> int:
@@ -166,7 +174,7 @@ def next_batch(task: Task) -> Batch:
         return next(task.train)
     except StopIteration:
         raise ValueError(
-            f"task {task.name!r} ran out of batches; its source must repeat the data without end"
+            f"task {printable(task.name)} ran out of batches; its source must repeat the data without end"
         ) from None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ft_jax.core import Program
 from ft_jax.data.collate import of_one_length
+from ft_jax.outside import listed, printable
 from ft_jax.training.causes import fields_of, one_sentence
 from ft_jax.training.evaluate import fill, measurer
 from ft_jax.training.limits import check_limits
@@ -78,7 +79,7 @@ def trace(plan: Any, program: Program) -> None:
     evaluation = plan.experiment.evaluation
     if evaluation.on is not None and evaluation.on not in sums:
         raise KeyError(
-            f"evaluation.on is {evaluation.on!r}, but the data's evaluation sets are {', '.join(sums) or 'none'}"
+            f"evaluation.on is {printable(evaluation.on)}, but the data's evaluation sets are {listed(sums)}"
         )
     needs = evaluation.keep_best or plan.experiment.budget.patience or plan.experiment.budget.target is not None
     if needs and not sums:
@@ -87,7 +88,9 @@ def trace(plan: Any, program: Program) -> None:
         return
     known = list(dict.fromkeys([*next(iter(sums.values())), *plan.metrics]))
     if evaluation.metric not in known:
-        raise KeyError(f"evaluation.metric is {evaluation.metric!r}, but the evaluation gives {', '.join(known)}")
+        raise KeyError(
+            f"evaluation.metric is {printable(evaluation.metric)}, but the evaluation gives {', '.join(known)}"
+        )
     if evaluation.keep_best and len(plan.stream) > 1:
         raise ValueError(f"keep_best keeps one best state, but the data has {len(plan.stream)} tasks; set it to False")
     watched = plan.watched(0)
@@ -156,7 +159,9 @@ def _check_metrics(plan: Any, batches: Iterable[Batch], where: str) -> None:
     for name, metric in asking.items():
         lack = metric.lacks(whole, plan.limits.get("classes", plan.limits.get("several")))
         if lack:
-            raise ValueError(f"metric {name!r} can't be made of {where}, which {lack}; take another split or metric")
+            raise ValueError(
+                f"metric {printable(name)} can't be made of {where}, which {lack}; take another split or metric"
+            )
 
 
 def _real(batch: Batch) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ft_jax.core.catalogue import catalogue
 from ft_jax.core.params import nearest
+from ft_jax.outside import printable
 from ft_jax.training import specs
 from ft_jax.training.composition import MethodLike, Use
 
@@ -58,11 +59,15 @@ def use_of(text: str) -> Use:
     try:
         node = ast.parse(text, mode="eval").body
     except SyntaxError as error:
-        raise ValueError(f"--method {text!r} can't be read ({error.msg}); write family.name(option=value)") from None
+        raise ValueError(
+            f"--method {printable(text)} can't be read ({error.msg}); write family.name(option=value)"
+        ) from None
     call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
     name = _name(call.func)
     if name is None:
-        raise ValueError(f"--method {text!r} is no method; write family.name(option=value), ft-jax methods lists them")
+        raise ValueError(
+            f"--method {printable(text)} is no method; write family.name(option=value), ft-jax methods lists them"
+        )
     signature = inspect.signature(catalogue[name].build)
     positional = [option for option, one in signature.parameters.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
     if len(call.args) > len(positional):
@@ -70,9 +75,9 @@ def use_of(text: str) -> Use:
     options = dict(zip(positional, (_value(one, text) for one in call.args), strict=False))
     for keyword in call.keywords:
         if keyword.arg is None:
-            raise ValueError(f"--method {text!r} has ** in it; write every option by its name")
+            raise ValueError(f"--method {printable(text)} has ** in it; write every option by its name")
         if keyword.arg in options:
-            raise ValueError(f"{name} got several values for {keyword.arg!r}; give it one")
+            raise ValueError(f"{name} got several values for {printable(keyword.arg)}; give it one")
         options[keyword.arg] = _value(keyword.value, text)
     use = Use(name, **options)
     use.check()
@@ -90,18 +95,19 @@ def _value(node: ast.expr, text: str) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         if node.func.id not in SPECS:
             raise ValueError(
-                f"--method {text!r} calls {node.func.id!r}; the nearest that it may are {nearest(node.func.id, SPECS)}"
+                f"--method {printable(text)} calls {printable(node.func.id)}; the nearest that it may are "
+                f"{nearest(node.func.id, SPECS)}"
             )
         arguments = [_value(one, text) for one in node.args]
         options = {keyword.arg: _value(keyword.value, text) for keyword in node.keywords if keyword.arg}
         try:
             return getattr(specs, node.func.id)(*arguments, **options)
         except TypeError as error:
-            raise ValueError(f"--method {text!r}: {error}") from None
+            raise ValueError(f"--method {printable(text)}: {error}") from None
     try:
         return ast.literal_eval(node)
     except ValueError:
         raise ValueError(
-            f"--method {text!r} has {ast.unparse(node)!r} in it, which is no plain value; put texts in quotes, or "
-            "write the method in a file"
+            f"--method {printable(text)} has {printable(ast.unparse(node))} in it, which is no plain value; put texts "
+            "in quotes, or write the method in a file"
         ) from None

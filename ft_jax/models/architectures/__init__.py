@@ -18,6 +18,7 @@ from ft_jax.models.architectures import (
     whisper,
 )
 from ft_jax.models.architectures.naming import Architecture, Tensor, flat, nested
+from ft_jax.outside import printable
 
 KNOWN = (
     bert.BERT,
@@ -60,7 +61,8 @@ def architecture_of(model_type: str) -> Architecture:
         return ARCHITECTURES[model_type]
     near = difflib.get_close_matches(str(model_type), ARCHITECTURES, n=1, cutoff=0.0)
     raise ValueError(
-        f"architecture {model_type!r} is unknown; known are {', '.join(sorted(ARCHITECTURES))} (nearest: {near[0]!r})"
+        f"architecture {printable(model_type)} is unknown; known are {', '.join(sorted(ARCHITECTURES))} (nearest: "
+        f"{printable(near[0])})"
     )
 
 

@@ -10,6 +10,7 @@ from ft_jax.models.architectures.naming import (
     required,
 )
 from ft_jax.models.networks.encoder import EncoderConfig
+from ft_jax.outside import printable
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -30,7 +31,7 @@ def activation_of(json, field: str, default: str) -> str:
     """
     name = json.get(field, default)
     if name not in ACTIVATIONS:
-        raise ValueError(f"config.json has {field} {name!r}; known are {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"config.json has {field} {printable(name)}; known are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
@@ -38,7 +39,8 @@ def read(json, names, **special) -> EncoderConfig:
     """An `EncoderConfig` from config.json; the tensor names tell which heads there are."""
     if json.get("position_embedding_type", "absolute") != "absolute":
         raise ValueError(
-            f"config.json has position_embedding_type {json['position_embedding_type']!r}; only 'absolute' is known"
+            f"config.json has position_embedding_type {printable(json['position_embedding_type'])}; only 'absolute' is "
+            "known"
         )
     settings = {
         "epsilon": json.get("layer_norm_eps", 1e-12),

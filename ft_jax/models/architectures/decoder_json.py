@@ -7,6 +7,7 @@ from typing import Any
 from ft_jax.models.architectures.naming import Architecture, PublishedHead, Tensor, head_tensors, required
 from ft_jax.models.architectures.rope_json import read_rope, write_rope
 from ft_jax.models.networks.decoder_config import DecoderConfig, shortest
+from ft_jax.outside import printable
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -165,7 +166,7 @@ def read_activation(name: str, field: str) -> str:
       ValueError: where it is unknown.
     """
     if name not in ACTIVATIONS:
-        raise ValueError(f"config.json has {field} {name!r}; known are {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"config.json has {field} {printable(name)}; known are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
@@ -183,7 +184,8 @@ def layer_kinds(json: Mapping[str, Any], types: Sequence[str]) -> dict[str, Any]
     unknown = sorted(set(types) - {"sliding_attention", "full_attention"})
     if unknown:
         raise ValueError(
-            f"config.json has layers of type {unknown[0]!r}; known are 'full_attention' and 'sliding_attention'"
+            f"config.json has layers of type {printable(unknown[0])}; known are 'full_attention' and "
+            "'sliding_attention'"
         )
     if len(types) != count:
         raise ValueError(f"config.json has {count} layers and {len(types)} layer_types; they must be as many")

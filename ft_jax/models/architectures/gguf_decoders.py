@@ -5,6 +5,7 @@ import numpy as np
 from ft_jax.models.architectures.naming import FREQUENCIES, Tensor, norm, projection, required
 from ft_jax.models.networks.decoder_config import DecoderConfig
 from ft_jax.models.networks.parts.rope import Linear, Llama3, LongRope
+from ft_jax.outside import printable
 
 EVERY = 6
 """Of Gemma 3's layers, each sixth sees everything; GGUF files don't say so."""
@@ -44,7 +45,8 @@ def _scaling(metadata, kind):
         return None
     if name != "linear":
         raise ValueError(
-            f"the GGUF file has rope scaling {name!r}, which is read from config.json only; load the safetensors form"
+            f"the GGUF file has rope scaling {printable(name)}, which is read from config.json only; load the "
+            "safetensors form"
         )
     return Linear(required(metadata, f"{kind}.rope.scaling.factor", "the GGUF file"))
 

@@ -13,13 +13,16 @@ from ft_jax.models.architectures.naming import (
     required,
 )
 from ft_jax.models.networks.modern_encoder import ModernEncoderConfig
+from ft_jax.outside import printable
 
 
 def _theta(json, kind: str, older: str, default: float) -> float:
     """The rotary base of a kind of layers, as transformers 5 (``rope_parameters``) or 4 writes it."""
     entry = (json.get("rope_parameters") or {}).get(kind) or {}
     if entry.get("rope_type", "default") != "default":
-        raise ValueError(f"config.json has rope scaling {entry['rope_type']!r} for {kind}; only 'default' is known")
+        raise ValueError(
+            f"config.json has rope scaling {printable(entry['rope_type'])} for {kind}; only 'default' is known"
+        )
     return entry.get("rope_theta", json.get(older, default))
 
 

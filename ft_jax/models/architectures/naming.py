@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ft_jax.outside import printable
+
 FREQUENCIES = "rope_freqs.weight"
 """The one tensor of a GGUF file that is configuration: what each rotary frequency is divided by (Llama 3)."""
 
@@ -256,7 +258,7 @@ def required(mapping: Mapping[str, Any], name: str, source: str):
       ValueError: where it is not there.
     """
     if mapping.get(name) is None:
-        raise ValueError(f"{source} has no {name!r}, which the architecture needs; is the file complete?")
+        raise ValueError(f"{source} has no {printable(name)}, which the architecture needs; is the file complete?")
     return mapping[name]
 
 

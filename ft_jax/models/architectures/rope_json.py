@@ -6,6 +6,7 @@ from typing import Any
 from ft_jax.models.architectures.naming import required
 from ft_jax.models.networks.decoder_config import DecoderConfig
 from ft_jax.models.networks.parts.rope import Dynamic, Linear, Llama3, LongRope, RopeScaling, Yarn
+from ft_jax.outside import printable
 
 KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
@@ -67,7 +68,7 @@ def read_rope(json: Mapping[str, Any], layer_type: str | None = None) -> tuple[f
             long=tuple(number("long_factor")),
             attention_factor=rope.get("attention_factor"),
         )
-    raise ValueError(f"config.json has rope scaling {kind!r}; known are {', '.join(map(repr, KINDS))}")
+    raise ValueError(f"config.json has rope scaling {printable(kind)}; known are {', '.join(map(repr, KINDS))}")
 
 
 def rope_entry(theta: float, scaling: RopeScaling | None) -> dict[str, Any]:

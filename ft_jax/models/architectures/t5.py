@@ -3,6 +3,7 @@
 from ft_jax.models.architectures.bert import PUBLISHED, activation_of
 from ft_jax.models.architectures.naming import Architecture, Tensor, norm, projection, required
 from ft_jax.models.networks.t5 import T5Config
+from ft_jax.outside import printable
 
 PARTS = {"query": "q", "key": "k", "value": "v", "output": "o"}
 
@@ -14,7 +15,7 @@ def read(json, names) -> T5Config:
     kind, _, act = json.get("feed_forward_proj", "relu").rpartition("-")
     if kind not in ("", "gated"):
         raise ValueError(
-            f"config.json has feed_forward_proj {json['feed_forward_proj']!r}; known are ACT and gated-ACT"
+            f"config.json has feed_forward_proj {printable(json['feed_forward_proj'])}; known are ACT and gated-ACT"
         )
     act = "gelu_new" if kind and act == "gelu" else act
     pad = json.get("pad_token_id", 0)

@@ -7,6 +7,7 @@ from ft_jax.models.architectures.bert import activation_of
 from ft_jax.models.architectures.naming import Architecture, Tensor, projection, renamed, required
 from ft_jax.models.architectures.vision_towers import read_tower, tensors_tower, write_tower
 from ft_jax.models.networks.vlm import VisionLanguageConfig
+from ft_jax.outside import printable
 
 DECODERS = {
     name: architecture
@@ -34,8 +35,8 @@ def _parts(json, names) -> dict:
     text = {"model_type": "llama" if json["model_type"] == "llava" else "gemma", **(json.get("text_config") or {})}
     if text["model_type"] not in DECODERS:
         raise ValueError(
-            f"text_config in config.json has model_type {text['model_type']!r}; known in a vision-language model are "
-            f"{', '.join(DECODERS)}"
+            f"text_config in config.json has model_type {printable(text['model_type'])}; known in a vision-language "
+            f"model are {', '.join(DECODERS)}"
         )
     if text["model_type"] == "llama":
         text = LLAMA_DEFAULTS | text
@@ -45,8 +46,8 @@ def _parts(json, names) -> dict:
     kind = {"clip_vision_model": "clip", "siglip_vision_model": "siglip"}.get(vision.get("model_type"))
     if kind is None:
         raise ValueError(
-            f"vision_config in config.json has model_type {vision.get('model_type')!r}; known are 'clip_vision_model' "
-            "and 'siglip_vision_model'"
+            f"vision_config in config.json has model_type {printable(vision.get('model_type'))}; known are "
+            "'clip_vision_model' and 'siglip_vision_model'"
         )
     older = "vision_tower.vision_model."
     head = any(".head.probe" in name for name in names)
@@ -61,7 +62,7 @@ def read_llava(json, names) -> VisionLanguageConfig:
     """A `VisionLanguageConfig` from a LLaVA's config.json."""
     layer = json.get("vision_feature_layer", -2)
     if not isinstance(layer, int):
-        raise ValueError(f"config.json has vision_feature_layer {layer!r}; one layer, a number, is known")
+        raise ValueError(f"config.json has vision_feature_layer {printable(layer)}; one layer, a number, is known")
     return VisionLanguageConfig(
         **_parts(json, names),
         image_token=json.get("image_token_index", 32000),

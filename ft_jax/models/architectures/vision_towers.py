@@ -6,6 +6,7 @@ from ft_jax.models.architectures.bert import PUBLISHED, activation_of
 from ft_jax.models.architectures.convolutions import Convolution, Lifted
 from ft_jax.models.architectures.naming import Architecture, Part, Tensor, norm, projection, renamed, required
 from ft_jax.models.networks.vision import ViTConfig
+from ft_jax.outside import printable
 
 CLIP_PARTS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "out_proj"}
 
@@ -15,7 +16,7 @@ def _sizes(json, source: str = "config.json") -> dict:
     size, patch = json.get("image_size", 224), json.get("patch_size", 16)
     height, width = size if isinstance(size, list) else (size, size)
     if not isinstance(patch, int):
-        raise ValueError(f"{source} has patch_size {patch!r}; only square patches, one number, are known")
+        raise ValueError(f"{source} has patch_size {printable(patch)}; only square patches, one number, are known")
     return {
         "image": (height, width, json.get("num_channels", 3)),
         "patch": patch,

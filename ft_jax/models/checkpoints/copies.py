@@ -10,6 +10,7 @@ import numpy as np
 
 from ft_jax.models.architectures.naming import Architecture
 from ft_jax.models.checkpoints.stored import Stored
+from ft_jax.outside import printable
 
 ROWS = 4096
 """How many rows of two tables are compared at a time."""
@@ -47,8 +48,8 @@ def own_copies(
             untied = _untied(config) if path.endswith("embeddings/tokens") else None
             if untied is None and strict:
                 raise ValueError(
-                    f"{folder} holds {copy!r}, which differs from {source!r}, and this network has one parameter for "
-                    "both; pass strict=False to take the latter alone"
+                    f"{folder} holds {printable(copy)}, which differs from {printable(source)}, and this network has "
+                    "one parameter for both; pass strict=False to take the latter alone"
                 )
             taken = "both are kept, untied" if untied is not None else f"{source!r} is taken for both"
             warnings.warn(

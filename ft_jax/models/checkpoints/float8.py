@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from ft_jax.models.checkpoints.stored import FLOAT32, Stored
+from ft_jax.outside import printable
 
 TYPES = tuple(np.dtype(each) for each in (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2))
 
@@ -62,8 +63,8 @@ def _scaled(folder, name, tensor, scales, block) -> Stored:
     )
     if wanted != scales.shape:
         raise ValueError(
-            f"{folder}: float8 tensor {name!r} of shape {shape} has scales of shape {scales.shape}, and blocks of "
-            f"{block} would have {wanted}; correct weight_block_size in config.json"
+            f"{folder}: float8 tensor {printable(name)} of shape {shape} has scales of shape {scales.shape}, and "
+            f"blocks of {block} would have {wanted}; correct weight_block_size in config.json"
         )
 
     def rows(begin, end):

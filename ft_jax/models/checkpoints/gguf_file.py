@@ -13,7 +13,7 @@ import numpy as np
 
 from ft_jax.models.architectures.naming import FREQUENCIES
 from ft_jax.models.checkpoints.stored import Stored
-from ft_jax.outside import printable
+from ft_jax.outside import printable, trouble_with
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
@@ -60,7 +60,7 @@ def read_gguf(path: Path) -> GGUF:
     entries = [_entry(cursor) for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or not 1 <= alignment <= 1 << 20:
-        raise ValueError(f"{path} has general.alignment {alignment!r}; it must be a positive number")
+        raise ValueError(f"{path} has general.alignment {printable(alignment)}; it must be a positive number")
     start = -(-cursor.place // alignment) * alignment
     tensors = {name: _stored(path, data, start, name, *entry) for name, *entry in entries}
     if len(tensors) < len(entries):
@@ -128,8 +128,11 @@ class _Cursor:
 
 def _entry(cursor):
     name, dimensions = cursor.string(), cursor.scalar("I")
+    wrong = trouble_with(name)
+    if wrong:
+        raise ValueError(f"{cursor.path} has the tensor {printable(name)}, whose name {wrong}; get it again")
     if dimensions > 8:
-        raise ValueError(f"{cursor.path}: tensor {name!r} claims {dimensions} dimensions; the file is corrupt")
+        raise ValueError(f"{cursor.path}: tensor {printable(name)} claims {dimensions} dimensions; the file is corrupt")
     shape = tuple(cursor.scalar("Q") for _ in range(dimensions))[::-1]
     return name, shape, cursor.scalar("I"), cursor.scalar("Q")
 
@@ -138,7 +141,9 @@ def _refuse_overlaps(path, entries):
     spans = sorted((offset, offset + _size(shape, kind), name) for name, shape, kind, offset in entries)
     for (_, end, name), (begin, _, after) in itertools.pairwise(spans):
         if begin < end:
-            raise ValueError(f"{path}: tensors {name!r} and {after!r} share bytes; the file is corrupt")
+            raise ValueError(
+                f"{path}: tensors {printable(name)} and {printable(after)} share bytes; the file is corrupt"
+            )
 
 
 def _size(shape, kind):
@@ -154,20 +159,25 @@ def _stored(path, data, start, name, shape, kind, offset):
     try:
         kind = gguf.GGMLQuantizationType(kind)
     except ValueError:
-        raise ValueError(f"{path}: tensor {name!r} has unknown type {kind}; install a newer gguf package") from None
+        raise ValueError(
+            f"{path}: tensor {printable(name)} has unknown type {kind}; install a newer gguf package"
+        ) from None
     block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     if not shape or shape[-1] % block:
-        raise ValueError(f"{path}: tensor {name!r} of shape {shape} can't be in blocks of {block} ({kind.name})")
+        raise ValueError(
+            f"{path}: tensor {printable(name)} of shape {shape} can't be in blocks of {block} ({kind.name})"
+        )
     row_bytes = shape[-1] // block * block_bytes
     size = math.prod(shape[:-1]) * row_bytes
     if start + offset + size > len(data):
         raise ValueError(
-            f"{path}: tensor {name!r} ends at byte {start + offset + size} of a file of {len(data)}; it is truncated"
+            f"{path}: tensor {printable(name)} ends at byte {start + offset + size} of a file of {len(data)}; it is "
+            "truncated"
         )
 
     if not _dequantisable(kind):
         raise ValueError(
-            f"{path}: tensor {name!r} has type {kind.name}, which can't be dequantised here; "
+            f"{path}: tensor {printable(name)} has type {kind.name}, which can't be dequantised here; "
             "use a file with Q4_0, Q4_1, Q5, Q8, K-quants or F16"
         )
     row_size = math.prod(shape[1:-1]) * row_bytes

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ft_jax.core.weights.operator import Weight, operator
+from ft_jax.outside import printable
 
 BLOCK = 32
 
@@ -67,7 +68,7 @@ def blocks(raw: np.ndarray, format: str) -> Blocks:
       [0.0, 2.0, 4.0, 6.0]
     """
     if format not in FORMATS:
-        raise ValueError(f"blocks of format {format!r} can't be kept; these can: {', '.join(FORMATS)}")
+        raise ValueError(f"blocks of format {printable(format)} can't be kept; these can: {', '.join(FORMATS)}")
     head = 4 if format == "Q4_1" else 2
     tail = BLOCK if format == "Q8_0" else BLOCK // 2
     outputs = raw.shape[0]

@@ -24,7 +24,7 @@ from ft_jax.models.checkpoints.tokenizers import tokenizer_of_folder, tokenizer_
 from ft_jax.models.model import Forward, Model, Origin, initial_parameters, shapes
 from ft_jax.models.networks.parts.scanned import deep
 from ft_jax.models.networks.parts.stacking import stack_each
-from ft_jax.outside import one_line, read_json
+from ft_jax.outside import one_line, printable, read_json
 
 QUANTIZED = Targets(("*/kernel",), ("*head/*", "*embed*", "*router/*"))
 """The projections that `load` quantises."""
@@ -86,7 +86,7 @@ def load(
       ('bfloat16', 'nf4')
     """
     if quantize is not None and quantize not in FORMATS:
-        raise ValueError(f"quantize is {quantize!r}; use None or one of {', '.join(map(repr, FORMATS))}")
+        raise ValueError(f"quantize is {printable(quantize)}; use None or one of {', '.join(map(repr, FORMATS))}")
     use_compilation_cache()
     path = Path(assets.resolve(os.fspath(address)))
     if path.is_dir() and not (path / "config.json").is_file():
@@ -194,7 +194,8 @@ def _read_gguf(path, tokenizer, strict):
     architecture = architecture_of(file.metadata.get("general.architecture"))
     if architecture.read_gguf is None:
         raise ValueError(
-            f"{path} is a GGUF of {file.metadata['general.architecture']!r}, which is read from safetensors only"
+            f"{path} is a GGUF of {printable(file.metadata['general.architecture'])}, which is read from safetensors "
+            "only"
         )
     check_metadata(file.metadata, path)
     config = _of(path, architecture.read_gguf, file.metadata, set(file.tensors))
@@ -279,7 +280,7 @@ def _drawn(model, outline, named, unread, tensors, path, strict, key):
         for name in names:
             if name in tensors and tensors[name].shape != expected:
                 raise ValueError(
-                    f"{path}: tensor {name!r} has shape {tensors[name].shape} and the configuration says "
+                    f"{path}: tensor {printable(name)} has shape {tensors[name].shape} and the configuration says "
                     f"{expected}; config and weights are of different models"
                 )
     if not missing:

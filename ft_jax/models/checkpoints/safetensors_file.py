@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from ft_jax.models.checkpoints.stored import Stored
-from ft_jax.outside import Refused, one_line, parse_json, read_json
+from ft_jax.outside import Refused, one_line, parse_json, printable, read_json, trouble_with
 
 TYPES = {
     "F64": np.float64,
@@ -83,36 +83,47 @@ def read_folder(folder: Path) -> dict[str, Stored]:
     tensors: dict[str, Stored] = {}
     for shard in shards:
         if not (folder / shard).is_file():
-            raise FileNotFoundError(f"{folder} has no {shard!r}, which {index.name} names; download it again")
+            raise FileNotFoundError(f"{folder} has no {printable(shard)}, which {index.name} names; download it again")
         found = read_safetensors(folder / shard)
         twice = sorted(set(found) & set(tensors))
         if twice:
-            raise ValueError(f"{folder / shard} holds tensor {twice[0]!r}, which another shard holds too")
+            raise ValueError(f"{folder / shard} holds tensor {printable(twice[0])}, which another shard holds too")
         tensors |= found
     absent = sorted(set(places or ()) - set(tensors))
     if absent:
-        raise ValueError(f"{index} names tensor {absent[0]!r}, which no shard holds; download the folder again")
+        raise ValueError(
+            f"{index} names tensor {printable(absent[0])}, which no shard holds; download the folder again"
+        )
     return tensors
 
 
 def _index(path):
     try:
         places = read_json(path)["weight_map"]
-        names = list(places.values())
-        outside = [name for name in names if not isinstance(name, str) or Path(name).name != name or not name]
+        outside = [name for name in places.values() if not _of_a_folder(name)]
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} can't be read ({one_line(error)}); download it again") from None
     if outside:
-        raise ValueError(f"{path} names {outside[0]!r}, which is not a file of its own folder")
+        raise ValueError(f"{path} names {printable(outside[0])}, which is not a file of its own folder")
     return places
 
 
+def _of_a_folder(name):
+    """Whether it is the name of a file in a folder."""
+    return isinstance(name, str) and name and Path(name).name == name and trouble_with(name) is None
+
+
 def _entry(path, name, entry):
+    wrong = trouble_with(name)
+    if wrong:
+        raise Refused(f"{path} has the tensor {printable(name)}, whose name {wrong}; get it again")
     type_, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     if type_ not in TYPES:
-        raise Refused(f"{path}: tensor {name!r} has type {type_!r}; known are {', '.join(TYPES)}")
+        raise Refused(f"{path}: tensor {printable(name)} has type {printable(type_)}; known are {', '.join(TYPES)}")
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
-        raise Refused(f"{path}: tensor {name!r} has shape {shape} at {begin}:{end}, which is no place in a file")
+        raise Refused(
+            f"{path}: tensor {printable(name)} has shape {shape} at {begin}:{end}, which is no place in a file"
+        )
     return type_, shape, begin, end
 
 
@@ -122,13 +133,16 @@ def _refuse_gaps(path, entries, base, size):
     for begin, end, name in sorted((begin, end, name) for name, (_, _, begin, end) in entries.items()):
         if base + end > size:
             raise ValueError(
-                f"{path}: tensor {name!r} ends at byte {base + end} of a file of {size}; the file is truncated"
+                f"{path}: tensor {printable(name)} ends at byte {base + end} of a file of {size}; the file is truncated"
             )
         if begin < place:
-            raise ValueError(f"{path}: tensors {before!r} and {name!r} share bytes; the file is corrupt")
+            raise ValueError(
+                f"{path}: tensors {printable(before)} and {printable(name)} share bytes; the file is corrupt"
+            )
         if begin > place:
             raise ValueError(
-                f"{path}: tensor {name!r} leaves {begin - place} bytes before it; the file is corrupt, get it again"
+                f"{path}: tensor {printable(name)} leaves {begin - place} bytes before it; the file is corrupt, get it "
+                "again"
             )
         place, before = max(place, end), name
     if base + place != size:
@@ -140,9 +154,13 @@ def _refuse_gaps(path, entries, base, size):
 def _stored(path, name, type_, shape, begin, end, size):
     dtype = np.dtype(TYPES[type_])
     if end > size:
-        raise ValueError(f"{path}: tensor {name!r} ends at byte {end} of a file of {size}; the file is truncated")
+        raise ValueError(
+            f"{path}: tensor {printable(name)} ends at byte {end} of a file of {size}; the file is truncated"
+        )
     if end - begin != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{path}: tensor {name!r} of shape {shape} and type {type_} is given {end - begin} bytes")
+        raise ValueError(
+            f"{path}: tensor {printable(name)} of shape {shape} and type {type_} is given {end - begin} bytes"
+        )
     row = math.prod(shape[1:]) * dtype.itemsize
 
     def mapped(first, shape):
@@ -196,7 +214,9 @@ def write_safetensors(
     place = 0
     for name, (shape, dtype) in outlines.items():
         if np.dtype(dtype) not in NAMES:
-            raise ValueError(f"tensor {name!r} has type {dtype}, which safetensors can't hold; cast it to a known type")
+            raise ValueError(
+                f"tensor {printable(name)} has type {dtype}, which safetensors can't hold; cast it to a known type"
+            )
         size = math.prod(shape) * np.dtype(dtype).itemsize
         entry = {"dtype": NAMES[np.dtype(dtype)], "shape": list(shape), "data_offsets": [place, place + size]}
         header[name], place = entry, place + size
@@ -207,5 +227,7 @@ def write_safetensors(
         for (name, make), (expected, (shape, dtype)) in zip(tensors, outlines.items(), strict=True):
             array = np.asarray(make(), order="C")
             if (name, array.shape, array.dtype) != (expected, tuple(shape), np.dtype(dtype)):
-                raise ValueError(f"tensor {name!r} is {array.dtype}{array.shape} and was announced as {dtype}{shape}")
+                raise ValueError(
+                    f"tensor {printable(name)} is {array.dtype}{array.shape} and was announced as {dtype}{shape}"
+                )
             file.write(array.reshape(-1).view(np.uint8))

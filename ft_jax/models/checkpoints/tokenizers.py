@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ft_jax.outside import refusing
+from ft_jax.outside import printable, refusing
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3 = (
@@ -78,8 +78,8 @@ def tokenizer_of_gguf(metadata: Mapping[str, Any], path: Path):
     kind, split = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
     if kind not in ("gpt2", "llama") or (kind == "gpt2" and split not in PRETOKENIZERS):
         raise ValueError(
-            f"{path} has a tokenizer of model {kind!r} and pre-tokenizer {split!r}; known are model 'llama', and "
-            f"'gpt2' with {', '.join(PRETOKENIZERS)}; load with tokenizer=False and bring your own"
+            f"{path} has a tokenizer of model {printable(kind)} and pre-tokenizer {printable(split)}; known are model "
+            f"'llama', and 'gpt2' with {', '.join(PRETOKENIZERS)}; load with tokenizer=False and bring your own"
         )
     from tokenizers import AddedToken, processors
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ft_jax.models.networks.parts.configuration import check
 from ft_jax.models.networks.parts.rope import RopeScaling
+from ft_jax.outside import printable
 
 NORMS = ("rms", "layer")
 
@@ -110,7 +111,7 @@ class DecoderConfig:
                 + (f" of at most head_width, which is {self.head_width}" if self.rotary_width else "")
             )
         if self.norm not in NORMS:
-            raise ValueError(f"DecoderConfig.norm is {self.norm!r}; it may be {' or '.join(map(repr, NORMS))}")
+            raise ValueError(f"DecoderConfig.norm is {printable(self.norm)}; it may be {' or '.join(map(repr, NORMS))}")
         if self.window is not None and self.window < 1:
             raise ValueError(f"DecoderConfig.window is {self.window}; a token sees at least itself, so at least 1")
         if not self.rotary or not self.windowed:

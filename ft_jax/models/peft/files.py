@@ -34,7 +34,7 @@ from ft_jax.models.peft.holders import Holders, held, owners, put
 from ft_jax.models.peft.modules import Modules, modules_of
 from ft_jax.models.peft.tied import read_once, written_twice
 from ft_jax.models.peft.told import address_of, grown_tables, use_of
-from ft_jax.outside import checked, read_json
+from ft_jax.outside import checked, printable, read_json
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -89,7 +89,8 @@ class PeftFormat:
       describe: ``(holders, modules) ->`` the fields of adapter_config.json that are this kind's own.
       pack: ``(holders, modules) -> {tensor name: array}``, traceable, so that it tells names and shapes alone.
       unpack: ``(tensors, holders, modules) -> holders`` with the tensors' values.
-      used: the fields of the configuration that `method` reads.
+      used: the fields of the configuration that `method` reads, of those that `Adapter` has.
+      needs: of them, those without which it can't.
       taken: tensors that `method` puts in by itself, which `pack` need not give.
       onto: ``(holder, matrix) -> holder`` on that matrix with the same effect, where the method changed its base.
       neutral: fields that it knows at one value only; others it does not use must be None, False or empty.
@@ -107,6 +108,7 @@ class PeftFormat:
     pack: Callable[[Holders, Modules], dict[str, jax.Array]]
     unpack: Callable[[Mapping[str, np.ndarray], Holders, Modules], Holders]
     used: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     taken: tuple[str, ...] = ()
     onto: Callable[[Any, jax.Array], Any] | None = None
     neutral: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -297,7 +299,7 @@ def unpack_into(kind: PeftFormat, saved: Saved, holders: Holders, folder: Path) 
     for key, outline in wanted.items():
         if saved.tensors[key].shape != outline.shape:
             raise ValueError(
-                f"{folder}: tensor {key!r} has shape {saved.tensors[key].shape} and this base asks for "
+                f"{folder}: tensor {printable(key)} has shape {saved.tensors[key].shape} and this base asks for "
                 f"{outline.shape}; the adapter is of another model"
             )
     filled = kind.unpack(saved.tensors, whole(holders), saved.modules)
@@ -358,19 +360,25 @@ def _check_leaves(kind, own, whole) -> None:
 
 def _read_config(path: Path) -> tuple[dict, PeftFormat]:
     config = read_json(path)
-    checked(Adapter, config, str(path))
+    known = checked(Adapter, config, str(path))
     peft_type, known_kinds = config.get("peft_type"), formats()
     if peft_type not in known_kinds:
-        raise ValueError(f"{path} has peft_type {peft_type!r}; known are {', '.join(sorted(known_kinds))}")
+        raise ValueError(f"{path} has peft_type {printable(peft_type)}; known are {', '.join(sorted(known_kinds))}")
     kind = known_kinds[peft_type]
     for field, value in config.items():
         if field in kind.used or field in METADATA or value in (None, False, "", [], {}, kind.neutral.get(field)):
             continue
-        known = nearest(field, (*kind.used, *kind.neutral), 2)
+        others = nearest(field, (*kind.used, *kind.neutral), 2)
         raise ValueError(
-            f"{path} has {field}={value!r}, which is not implemented for {peft_type}; the nearest known fields: {known}"
+            f"{path} has {field}={printable(value)}, which is not implemented for {peft_type}; the nearest known "
+            f"fields: {others}"
         )
-    return config, kind
+    # Null is what peft writes for "as by default".
+    said = {name: value for name, value in known.items() if value is not None}
+    absent = next((name for name in kind.needs if name not in said), None)
+    if absent is not None:
+        raise ValueError(f"{path} has no {absent}, which {peft_type} needs; get it again")
+    return said, kind
 
 
 def _leaf(old, new, key, folder):
@@ -378,8 +386,8 @@ def _leaf(old, new, key, folder):
         return dataclasses.replace(old, base=_leaf(old.base, new, key, folder))
     if tuple(new.shape) != tuple(old.shape):
         raise ValueError(
-            f"{folder}: tensor {key!r} has shape {tuple(new.shape)} and this base {tuple(old.shape)}; it belongs to "
-            "another model"
+            f"{folder}: tensor {printable(key)} has shape {tuple(new.shape)} and this base {tuple(old.shape)}; it "
+            "belongs to another model"
         )
     return jnp.asarray(new, old.dtype)
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ft_jax.models.architectures.naming import Part
 from ft_jax.models.peft.holders import Holders
 from ft_jax.models.peft.modules import Modules
+from ft_jax.outside import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +62,8 @@ def joined(holders: Holders, modules: Modules, fusing: Fusing | None, kind: str,
         first = places[0]
         if fusing is None:
             raise ValueError(
-                f"{first} is a part of {modules.names[first]!r} in the published checkpoint, and peft's {kind} has no "
-                "adapter of a part; leave it out of targets, or use LoRA"
+                f"{first} is a part of {printable(modules.names[first])} in the published checkpoint, and peft's "
+                f"{kind} has no adapter of a part; leave it out of targets, or use LoRA"
             )
         made[first] = fusing.join([holders.get(place) for place in places], modules.parts[first].sizes, alike)
     return made

@@ -14,6 +14,7 @@ import numpy as np
 from ft_jax.models.architectures import Tensor, flat
 from ft_jax.models.peft.holders import Holders
 from ft_jax.models.peft.modules import TABLES, Modules
+from ft_jax.outside import printable
 
 TIED = "tied/kernel"
 """The place of the unembedding, which is no parameter here."""
@@ -44,8 +45,8 @@ def written_twice(
         return holders, modules, {}
     if modules.copied not in BARE:
         raise ValueError(
-            f"{table} learns and {modules.copied!r} is tied to it, which peft would untie without its bias or others "
-            "that share it; leave it out, or merge the adapter and save the whole model"
+            f"{table} learns and {printable(modules.copied)} is tied to it, which peft would untie without its bias or "
+            "others that share it; leave it out, or merge the adapter and save the whole model"
         )
     if table in whole:
         return holders, modules, {f"{modules.prefix}{modules.copied}": whole[table]}
@@ -91,8 +92,8 @@ def read_once(
     )
     if not alike:
         raise ValueError(
-            f"{folder} has other numbers for {modules.names[table]!r} than for {_module(modules.copied)!r}, which this "
-            f"model ties and peft does not; {remedy}"
+            f"{folder} has other numbers for {printable(modules.names[table])} than for "
+            f"{printable(_module(modules.copied))}, which this model ties and peft does not; {remedy}"
         )
     return {key: x for key, x in stored.items() if not key.startswith(second)}
 

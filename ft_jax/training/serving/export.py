@@ -16,6 +16,7 @@ from ft_jax.models.architectures import architecture_for, flat
 from ft_jax.models.checkpoints.safetensors_file import write_safetensors
 from ft_jax.models.checkpoints.whole_folder import building, vacant
 from ft_jax.models.model import Model
+from ft_jax.outside import printable
 from ft_jax.training.serving.kept import Kept
 
 SENTENCE = "sentence-transformers"
@@ -54,7 +55,7 @@ def read_by(model: Model) -> str:
     if kind in ("classification", "regression", "embedding") and linear and pooling in POOLERS:
         return SENTENCE
     raise NotExpressible(
-        f"no class of transformers computes a head {kind!r} with pooling {pooling!r} over {written}; "
+        f"no class of transformers computes a head {printable(kind)} with pooling {printable(pooling)} over {written}; "
         f"{_remedy(model.config, kind)}"
     )
 
@@ -119,7 +120,7 @@ def export_adapter(kept: Kept, folder: str | os.PathLike, overwrite: bool = Fals
     if reader == SENTENCE:
         raise NotExpressible(
             f"peft would load the adapter over a class of transformers that pools otherwise than "
-            f"{model.apply.pooling!r} and answers differently; "
+            f"{printable(model.apply.pooling)} and answers differently; "
             f"{_remedy(model.config, model.apply.kind)}, or export --merged, which "
             "writes a sentence-transformers folder"
         )

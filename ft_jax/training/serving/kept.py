@@ -16,6 +16,7 @@ from ft_jax.models.checkpoints.safetensors_file import read_safetensors, write_s
 from ft_jax.models.checkpoints.tokenizers import tokenizer_of_folder
 from ft_jax.models.checkpoints.whole_folder import building
 from ft_jax.models.model import Model, Origin
+from ft_jax.outside import printable
 from ft_jax.training.serving.trees import Unwritable, put_together, take_apart
 
 FOLDER, RECORD, WEIGHTS, TOKENIZER = "model", "model.json", "weights.safetensors", "tokenizer"
@@ -213,7 +214,7 @@ def _record(run: Path) -> dict[str, Any]:
     record = _json(run / FOLDER / RECORD)
     if record.get("format") != FORMAT:
         raise ValueError(
-            f"the model of run {run} has format {record.get('format')!r} and this version reads {FORMAT}; "
+            f"the model of run {run} has format {printable(record.get('format'))} and this version reads {FORMAT}; "
             "use the ft_jax that made it, or run it anew"
         )
     return record

@@ -13,6 +13,7 @@ from ft_jax.core import compose, make_step, supervised
 from ft_jax.data.chats import render
 from ft_jax.models.generation.generate import gives_tokens
 from ft_jax.models.model import Model
+from ft_jax.outside import listed, printable
 from ft_jax.training.evaluate import evaluate
 from ft_jax.training.serving.kept import Kept
 
@@ -72,8 +73,8 @@ def batches(kept: Kept, examples: data.Dataset) -> Iterator[tuple[dict[str, np.n
     column = "images" if images else "text"
     if column not in examples.columns:
         raise KeyError(
-            f"the data has the columns {', '.join(examples.columns)} and the model of {kept.run} reads {column!r}; "
-            "rename one of them"
+            f"the data has the columns {listed(examples.columns)} and the model of {kept.run} reads "
+            f"{printable(column)}; rename one of them"
         )
     examples = examples.select(column)
     rows = min(BATCH, len(examples))

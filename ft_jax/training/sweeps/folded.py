@@ -8,6 +8,7 @@ import numpy as np
 from ft_jax.core.params import nearest
 from ft_jax.data import Batches, Dataset, EvaluationBatches, folds
 from ft_jax.data.folds import FoldKind
+from ft_jax.outside import printable
 from ft_jax.training.stream import Feed, Stream, Task, check_stream
 
 HELD_OUT = "held out"
@@ -53,8 +54,8 @@ class Folded:
         plan = getattr(task.train, "plan", None)
         if not isinstance(task.train, Batches) or plan is None:
             raise ValueError(
-                f"cross-validation cuts what ft_jax.data.batches trains on, and task {task.name!r} trains on a "
-                f"{type(task.train).__name__}; give the data spec one without other parts"
+                f"cross-validation cuts what ft_jax.data.batches trains on, and task {printable(task.name)} trains on "
+                f"a {type(task.train).__name__}; give the data spec one without other parts"
             )
         train, held = self.cut(plan.dataset)[self.index]
         dataset = plan.dataset
@@ -84,7 +85,7 @@ class Folded:
         if self.group is not None:
             if self.group not in dataset.columns:
                 raise ValueError(
-                    f"the data has no column {self.group!r} to group by; the nearest are "
+                    f"the data has no column {printable(self.group)} to group by; the nearest are "
                     f"{nearest(self.group, dataset.columns)}"
                 )
             groups = dataset.columns[self.group]
@@ -101,6 +102,6 @@ def _transform_of_evaluation(task: Task, plan):
         if isinstance(batches, EvaluationBatches):
             return batches.plan.transform
     raise ValueError(
-        f"task {task.name!r} transforms its training examples and has no evaluation set that shows what a held-out "
-        "example needs; give it one"
+        f"task {printable(task.name)} transforms its training examples and has no evaluation set that shows what a "
+        "held-out example needs; give it one"
     )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ft_jax.data.folds import FoldKind
+from ft_jax.outside import printable
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.overrides import override
 from ft_jax.training.run_folder import NOT_IDENTITY, describe, finite
@@ -86,7 +87,8 @@ class Sweep:
                 mode = {watched.metric: watched.mode, "loss": "min", **dict.fromkeys(COSTS, "min")}.get(name, "")
             if mode not in ("max", "min") or not name:
                 raise ValueError(
-                    f"objective {objective!r} doesn't say whether more is better; write max:{name} or min:{name}"
+                    f"objective {printable(objective)} doesn't say whether more is better; write max:{name} or "
+                    f"min:{name}"
                 )
             found.append((name, mode))
         return found
@@ -113,7 +115,7 @@ class Sweep:
                 try:
                     self.with_values({path: value}).check()
                 except ValueError as error:
-                    raise ValueError(f"the space gives {path} the value {value!r}: {error}") from None
+                    raise ValueError(f"the space gives {path} the value {printable(value)}: {error}") from None
         self.search.slots(self.axes, self.trials)
 
     def with_values(self, values: Mapping[str, Any]) -> Experiment:
@@ -175,7 +177,7 @@ def metric_of(scores: Mapping[str, Any], name: str, on: str | None, mode: str) -
     measured = sets.get(on) if on is not None else next(iter(sets.values()), None)
     if measured is None or name not in measured:
         known = ", ".join(measured or ()) or "none"
-        raise KeyError(f"the objective {name!r} isn't measured; the evaluation gives {known}")
+        raise KeyError(f"the objective {printable(name)} isn't measured; the evaluation gives {known}")
     value = measured[name]
     values = np.ravel(np.asarray(math.nan if value is None else value, np.float64))
     return float(values.max() if mode == "max" else values.min())

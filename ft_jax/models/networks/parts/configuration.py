@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from ft_jax.outside import printable
+
 COLLECTABLE = ("hidden", "attention")
 REMAT = ("none", "dots", "full")
 
@@ -16,9 +18,9 @@ def check(config, *, divides: tuple[tuple[str, str], ...]) -> None:
     for field in dataclasses.fields(config):
         number = getattr(config, field.name)
         if field.type is int and (not isinstance(number, int) or number < 1):
-            raise ValueError(f"{name}.{field.name} is {number!r}; it must be a whole number of at least 1")
+            raise ValueError(f"{name}.{field.name} is {printable(number)}; it must be a whole number of at least 1")
         if field.type is float and not isinstance(number, int | float):
-            raise ValueError(f"{name}.{field.name} is {number!r}; it must be a number")
+            raise ValueError(f"{name}.{field.name} is {printable(number)}; it must be a number")
         if field.name.endswith("dropout") and not 0.0 <= number < 1.0:
             raise ValueError(f"{name}.{field.name} is {number}; a dropout rate lies in [0, 1)")
     for part, whole in divides:
@@ -27,10 +29,12 @@ def check(config, *, divides: tuple[tuple[str, str], ...]) -> None:
                 f"{name}.{part} is {getattr(config, part)} and must divide {whole}, which is {getattr(config, whole)}"
             )
     if getattr(config, "remat", "none") not in REMAT:
-        raise ValueError(f"{name}.remat is {config.remat!r}; use one of {', '.join(map(repr, REMAT))}")
+        raise ValueError(f"{name}.remat is {printable(config.remat)}; use one of {', '.join(map(repr, REMAT))}")
     for what in getattr(config, "collect", ()):
         if what not in COLLECTABLE:
-            raise ValueError(f"{name}.collect has {what!r}; it may hold {' and '.join(map(repr, COLLECTABLE))}")
+            raise ValueError(
+                f"{name}.collect has {printable(what)}; it may hold {' and '.join(map(repr, COLLECTABLE))}"
+            )
 
 
 def check_length(ids, longest: int) -> None:

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from ft_jax.core.grafts import Graft, Holder
 from ft_jax.core.weights import matmul, matmuls
 from ft_jax.core.weights.product import saves_products
+from ft_jax.outside import printable
 
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -26,7 +27,7 @@ def activation(name: str):
       ValueError: on an unknown name.
     """
     if name not in ACTIVATIONS:
-        raise ValueError(f"activation {name!r} is unknown; known are {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"activation {printable(name)} is unknown; known are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
@@ -147,7 +148,7 @@ def rematerialise(function, policy: str):
         return jax.checkpoint(function, policy=saves_products)
     if policy == "full":
         return jax.checkpoint(function)
-    raise ValueError(f"remat policy {policy!r} is unknown; use 'none', 'dots' or 'full'")
+    raise ValueError(f"remat policy {printable(policy)} is unknown; use 'none', 'dots' or 'full'")
 
 
 def graft_onto(module: nnx.Module, path: str, grafts: tuple[Graft, ...]) -> None:
