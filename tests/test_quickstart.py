@@ -23,6 +23,8 @@ TINY = {
     "dpo": ["--model.address", "decoder", *FEW],
     "continual": ["--model.address", "encoder", "--data.length", "16", *FEW],
     "search": ["--model.address", "encoder", *FEW],
+    "reward": ["--model.address", "decoder", "--method.rl.grpo.samples", "2", *FEW],
+    "embed": ["--model.address", "encoder", *FEW],
 }
 """What a command is given beside its words, so that it takes seconds."""
 

@@ -45,8 +45,9 @@ def built(spec: Any, key: jax.Array, outline: bool) -> Any:
 class Use:
     """A method of the catalogue and the options of its constructor.
 
-    ``apply``, ``params`` and ``example`` are filled in from the run where the constructor asks for them. An
-    option may be a model spec, which is built when the run starts: a teacher is
+    ``apply``, ``params``, ``example``, ``stop_tokens`` and ``pad_token`` are filled in from the run where the
+    constructor asks for them. An option with a method ``for_run(parts)`` becomes what that gives, such as a reward
+    `ft_jax.training.own_data.Verified`. An option may be a model spec, which is built when the run starts: a teacher is
     ``Use("distillation.logits", params=Pretrained(...))``, whose ``apply`` comes along; several teachers are a tuple.
 
     Example:
@@ -97,6 +98,9 @@ class Use:
         known = self.signature().parameters
         options = {}
         for option, value in self.options.items():
+            if hasattr(value, "for_run"):
+                options[option] = value.for_run(parts)
+                continue
             several = isinstance(value, tuple | list) and len(value) > 0 and all(hasattr(x, "build") for x in value)
             if not several and not hasattr(value, "build"):
                 options[option] = value
@@ -113,6 +117,7 @@ class Use:
             if "apply" in known and "apply" not in self.options:
                 options["apply"] = tuple(one.apply for one in made) if several else made.apply
         run = {"apply": parts.model.apply, "params": parts.model.params, "example": parts.example}
+        run |= {name: getattr(parts.model, name) for name in ("stop_tokens", "pad_token") if hasattr(parts.model, name)}
         for name, parameter in known.items():
             if name in run:
                 options.setdefault(name, run[name])

@@ -12,6 +12,7 @@ from ft_jax.core import Outputs
 from ft_jax.core.losses import default_chunk
 from ft_jax.core.outputs import logits_of
 from ft_jax.core.step import logits
+from ft_jax.training.paired import embeddings, rank_correlation, retrieved
 
 Batch = Mapping[str, Any]
 
@@ -110,12 +111,15 @@ def default_metrics(batch: Batch, target: str | None = None) -> dict[str, Metric
 
     Accuracy for classes ``[batch]``; token accuracy and perplexity for tokens ``[batch, time]``; for several classes an
     example the share of examples with all classes right, that of classes, and micro-averaged F1; for numbers the mean
-    absolute error and the root of the mean squared error.
+    absolute error and the root of the mean squared error; for pairs the share of texts whose pair is the nearest of the
+    whole set, and Spearman's rank correlation of cosines and scores.
 
     Args:
       batch: of the data.
       target: what the labels are to the head, see `ft_jax.training.objective.target_of`; None to go by their type.
     """
+    if target in ("pairs", "scores"):
+        return {"recall": HostMetric(retrieved)} if target == "pairs" else {"rank": HostMetric(rank_correlation)}
     labels = batch.get("labels")
     if labels is None:
         return {}
@@ -167,8 +171,13 @@ def label_accuracy(predictions, batch):
     return jnp.sum(weights * ((predictions > 0) == (labels > 0.5))), jnp.sum(weights)
 
 
-def default_predict(lifted: bool) -> Callable[[Outputs, Batch], Any]:
-    """Logits for classes; for labels of tokens their scores, or logits where members of an ensemble fuse them."""
+def default_predict(lifted: bool, target: str | None = None) -> Callable[[Outputs, Batch], Any]:
+    """Logits for classes; for labels of tokens their scores, or logits where members of an ensemble fuse them.
+
+    For pairs the embeddings of both sides.
+    """
+    if target in ("pairs", "scores"):
+        return embeddings
 
     def predict(outputs, batch):
         labels = batch.get("labels")

@@ -8,12 +8,19 @@ import numpy as np
 from ft_jax.core import Loss, supervised
 from ft_jax.core.targets import binary_cross_entropy, squared_error
 from ft_jax.core.weights import shape
+from ft_jax.training.paired import PAIRED, similarity_error, told_apart
 from ft_jax.training.stream import Batch
 
 NUMBERS = ("regression", "value", "reward")
 """Heads whose outputs are numbers and not classes, see `ft_jax.models.with_head`."""
 
-LOSSES = {"classes": supervised, "numbers": squared_error, "several classes": binary_cross_entropy}
+LOSSES = {
+    "classes": supervised,
+    "numbers": squared_error,
+    "several classes": binary_cross_entropy,
+    "pairs": told_apart,
+    "scores": similarity_error,
+}
 
 
 def objective_of(model: Any, example: Batch) -> Loss:
@@ -30,11 +37,15 @@ def target_of(model: Any, example: Batch) -> str | None:
     | numbers, one an example or a token | of one output, or a regression's | numbers: squared error |
     | floats, one for each output | a regression's | numbers: squared error |
     | floats from 0 to 1, one for each output | of classes | several classes: binary cross-entropy |
+    | floats, one a pair of examples | an embedding's | scores: squared error of the cosine |
+    | none, of pairs | an embedding's | pairs: each told from the others of the batch |
 
     Raises:
       ValueError: the labels are nothing that the head can be measured by.
     """
     labels = example.get("labels")
+    if PAIRED in example and "input_ids" in example[PAIRED]:
+        return _of_pairs(model, labels)
     if labels is None:
         return None
     labels = np.asarray(labels)
@@ -63,6 +74,17 @@ def target_of(model: Any, example: Batch) -> str | None:
         f"labels have shape {labels.shape}, but the model predicts {positions}; "
         "give one label an example to a classifier and one a token to a language model"
     )
+
+
+def _of_pairs(model, labels) -> str | None:
+    if getattr(model.apply, "kind", None) != "embedding":
+        # A tower of its own, such as multimodal.clip's, reads the other side.
+        return None if labels is None else "classes"
+    if labels is None:
+        return "pairs"
+    if np.ndim(labels) != 1 or not np.issubdtype(np.asarray(labels).dtype, np.floating):
+        raise ValueError(f"labels of pairs are scores, one float a pair, and these are {np.shape(labels)}; give floats")
+    return "scores"
 
 
 def _one_number(labels, count, whole, regression) -> str:

@@ -139,7 +139,7 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
     target = target_of(model, example) if experiment.loss is None else None
     first_set = next((next(iter(batches), {}) for batches in sets.values()), example)
     metrics = default_metrics(first_set, target) if experiment.metrics is None else dict(experiment.metrics)
-    predict = experiment.predict or default_predict(bool(composition.inwards("lift")))
+    predict = experiment.predict or default_predict(bool(composition.inwards("lift")), target)
     optimizer = experiment.optimizer.build(sum(steps))
     loss = experiment.loss_of(model, example)
 

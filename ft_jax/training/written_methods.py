@@ -8,11 +8,11 @@ from typing import Any
 from ft_jax.core.catalogue import catalogue
 from ft_jax.core.params import nearest
 from ft_jax.outside import printable
-from ft_jax.training import specs
+from ft_jax.training import own_data, specs
 from ft_jax.training.composition import MethodLike, Use
 
-SPECS = ("Pretrained",)
-"""Model specs that an option may be, such as a teacher: ``distillation.logits(params=Pretrained("hf://org/model"))``."""
+SPECS = {"Pretrained": specs.Pretrained, "Verified": own_data.Verified}
+"""Specs that an option may be: a teacher, ``distillation.logits(params=Pretrained("hf://org/model"))``, or a reward."""
 
 MORE = "+"
 """Before the first method: add to the experiment's methods, outermost, in place of replacing them."""
@@ -101,7 +101,7 @@ def _value(node: ast.expr, text: str) -> Any:
         arguments = [_value(one, text) for one in node.args]
         options = {keyword.arg: _value(keyword.value, text) for keyword in node.keywords if keyword.arg}
         try:
-            return getattr(specs, node.func.id)(*arguments, **options)
+            return SPECS[node.func.id](*arguments, **options)
         except TypeError as error:
             raise ValueError(f"--method {printable(text)}: {error}") from None
     try:

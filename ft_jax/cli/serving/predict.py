@@ -8,18 +8,24 @@ from ft_jax.cli.entry import Parser
 
 
 def command(words: Sequence[str]) -> int:
-    """Prints the class and the probabilities of every example."""
+    """Prints the class and the probabilities of every example, its vector or its numbers."""
     parser = Parser(prog="ft-jax predict", description="A run's classes with probabilities, a JSON line an example.")
     parser.add_argument("run", help="the folder of a finished run")
     parser.add_argument("what", nargs="+", metavar="FILE|TEXT", help="a file with a column text or images, or texts")
     parser.add_argument("--base", metavar="ADDRESS", help="where the model that was tuned is, if it moved")
     options = parser.parse_args(words)
 
-    from ft_jax.training.serving import load_run, predict
+    from ft_jax.training.serving import gives_numbers, load_run, numbers, predict
 
     examples = examples_in(options.what)
     kept = load_run(options.run, options.base)
     texts = examples if isinstance(examples, list) else examples.columns.get("text")
+    if gives_numbers(kept.model):
+        field = "embedding" if kept.model.apply.kind == "embedding" else "values"
+        for index, found in enumerate(numbers(kept, examples)):
+            shown = {"example": index} if texts is None else {"text": texts[index]}
+            print(json.dumps({**shown, field: [round(float(x), 6) for x in found]}, ensure_ascii=False))
+        return 0
     for index, found in enumerate(predict(kept, examples)):
         shown = {"example": index} if texts is None else {"text": texts[index]}
         rounded = {name: round(value, 6) for name, value in found.probabilities.items()}

@@ -9,12 +9,14 @@ import numpy as np
 import optax
 
 from ft_jax import data, models
-from ft_jax.core import compose, make_step, supervised
+from ft_jax.core import compose, make_step
 from ft_jax.data.chats import render
 from ft_jax.models.generation.generate import gives_tokens
 from ft_jax.models.model import Model
 from ft_jax.outside import listed, printable
 from ft_jax.training.evaluate import evaluate
+from ft_jax.training.metrics import default_metrics
+from ft_jax.training.objective import LOSSES, target_of
 from ft_jax.training.serving.kept import Kept
 
 BATCH = 32
@@ -54,6 +56,29 @@ def predict(kept: Kept, examples: Sequence[str] | data.Dataset) -> Iterator[Pred
         names = class_names(model, logits.shape[-1])
         for row in shifted / shifted.sum(axis=-1, keepdims=True):
             yield Prediction(names[int(row.argmax())], dict(zip(names, map(float, row), strict=True)))
+
+
+def numbers(kept: Kept, examples: Sequence[str] | data.Dataset) -> Iterator[np.ndarray]:
+    """Embeddings ``[width]`` or a regression's numbers ``[outputs]`` for texts, or a data set's ``text`` or ``images``.
+
+    Raises:
+      ValueError: the model gives neither.
+      KeyError: the data set has no column that the model reads.
+    """
+    model = kept.model
+    if not gives_numbers(model):
+        raise ValueError(f"the model of {kept.run} gives no vectors and no numbers; train one with model.head")
+    if not isinstance(examples, data.Dataset):
+        examples = data.Dataset({"text": list(examples)})
+    apply = jax.jit(model.apply)
+    for batch, rows in batches(kept, examples):
+        outputs = apply(model.params, batch)
+        yield from np.asarray(outputs.hidden if outputs.unembedding is None else outputs.logits, np.float32)[:rows]
+
+
+def gives_numbers(model: Model) -> bool:
+    """Whether a model's answer to an example is a vector or a number, and no class or text."""
+    return model.apply.kind in ("embedding", "regression", "reward")
 
 
 def length_of(kept: Kept) -> int:
@@ -98,8 +123,8 @@ def measured(kept: Kept, examples: data.Dataset) -> dict[str, float]:
       ValueError: a label that the head doesn't have.
     """
     model = kept.model
-    program = make_step(supervised(model.apply), optax.identity(), compose())
-    state = program.init(model.params, jax.random.key(0))
+    if model.apply.kind == "embedding":
+        raise ValueError(f"the model of {kept.run} gives vectors, which no label measures; ft-jax predict shows them")
     if gives_tokens(model.apply):
         length = length_of(kept)
         examples = data.next_tokens(examples, model.tokenizer, length=length, too_long="truncate")
@@ -113,7 +138,11 @@ def measured(kept: Kept, examples: data.Dataset) -> dict[str, float]:
                 examples.select("text", "labels"), model.tokenizer, length=length, too_long="truncate"
             )
             shape = {"length": length, "padding": model.pad_token}
-    scores = evaluate(program, state, data.evaluation_batches(examples, min(BATCH, len(examples)), **shape))
+    sets = list(data.evaluation_batches(examples, min(BATCH, len(examples)), **shape))
+    target = target_of(model, sets[0])
+    program = make_step(LOSSES[target or "classes"](model.apply), optax.identity(), compose())
+    state = program.init(model.params, jax.random.key(0))
+    scores = evaluate(program, state, sets, default_metrics(sets[0], target))
     return {name: float(value) for name, value in scores.items() if name != "task"}
 
 

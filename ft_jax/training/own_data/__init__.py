@@ -1,0 +1,29 @@
+"""Data specs for one's own files, one for every shape of data that people have.
+
+- `Labelled`: texts with classes or numbers; `ImageFolder`: images in folders that are named by their classes;
+- `Chats`, `Completions`, `Documents`, `Written`: text to learn to write;
+- `Preferences`: two answers of which one is preferred; `Questions`: prompts with an answer that `Verified` checks;
+- `Pairs`: two texts whose embeddings should be close.
+"""
+
+from collections.abc import Mapping
+
+from ft_jax.training.own_data.held_out import train_and_evaluation
+from ft_jax.training.own_data.images import ImageFolder, pixels
+from ft_jax.training.own_data.labelled import Labelled
+from ft_jax.training.own_data.pairs import Pairs
+from ft_jax.training.own_data.preferences import Preferences
+from ft_jax.training.own_data.questions import Questions, Verified
+from ft_jax.training.own_data.rows import in_pieces
+from ft_jax.training.own_data.written import Chats, Completions, Documents, Written
+
+SHAPES: Mapping[str, type] = {
+    one.__name__: one
+    for one in (Labelled, Chats, Completions, Documents, Written, Preferences, Questions, Pairs, ImageFolder)
+}
+"""Every spec for one's own files, by name."""
+
+__all__ = [
+    "SHAPES", "Chats", "Completions", "Documents", "ImageFolder", "Labelled", "Pairs", "Preferences", "Questions",
+    "Verified", "Written", "in_pieces", "pixels", "train_and_evaluation",
+]  # fmt: skip
