@@ -11,7 +11,8 @@ from ft_jax.attention.prompts import EncodedPrompt, Prompt, p_tuning, prompt_tun
 from ft_jax.core.grafts import by_number
 from ft_jax.core.weights import Scaled
 from ft_jax.models.peft.fields import Field, per_projection
-from ft_jax.models.peft.files import Holders, PeftFormat, Saved, register_format
+from ft_jax.models.peft.files import Holders
+from ft_jax.models.peft.formats import PeftFormat, Saved, register_format
 from ft_jax.models.peft.fused import Fusing, concatenated, stretches
 
 PROMPT = "prompt_embeddings"

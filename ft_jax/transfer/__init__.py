@@ -4,6 +4,7 @@
 - `head_only`: the task layer learns on frozen features.
 - `lora`: low-rank updates of chosen projections.
 - `rslora`: LoRA whose scale does not shrink with the rank; `pissa`, `olora`, `eva`, `loftq`: LoRA from another start.
+- `adalora`: low-rank updates that share a budget of ranks and lose what matters least.
 - `dora`, `vera`, `loha`, `lokr`, `fourierft`: other updates of few parameters; `oft`, `boft`, `hra`: rotations.
 - `houlsby`, `pfeiffer`: bottleneck modules behind projections.
 - `quantize`: a packed base of 4 or 8 bits under any of them (QLoRA).
@@ -12,6 +13,7 @@
 - `lora_plus`: a higher learning rate for LoRA's second factor.
 - `lp_ft`: the head first, then everything.
 - `gradual_unfreezing`, `discriminative`: layers thawed one after another, and a learning rate for each.
+- `trainable_tokens`: the embeddings of a few tokens.
 - `bitfit`, `norm_tuning`: only the biases, only the norms.
 - `l2_sp`: a penalty on the distance from the pretrained weights.
 - `galore`: every weight learns with a small optimizer state, in a low-rank subspace of the gradients.
@@ -22,7 +24,8 @@
 - `dann`, `coral`, `mmd`: representations that are the same in two domains.
 """
 
-from ft_jax.transfer import peft, peft_rotations
+from ft_jax.transfer import peft
+from ft_jax.transfer.adalora import adalora
 from ft_jax.transfer.backbone import causal_language_modelling, contrastive, masked_language_modelling
 from ft_jax.transfer.bank import bank
 from ft_jax.transfer.bitfit import bitfit
@@ -56,10 +59,12 @@ from ft_jax.transfer.pissa import olora, pissa
 from ft_jax.transfer.pseudo_labels import pseudo_labels
 from ft_jax.transfer.qlora import loftq, quantize
 from ft_jax.transfer.reconstruction import masked_image_modelling
+from ft_jax.transfer.trainable_tokens import trainable_tokens
 from ft_jax.transfer.uda import training_signal_annealing, uda
 from ft_jax.transfer.vera import vera
 
 __all__ = [
+    "adalora",
     "bank",
     "bitfit",
     "boft",
@@ -95,13 +100,13 @@ __all__ = [
     "oft",
     "olora",
     "peft",
-    "peft_rotations",
     "pfeiffer",
     "pissa",
     "pseudo_labels",
     "quantize",
     "rslora",
     "stochastic_rounding",
+    "trainable_tokens",
     "training_signal_annealing",
     "uda",
     "vera",

@@ -12,6 +12,7 @@ from ft_jax.core.weights import FORWARDS, LowRank, shape
 from ft_jax.transfer.adapter import adapter
 from ft_jax.transfer.dropout import check_rate, with_dropout
 from ft_jax.transfer.nesting import beneath
+from ft_jax.transfer.shifted import shifted, without_biases_marked
 from ft_jax.transfer.strength import NONE, Strength, uniform
 
 STARTS = ("kaiming", "gaussian", "orthogonal")
@@ -32,6 +33,7 @@ def lora(
     ranks: Mapping[str, int] = NONE,
     alphas: Mapping[str, float] = NONE,
     *,
+    bias: bool = False,
     dropout: float | None = None,
     start: str = "kaiming",
     forward: str = "auto",
@@ -53,6 +55,8 @@ def lora(
       also: patterns of leaves that learn in full besides, such as ``("*/head/*",)``.
       ranks: other ranks by pattern over the weights' paths, the first that fits counts.
       alphas: other strengths by pattern; they stay in proportion when ``hyper``'s alpha changes.
+      bias: whether each update adds ``scale · shift`` too, where ``shift [outputs]`` starts at zero and learns (peft's
+        ``lora_bias``). Where a projection has no bias, such an update can't be merged.
       dropout: the rate at which what the update reads is zeroed in training, data in ``hyper``; None for none.
       start: ``"kaiming"`` as above; ``"gaussian"``, ``a`` from N(0, 1/rank²); ``"orthogonal"``, both factors from
         the two halves of one random orthogonal matrix, so that neither is zero and ``a @ b`` is (even ranks).
@@ -73,7 +77,7 @@ def lora(
       ((4, 2), (2, 6), True)
     """
     strength = Strength(name, rank, alpha, ranks, alphas)
-    return low_rank(strength, _start(start, strength), targets, also, dropout, forward)
+    return low_rank(strength, _start(start, strength), targets, also, dropout, forward, bias=bias)
 
 
 @register(
@@ -90,6 +94,7 @@ def rslora(
     ranks: Mapping[str, int] = NONE,
     alphas: Mapping[str, float] = NONE,
     *,
+    bias: bool = False,
     dropout: float | None = None,
     start: str = "kaiming",
     forward: str = "auto",
@@ -100,7 +105,7 @@ def rslora(
     A weight ``w [inputs, outputs]`` becomes ``w + alpha / √rank · a @ b``; all else is `lora`.
 
     Args:
-      rank, alpha, targets, also, ranks, alphas, dropout, start, forward, name: as in `lora`.
+      rank, alpha, targets, also, ranks, alphas, bias, dropout, start, forward, name: as in `lora`.
 
     Raises:
       ValueError: as `lora`.
@@ -111,7 +116,7 @@ def rslora(
       4.0
     """
     strength = Strength(name, rank, alpha, ranks, alphas, power=0.5)
-    return low_rank(strength, _start(start, strength), targets, also, dropout, forward)
+    return low_rank(strength, _start(start, strength), targets, also, dropout, forward, bias=bias)
 
 
 Start = Callable[[str, jax.Array, int, float, jax.Array], tuple]
@@ -126,13 +131,14 @@ def low_rank(
     dropout: float | None,
     forward: str,
     depth: Callable = beneath,
+    bias: bool = False,
 ) -> Method:
     """LoRA from any start: the method that `lora`, PiSSA, OLoRA, LoftQ and EVA are.
 
     Args:
       strength: name, ranks and scales.
       start: gives base and factors for each weight.
-      targets, also, dropout, forward: as in `lora`.
+      targets, also, dropout, forward, bias: as in `lora`.
       depth: where it goes among other operators of a weight, see `ft_jax.transfer.nesting`.
 
     Raises:
@@ -146,10 +152,12 @@ def low_rank(
     def factor(path, matrix, key):
         scale = strength.scale(path)
         base, a, b = start(path, matrix, strength.rank_of(path, matrix), scale, key)
-        return LowRank(base=base, a=a, b=b, scale=jnp.float32(scale), owner=name, forward=forward)
+        update = LowRank(base=base, a=a, b=b, scale=jnp.float32(scale), owner=name, forward=forward)
+        return shifted(path, update) if bias else update
 
-    view = with_dropout(strength.shown, dropout, name)
-    return adapter(name, factor, ("a", "b"), targets, also, depth=depth, hyper=numbers, view=view)
+    view, fields = with_dropout(strength.shown, dropout, name), ("a", "b", *(("shift",) if bias else ()))
+    method = adapter(name, factor, fields, targets, also, depth=depth, hyper=numbers, view=view)
+    return without_biases_marked(method) if bias else method
 
 
 def kaiming(path, weight, rank, scale, key):

@@ -67,6 +67,8 @@ def main() -> None:
             "record_decoders.py": [str(copy / "decoders"), "--gemma3", str(resolve(GEMMA3_270M))],
             "record_peft.py": [str(copy)],
             "record_peft_files.py": [str(copy)],
+            "record_adalora.py": [str(copy / "adalora.npz")],
+            "record_peft_ties.py": [str(copy)],
             "record_peft_attention.py": [str(copy)],
             "record_trl_losses.py": [str(copy / "trl_losses.json")],
             "check_peft_files.py": [str(HERE)],

@@ -23,9 +23,10 @@ from ft_jax.core.params import count, map_with_path, paths
 from ft_jax.models import Model, load_adapter
 from ft_jax.models.architectures import bert, llama, nested
 from ft_jax.models.model import Forward
-from ft_jax.models.peft.files import formats
+from ft_jax.models.peft.formats import formats
 from ft_jax.models.peft.holders import held
 from ft_jax.models.peft.modules import modules_of
+from ft_jax.models.peft.tokens import KIND, tokens_beside
 
 RESULTS = Path(__file__).parents[2] / "benchmarks/results/parity.jsonl"
 KINDS = [path.name for path in sorted((FOLDER / "peft").iterdir()) if path.name != "classifier"]
@@ -68,7 +69,9 @@ class Compared:
     def error(self) -> float:
         """The largest difference of outputs and gradients, relative to the largest value of each array."""
         pairs = [self.outputs, *self.gradients.values(), *([] if self.merged is None else [self.merged])]
-        return max(float(np.abs(got - want).max() / max(np.abs(want).max(), 1e-7)) for got, want in pairs)
+        return max(
+            float(np.abs(got - want).max(initial=0) / max(np.abs(want).max(initial=0), 1e-7)) for got, want in pairs
+        )
 
 
 def start(reference: Reference, method: Method):
@@ -112,6 +115,8 @@ def of_folder(kind: str) -> Compared:
     peft_type = json.loads((folder / "adapter_config.json").read_text())["peft_type"]
     modules = modules_of(base, load_file(folder / "adapter_model.safetensors"))
     by_name = dict(formats()[peft_type].pack(held(found, method.name), modules))
+    tokens = held(found, formats()[KIND].name) if peft_type != KIND else {}
+    by_name |= tokens_beside(tokens, formats()[KIND].pack(tokens, modules), modules)[0]
     wanted = {name.removeprefix("gradient/"): x for name, x in recorded.items() if name.startswith("gradient/")}
     for name in wanted.keys() - by_name.keys():
         leaf = found

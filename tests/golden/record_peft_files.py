@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from peft import (
+    AdaLoraConfig,
     BOFTConfig,
     FourierFTConfig,
     HRAConfig,
@@ -19,6 +20,8 @@ from peft import (
     LoKrConfig,
     LoraConfig,
     OFTConfig,
+    PeftModel,
+    TrainableTokensConfig,
     VeraConfig,
     get_peft_model,
 )
@@ -53,7 +56,17 @@ LATER = {
     ),
     "hra": HRAConfig(r=3, target_modules=FEW),
     "hra_orthogonal": HRAConfig(r=3, target_modules=FEW, apply_GS=True),
-}
+    "lora_bias": LoraConfig(r=2, lora_alpha=3, target_modules=FEW, lora_bias=True),
+    "lora_tokens": LoraConfig(r=2, lora_alpha=3, target_modules=FEW, trainable_token_indices=[3, 7, 11]),
+    "lora_tokens_both": LoraConfig(
+        r=2, lora_alpha=3, target_modules=FEW, trainable_token_indices={"embed_tokens": [3, 7], "lm_head": [5, 2, 9]}
+    ),
+    "trainable_tokens": TrainableTokensConfig(token_indices=[1, 20, 9]),
+    "lora_parameters": LoraConfig(r=2, lora_alpha=3, target_modules=[], target_parameters=["q_proj.weight"]),
+    "adalora": AdaLoraConfig(
+        init_r=4, target_r=2, lora_alpha=6, total_step=8, tinit=1, tfinal=2, target_modules=FEW, orth_reg_weight=0.1
+    ),
+}  # fmt: skip
 """Recorded after the others, whose random numbers they leave as they were."""
 
 WIDTHS = ((16, 4, 2), (24, 4, 2), (32, 2, 4), (64, 4, 4))
@@ -71,6 +84,16 @@ def base_of(file):
     return {name.removeprefix("base/"): torch.tensor(file[name]) for name in file.files if name.startswith("base/")}
 
 
+def allocated(adapted, ids, mask, probe):
+    """Trains an AdaLoRA for its steps, with the allocation that peft leaves to the loop."""
+    optimizer = torch.optim.SGD([x for x in adapted.parameters() if x.requires_grad], lr=0.01)
+    for step in range(1, 9):
+        optimizer.zero_grad()
+        (adapted(input_ids=ids, attention_mask=mask).logits * probe).sum().backward()
+        optimizer.step()
+        adapted.base_model.update_and_allocate(step)
+
+
 def record(kind, config, folder, file, generator):
     """Saves the adapter `kind` and returns what belongs to it in ``peft_kinds.npz``."""
     ids, mask, probe = (torch.tensor(file[name]) for name in ("input_ids", "attention_mask", "probe"))
@@ -78,7 +101,14 @@ def record(kind, config, folder, file, generator):
     model.load_state_dict(base_of(file))
     adapted = get_peft_model(model, config).eval()
     randomise(adapted, generator, trainable_only=True)
+    if kind == "adalora":
+        allocated(adapted, ids, mask, probe)
     adapted.save_pretrained(folder / "peft" / kind)
+    if kind == "adalora":
+        # What it saves is without the triplets that it zeroed.
+        model = llama()[1]
+        model.load_state_dict(base_of(file))
+        adapted = PeftModel.from_pretrained(model, str(folder / "peft" / kind), is_trainable=True).eval()
     outputs = adapted(input_ids=ids, attention_mask=mask).logits
     (outputs * probe).sum().backward()
     result = {

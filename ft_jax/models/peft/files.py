@@ -7,7 +7,7 @@ whole leaves that were trained beside the adapter, and the checks that a file fi
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,126 +18,25 @@ import optax
 from safetensors.numpy import save_file
 
 from ft_jax import assets
-from ft_jax.core.catalogue import load_families
 from ft_jax.core.method import Method
-from ft_jax.core.params import STACKED, Params, matches, nearest, paths
+from ft_jax.core.params import STACKED, Params, matches, paths
 from ft_jax.core.step import make_step, parameters
-from ft_jax.core.weights import Weight, shape
+from ft_jax.core.weights import Weight
 from ft_jax.models.architectures import flat, nested
 from ft_jax.models.checkpoints.safetensors_file import read_safetensors
 from ft_jax.models.checkpoints.whole_folder import building, vacant
 from ft_jax.models.model import Model
 from ft_jax.models.networks.parts.stacking import unstack_layers
-from ft_jax.models.peft.adapter_config import Adapter
-from ft_jax.models.peft.fused import Fusing, apart, joined
-from ft_jax.models.peft.holders import Holders, held, owners, put
+from ft_jax.models.peft.formats import PeftFormat, Saved, beside_a_lora, formats, kind_in, read_config
+from ft_jax.models.peft.fused import apart, joined
+from ft_jax.models.peft.holders import Holders, held, put
 from ft_jax.models.peft.modules import Modules, modules_of
 from ft_jax.models.peft.tied import read_once, written_twice
+from ft_jax.models.peft.tokens import KIND, tokens_apart, tokens_beside
 from ft_jax.models.peft.told import address_of, grown_tables, use_of
-from ft_jax.outside import checked, printable, read_json
+from ft_jax.outside import printable
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-
-METADATA = (
-    "ensure_weight_tying",
-    "auto_mapping", "base_model_name_or_path", "bias", "exclude_modules", "fan_in_fan_out", "inference_mode",
-    "layers_pattern", "layers_to_transform", "modules_to_save", "peft_type", "peft_version", "revision",
-    "target_modules", "task_type",
-)  # fmt: skip
-"""Fields that change nothing for a reader: they are said again by the tensors, or are for peft's own bookkeeping."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Saved:
-    """An adapter's files beside the model they are read for.
-
-    Attributes:
-      config: of adapter_config.json.
-      tensors: of the adapter, by their full names; not those of whole leaves trained beside it.
-      modules: the model's modules as the file calls them.
-      model: which the adapter is for.
-    """
-
-    config: Mapping[str, Any]
-    tensors: Mapping[str, np.ndarray]
-    modules: Modules
-    model: Model
-
-    def places(self, ending: str) -> tuple[str, ...]:
-        """The paths of the projections that have a tensor ``<module><ending>``, such as ``".lora_A.weight"``."""
-        found = [
-            place
-            for place, name in self.modules.names.items()
-            if f"{self.modules.prefix}{name}{ending}" in self.tensors
-        ]
-        return tuple(found)
-
-    def shape(self, place: str) -> tuple[int, ...]:
-        """``(inputs, outputs)`` of the projection at `place`."""
-        return shape(flat(self.model.params)[place])
-
-
-@dataclasses.dataclass(frozen=True)
-class PeftFormat:
-    """How one of peft's kinds is read and written.
-
-    Attributes:
-      peft_type: its name there, such as ``"LORA"``.
-      name: the default name of the method.
-      holds: its operators' and grafts' classes.
-      method: ``(saved, name) -> Method`` whose surgery makes places for the tensors; what it draws is replaced.
-      describe: ``(holders, modules) ->`` the fields of adapter_config.json that are this kind's own.
-      pack: ``(holders, modules) -> {tensor name: array}``, traceable, so that it tells names and shapes alone.
-      unpack: ``(tensors, holders, modules) -> holders`` with the tensors' values.
-      used: the fields of the configuration that `method` reads, of those that `Adapter` has.
-      needs: of them, those without which it can't.
-      taken: tensors that `method` puts in by itself, which `pack` need not give.
-      onto: ``(holder, matrix) -> holder`` on that matrix with the same effect, where the method changed its base.
-      neutral: fields that it knows at one value only; others it does not use must be None, False or empty.
-      leaves: of a kind without operators, patterns of the model's own leaves that it trains.
-      wrapper: what its files put between such a leaf's module and the leaf.
-      fusing: how its operators on parts of one module are one, see `ft_jax.models.peft.fused`; None where they can't.
-      turned: whether peft has it for GPT-2's modules, whose kernels are stored ``[inputs, outputs]``.
-    """
-
-    peft_type: str
-    name: str
-    holds: tuple[type, ...]
-    method: Callable[[Saved, str], Method]
-    describe: Callable[[Holders, Modules], dict[str, Any]]
-    pack: Callable[[Holders, Modules], dict[str, jax.Array]]
-    unpack: Callable[[Mapping[str, np.ndarray], Holders, Modules], Holders]
-    used: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
-    taken: tuple[str, ...] = ()
-    onto: Callable[[Any, jax.Array], Any] | None = None
-    neutral: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    leaves: tuple[str, ...] = ()
-    wrapper: str | None = None
-    fusing: Fusing | None = None
-    turned: bool = False
-
-
-FORMATS: dict[str, PeftFormat] = {}
-"""Those registered so far; `formats` has all."""
-
-
-def formats() -> dict[str, PeftFormat]:
-    """Every kind that a family registers, by peft's name."""
-    load_families()
-    return FORMATS
-
-
-def register_format(kind: PeftFormat) -> PeftFormat:
-    """Adds a kind.
-
-    Raises:
-      ValueError: where there is one of that name.
-    """
-    if kind.peft_type in FORMATS:
-        raise ValueError(f"peft's {kind.peft_type} has a format already, that of {FORMATS[kind.peft_type].name}")
-    FORMATS[kind.peft_type] = kind
-    return kind
 
 
 def load_adapter(folder: str | os.PathLike, model: Model, *, name: str | None = None) -> tuple[Method, Params]:
@@ -167,30 +66,39 @@ def load_adapter(folder: str | os.PathLike, model: Model, *, name: str | None = 
             f"{folder} speaks of layers one by one and this model runs them in one scan; load it for "
             "model.configure(scan=False)"
         )
-    config, kind = _read_config(folder / CONFIG)
+    config, kind = read_config(folder / CONFIG)
     stored = {key: tensor.load() for key, tensor in read_safetensors(folder / TENSORS).items()}
     try:
         modules = modules_of(model, stored)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     stored = read_once(stored, config, modules, model, folder)
+    stored, own, told = tokens_apart(stored, config, modules, folder)
     whole = {key: path for key in stored if (path := modules.leaf(key, kind.wrapper)) is not None}
     saved = Saved(config, {key: x for key, x in stored.items() if key not in whole}, modules, model)
     name = name or kind.name
-    plain = kind.method(saved, name)
+    parts = [(kind, saved, kind.method(saved, name))]
+    if own:
+        second, beside = formats()[KIND], Saved(told, own, modules, model)
+        parts.append((second, beside, second.method(beside, second.name)))
+    plain = parts[0][2]
     learned = {f"model/{path}" for path in whole.values()}
 
     def surgery(params, key):
-        changed = plain.surgery(params, key) if plain.surgery else params
-        holders = unpack_into(kind, saved, held(changed["model"], name), folder)
-        leaves = flat(put(changed["model"], holders, name))
+        changed = params
+        for kind_, saved_, method_ in parts:
+            changed = method_.surgery(changed, key) if method_.surgery else changed
+            holders = unpack_into(kind_, saved_, held(changed["model"], method_.name), folder)
+            changed = {**changed, "model": put(changed["model"], holders, method_.name)}
+        leaves = flat(changed["model"])
         for key_, path in whole.items():
             leaves[path] = _leaf(leaves[path], modules.tensors[path].read(stored[key_]), key_, folder)
         return {**changed, "model": nested(leaves)}
 
-    method = dataclasses.replace(
-        plain, surgery=surgery, trainable=lambda path, leaf: path in learned or plain.trainable(path, leaf)
-    )
+    def trainable(path, leaf):
+        return path in learned or any(method_.trainable(path, leaf) for _, _, method_ in parts)
+
+    method = dataclasses.replace(plain, surgery=surgery, trainable=trainable)
     program = make_step(lambda *_: None, optax.identity(), method)
     state = program.init(model.params, jax.random.key(0))
     return method, parameters(state, method)["model"]
@@ -224,7 +132,7 @@ def save_adapter(
     folder = vacant(folder, overwrite)
     params, original = unstack_layers(params), unstack_layers(model.params)
     modules = modules_of(model, ())
-    owner, kind = _kind_in(params, owner)
+    owner, kind = kind_in(params, owner)
     holders = held(params, owner) if owner else {}
     modules.check(holders)
     whole = modules.changed(original, params, holders, kind.leaves)
@@ -233,11 +141,13 @@ def save_adapter(
         _check_leaves(kind, own, whole)
     _check_turned(kind, holders, modules)
     before = flat(original)
-    whole |= grown_tables(model, params, modules, holders)
+    tokens = held(params, beside) if (beside := beside_a_lora(params, kind)) else {}
+    whole |= grown_tables(model, params, modules, {**holders, **tokens})
     holders = {place: _onto(kind, place, holder, before) for place, holder in holders.items()}
-    holders, modules, twice = written_twice(holders, whole, modules)
+    holders, modules, twice = written_twice(holders, whole, modules, kind.tied)
     packed = joined(holders, modules, kind.fusing, kind.peft_type)
-    tensors = dict(kind.pack(packed, modules))
+    written, left = kind.lean(packed, modules)
+    tensors = dict(kind.pack(written, modules))
     tensors |= {
         modules.stored(path, holders, kind.wrapper if path in own else None): modules.tensors[path].write(
             np.asarray(leaf)
@@ -245,7 +155,15 @@ def save_adapter(
         for path, leaf in whole.items()
     }
     tensors |= {name: np.asarray(leaf) for name, leaf in twice.items()}
+    inside, told = tokens_beside(tokens, formats()[KIND].pack(tokens, modules), modules) if tokens else ({}, {})
+    tensors |= inside
     trained = modules.trained(whole.keys() - own, holders, kind.peft_type)
+    if kind.peft_type == KIND:
+        beside = trained.pop("modules_to_save")
+        if beside:
+            raise ValueError(
+                f"{beside[0]} was trained as well, and peft's {KIND} keeps tokens alone; compose with LoRA"
+            )
     if twice:
         trained["modules_to_save"] = sorted([*trained["modules_to_save"], modules.copied.rpartition(".")[0]])
     config = {
@@ -254,6 +172,8 @@ def save_adapter(
         **address_of(model),
         "inference_mode": True,
         **kind.describe(packed, modules),
+        **left,
+        **told,
         **({"fan_in_fan_out": True} if any(modules.turned(place) for place in holders) else {}),
         **({"target_modules": modules.around(own, kind.leaves)} if own else {}),
         **trained,
@@ -322,29 +242,6 @@ def _onto(kind, place, holder, original):
     return kind.onto(holder, original[place])
 
 
-def _kind_in(model, owner):
-    found = owners(model)
-    if owner is None and len(found) == 1:
-        owner = next(iter(found))
-    if owner is None and not found:
-        bare = [kind for kind in formats().values() if kind.leaves]
-        if bare:
-            return None, bare[0]
-    if owner not in found:
-        have = f"they have {', '.join(found)}" if found else "they have none"
-        raise ValueError(
-            f"{f'parameters hold no adapter of {owner}' if owner else 'parameters hold not exactly one adapter'} "
-            f"({have}); pass the parameters as the model sees them, and owner= with one of its names"
-        )
-    for kind in formats().values():
-        if issubclass(found[owner], kind.holds):
-            return owner, kind
-    raise ValueError(
-        f"{owner} is a {found[owner].__name__}, which peft has no files for; it has them for "
-        f"{', '.join(kind.name for kind in formats().values())}"
-    )
-
-
 def _check_leaves(kind, own, whole) -> None:
     if not own:
         raise ValueError(
@@ -356,29 +253,6 @@ def _check_leaves(kind, own, whole) -> None:
         raise ValueError(
             f"{other[0]} was trained as well, and peft's {kind.peft_type} keeps norms and a head; save the whole model"
         )
-
-
-def _read_config(path: Path) -> tuple[dict, PeftFormat]:
-    config = read_json(path)
-    known = checked(Adapter, config, str(path))
-    peft_type, known_kinds = config.get("peft_type"), formats()
-    if peft_type not in known_kinds:
-        raise ValueError(f"{path} has peft_type {printable(peft_type)}; known are {', '.join(sorted(known_kinds))}")
-    kind = known_kinds[peft_type]
-    for field, value in config.items():
-        if field in kind.used or field in METADATA or value in (None, False, "", [], {}, kind.neutral.get(field)):
-            continue
-        others = nearest(field, (*kind.used, *kind.neutral), 2)
-        raise ValueError(
-            f"{path} has {field}={printable(value)}, which is not implemented for {peft_type}; the nearest known "
-            f"fields: {others}"
-        )
-    # Null is what peft writes for "as by default".
-    said = {name: value for name, value in known.items() if value is not None}
-    absent = next((name for name in kind.needs if name not in said), None)
-    if absent is not None:
-        raise ValueError(f"{path} has no {absent}, which {peft_type} needs; get it again")
-    return said, kind
 
 
 def _leaf(old, new, key, folder):

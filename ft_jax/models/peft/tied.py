@@ -19,12 +19,15 @@ from ft_jax.outside import printable
 TIED = "tied/kernel"
 """The place of the unembedding, which is no parameter here."""
 
+TOKENS = "trainable_tokens_delta"
+"""The rows of a few tokens, which peft ties by itself."""
+
 BARE = ("lm_head.weight", "proj_out.weight")
 """Unembeddings that are a table alone; others have a bias beside it, or share it with more than one module."""
 
 
 def written_twice(
-    holders: Holders, whole: Mapping[str, Any], modules: Modules
+    holders: Holders, whole: Mapping[str, Any], modules: Modules, alike: bool = False
 ) -> tuple[Holders, Modules, dict[str, Any]]:
     """What stands on a tied table, for its second module as well.
 
@@ -32,6 +35,7 @@ def written_twice(
       holders: of the adapter.
       whole: the leaves that learned in full.
       modules: of the model.
+      alike: whether peft ties what stands on both modules, so that the file says it twice as it is.
 
     Returns:
       The operators, with that of the unembedding; the modules, which know it; and by the name of a tensor the array of
@@ -53,6 +57,8 @@ def written_twice(
     tensors = {**modules.tensors, TIED: Tensor(modules.copied, transposed=True)}
     known = dataclasses.replace(modules, tensors=tensors, names={**modules.names, TIED: _module(modules.copied)})
     holder = holders[table]
+    if alike:
+        return {**holders, TIED: holder}, known, {}
     if not hasattr(holder, "a") or not hasattr(holder, "b") or hasattr(holder, "magnitude"):
         raise ValueError(
             f"{table} is used for the unembedding as well, where peft has no adapter that is a {type(holder).__name__} "
@@ -75,7 +81,8 @@ def read_once(
     first, second = (f"{modules.prefix}{name}." for name in (modules.names[table], _module(modules.copied)))
     one = {key.removeprefix(first): x for key, x in stored.items() if key.startswith(first)}
     other = {key.removeprefix(second): x for key, x in stored.items() if key.startswith(second)}
-    if not (one or other) or (not other and config.get("ensure_weight_tying")):
+    tied = config.get("ensure_weight_tying") or all(name.endswith(TOKENS) for name in one)
+    if not (one or other) or (not other and tied):
         return dict(stored)
     base = one.get("base_layer.weight", flat(model.params)[table])
     wanted = {"base_layer.weight": base} if "base_layer.weight" in other else {}

@@ -2,14 +2,11 @@
 
 from ft_jax.core.weights import shape
 from ft_jax.models.peft.fields import Field, per_projection
-from ft_jax.models.peft.files import PeftFormat, Saved, register_format
+from ft_jax.models.peft.formats import PeftFormat, Saved, register_format
 from ft_jax.transfer.boft import Butterfly, boft
 from ft_jax.transfer.hra import Reflected, reflections
 from ft_jax.transfer.oft import Rotated, oft, shortened
-
-
-def _exactly(places) -> tuple[str, ...]:
-    return tuple(f"model/{place}" for place in places)
+from ft_jax.transfer.peft.per_module import exactly
 
 
 def _read_oft(saved: Saved, name: str):
@@ -19,7 +16,7 @@ def _read_oft(saved: Saved, name: str):
     blocks = {f"model/{place}": round((1 + (1 + 8 * x.shape[1]) ** 0.5) / 2) for place, x in stored.items()}
     return oft(
         max(blocks.values()),
-        _exactly(places),
+        exactly(places),
         blocks=blocks,
         shared=bool(config.get("block_share")),
         terms=int(config.get("num_cayley_neumann_terms", 5)) if config.get("use_cayley_neumann", True) else None,
@@ -77,7 +74,7 @@ def _read_boft(saved: Saved, name: str):
     factors = {shape[0] for shape in stored.values()}
     if len(factors) != 1:
         raise ValueError(f"boft_R has {sorted(factors)} butterfly factors on different modules; they must be the same")
-    return boft(max(blocks.values()), factors.pop(), _exactly(places), blocks=blocks, name=name)
+    return boft(max(blocks.values()), factors.pop(), exactly(places), blocks=blocks, name=name)
 
 
 def _describe_boft(holders, modules):
@@ -112,7 +109,7 @@ def _read_hra(saved: Saved, name: str):
     ranks = {saved.tensors[f"{saved.modules.prefix}{saved.modules.names[p]}.hra_u"].shape[1] for p in places}
     if len(ranks) != 1:
         raise ValueError(f"hra_u has {sorted(ranks)} directions on different modules; they must be as many")
-    return reflections(ranks.pop(), _exactly(places), (), bool(saved.config.get("apply_GS")), name)
+    return reflections(ranks.pop(), exactly(places), (), bool(saved.config.get("apply_GS")), name)
 
 
 def _describe_hra(holders, modules):

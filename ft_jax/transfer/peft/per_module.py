@@ -1,0 +1,54 @@
+"""What peft's files say of ranks, strengths and targets, module by module."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from ft_jax.models.peft.formats import Saved
+
+
+def exactly(places) -> tuple[str, ...]:
+    """Targets that are these places and no others."""
+    return tuple(f"model/{place}" for place in places)
+
+
+def by_pattern(saved: Saved, field: str, place: str, default):
+    """The value of ``rank_pattern`` or ``alpha_pattern`` for a module, by peft's rule."""
+    module = saved.modules.names[place]
+    for pattern, value in (saved.config.get(field) or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
+
+
+def strengths(saved: Saved, places, field: str, default) -> tuple[float, dict[str, float]]:
+    """The common strength of `places`, and by path those that are others."""
+    alpha = float(saved.config.get(field, default))
+    own = {f"model/{place}": float(by_pattern(saved, "alpha_pattern", place, alpha)) for place in places}
+    return alpha, {path: value for path, value in own.items() if value != alpha}
+
+
+def per_module(values: Mapping[str, Any], modules) -> tuple[Any, dict[str, Any]]:
+    """The commonest value and the others by module, as peft's patterns."""
+    common = Counter(values.values()).most_common(1)[0][0]
+    return common, {re.escape(modules.names[place]): value for place, value in values.items() if value != common}
+
+
+def number(value: float) -> int | float:
+    """`value`, whole where it is."""
+    return int(value) if float(value).is_integer() else value
+
+
+def ranks_and_alphas(holders, modules, ranks: Mapping[str, int], alpha: str) -> dict[str, Any]:
+    """The fields about targets, ranks and strengths, of which `alpha` names one."""
+    strengths = {place: number(float(f"{float(held.scale) * ranks[place]:.7g}")) for place, held in holders.items()}
+    rank, rank_pattern = per_module(ranks, modules)
+    strength, alpha_pattern = per_module(strengths, modules)
+    fields = {"r": rank, "rank_pattern": rank_pattern, alpha: strength, "alpha_pattern": alpha_pattern}
+    return {"target_modules": modules.targets(holders), **fields}
+
+
+def rank_of(saved: Saved, place: str, ending: str) -> int:
+    """The rows of the tensor ``<module>.<ending>`` of the projection at `place`."""
+    return saved.tensors[f"{saved.modules.prefix}{saved.modules.names[place]}.{ending}"].shape[0]
