@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from ft_jax.core.arguments import checked
 from ft_jax.core.method import Composition, Method
 from ft_jax.core.params import Params, nearest
 from ft_jax.core.state import Batch
@@ -154,10 +155,14 @@ def register(
     mergeable: bool = True,
     name: str | None = None,
 ) -> Callable[[Callable[..., Method]], Callable[..., Method]]:
-    """Decorator that puts a method's constructor in the catalogue as ``family.name``; see `Entry`."""
+    """Decorator that puts a method's constructor in the catalogue as ``family.name``; see `Entry`.
+
+    The constructor then refuses values that its annotations rule out, see `ft_jax.core.arguments.checked`.
+    """
 
     def decorate(build):
         full = f"{family}.{name or build.__name__}"
+        build = checked(full, build)
         catalogue.add(Entry(family, full, paper, build, example, needs, batch, neutral, pretrained, mergeable))
         return build
 

@@ -15,9 +15,9 @@ from ft_jax.training.specs import Perceptron, Pretrained
     [
         (lambda: transfer.lora(targets="attn"), "targets has 'attn', which is no pattern .* 'all-linear', 'attention'"),
         (lambda: transfer.lora(targets=("query", "value")), r"write '\*/query/kernel'"),
-        (lambda: transfer.lora(alpha="16"), "transfer.lora has alpha '16', which is no number"),
-        (lambda: transfer.lora(rank="8"), "transfer.lora has rank '8', which is no whole number"),
-        (lambda: transfer.lora(rank=2.5), "transfer.lora has rank 2.5"),
+        (lambda: transfer.lora(alpha="16"), "transfer.lora has alpha '16'; give it a number"),
+        (lambda: transfer.lora(rank="8"), "transfer.lora has rank '8'; give it a whole number"),
+        (lambda: transfer.lora(rank=2.5), "transfer.lora has rank 2.5; give it a whole number"),
         (lambda: transfer.pissa(rank=0), "give it at least 1"),
         (lambda: Perceptron(widths=(0,)).check(), "a perceptron has a width of 0; give sizes of at least 1"),
         (lambda: Pretrained("x", classes=0).check(), "model.classes is 0"),
