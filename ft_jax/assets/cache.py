@@ -3,8 +3,8 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
@@ -35,22 +35,17 @@ def locked(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[IO[bytes]]:
     """A file to write that takes ``target``'s place when the block ends well, and leaves no trace otherwise."""
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".writing-", delete=False) as file:
+    # Opened as any file is, and not by tempfile, so that it is for those whom the process's files are for.
+    unfinished = target.parent / f".writing-{secrets.token_hex(8)}"
+    with open(unfinished, "xb") as file:
         try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            Path(file.name).chmod(0o666 & ~_umask())
-            os.replace(file.name, target)
+            os.replace(unfinished, target)
         except BaseException:
-            Path(file.name).unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
             raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 class _Record(pydantic.BaseModel):

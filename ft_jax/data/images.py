@@ -6,6 +6,7 @@ import numpy as np
 
 from ft_jax import assets
 from ft_jax.data.dataset import Computed, Dataset
+from ft_jax.data.tables import read_npz
 from ft_jax.data.tfds import from_tfds
 from ft_jax.outside import listed, printable
 
@@ -68,10 +69,15 @@ def mnist(source: str | Path = "tfds:mnist", split: str | None = None) -> Datase
         scaled = Computed(len(images), lambda index: np.asarray(images[index], dtype=np.float32) / 255.0)
         return dataset.with_columns(images=scaled)
     path = assets.resolve(source)
-    with np.load(path) as file:
-        if not {"images", "labels"} <= set(file):
-            raise ValueError(f"{path} has {listed(file)}; an MNIST file needs the arrays images and labels")
-        images, labels = file["images"], file["labels"]
+    file = read_npz(path)
+    if not {"images", "labels"} <= set(file):
+        raise ValueError(f"{path} has {listed(file)}; an MNIST file needs the arrays images and labels")
+    images, labels = file["images"], file["labels"]
+    if labels.ndim != 1 or images.shape != (len(labels), 28, 28) or {images.dtype.kind, labels.dtype.kind} - set("iuf"):
+        raise ValueError(
+            f"{path} has images {images.dtype}{list(images.shape)} and labels {labels.dtype}{list(labels.shape)}; give "
+            "numbers, 28 by 28 for each label"
+        )
     edge = int(len(images) * MNIST_TRAIN_SHARE)
     part = {None: slice(None), "train": slice(edge), "test": slice(edge, None)}[split]
     scaled = images[part].reshape(-1, 28, 28, 1).astype(np.float32) / 255.0

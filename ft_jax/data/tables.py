@@ -321,7 +321,12 @@ def _parquet(path: Path) -> Table:
     return Table(path, columns, "row", range(1, 1 + table.num_rows))
 
 
-def _npz(path: Path) -> Table:
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file by name, held against the bytes there are before any memory is taken.
+
+    Raises:
+      ValueError: it is damaged, holds Python objects, or claims more than is read of a file of its size.
+    """
     unreadable = f"{path} is not readable as npz"
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{unreadable} (it is no zip archive); write it with numpy.savez")
@@ -329,7 +334,11 @@ def _npz(path: Path) -> Table:
         refusing(unreadable, "write it with numpy.savez"),
         open_archive(path, str(path), allowed(path.stat().st_size)) as archive,
     ):
-        columns = {name.removesuffix(".npy"): _array(archive, name) for name in archive.select("")}
+        return {name.removesuffix(".npy"): _array(archive, name) for name in archive.select("")}
+
+
+def _npz(path: Path) -> Table:
+    columns = read_npz(path)
     columns = {name: column.tolist() if column.dtype.kind in "US" else column for name, column in columns.items()}
     sizes = {name: len(column) if np.ndim(column) else None for name, column in columns.items()}
     if len(set(sizes.values())) > 1 or None in sizes.values():

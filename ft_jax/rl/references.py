@@ -11,6 +11,7 @@ import numpy as np
 
 from ft_jax.core.losses import token_log_probabilities
 from ft_jax.data import Dataset, collate
+from ft_jax.data.tables import read_npz
 
 
 def with_references(
@@ -42,8 +43,8 @@ def with_references(
         answers[""] = [dict(zip(fields, row, strict=True)) for row in rows]
     stamp = _stamp(answers, params)
     if cache is not None and Path(cache).exists():
-        stored = np.load(cache)
-        if str(stored["stamp"]) != stamp:
+        stored = read_npz(Path(cache))
+        if str(stored.get("stamp")) != stamp:
             raise ValueError(
                 f"{cache} holds references of other answers or parameters; delete it, or give another file"
             )

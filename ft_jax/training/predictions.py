@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from ft_jax.data.tables import read_npz
 from ft_jax.outside import listed, printable
 from ft_jax.training.evaluate import fill
 from ft_jax.training.prepare import prepare
@@ -41,13 +42,7 @@ def read_predictions(path: str | Path) -> Predictions:
       ValueError: no npz, a missing array, or shapes that disagree.
     """
     path = Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-    except (ValueError, OSError, AttributeError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"{path} can't be read as npz ({error}); write it with numpy.savez") from None
+    found = read_npz(path)
     for name in ("logits", "labels"):
         if name not in found:
             raise ValueError(f"{path} has no {printable(name)}, only {listed(found)}; write both into it")

@@ -1,8 +1,6 @@
 """Folders that appear whole or not at all, each with the digests of its files, of which the newest few are kept."""
 
-import concurrent.futures
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -14,8 +12,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from ft_jax.outside import read_json
-from ft_jax.training.seal import Damaged, seal, unseal
+from ft_jax.outside import one_line, read_json
+from ft_jax.training.seal import Damaged, check_digests, digests, seal, unseal
 
 RECORD = "record.json"
 WRITING, REPLACED, DAMAGED = ".writing-", ".replaced-", ".damaged"
@@ -105,15 +103,7 @@ class SavedFolders:
             record = unseal(read_json(folder / RECORD))
         except (OSError, ValueError) as error:
             raise Damaged(f"its {RECORD} is damaged ({_reason(error)})") from error
-        try:
-            found = _digests(folder)
-        except OSError as error:
-            raise Damaged(f"it can't be read ({_reason(error)})") from error
-        written = record.pop("files")
-        for name in sorted({*found, *written}):
-            if found.get(name) != written.get(name):
-                what = "is missing" if name not in found else "is not what was saved"
-                raise Damaged(f"its file {name} {what}")
+        check_digests(folder, record.pop("files"), RECORD)
         return folder, record
 
     def set_aside(self, step: int) -> Path:
@@ -134,7 +124,7 @@ class SavedFolders:
             self._failure = failure
 
     def _put_in_place(self, step, unfinished, record):
-        sealed = seal({**record, "files": _digests(unfinished)})
+        sealed = seal({**record, "files": digests(unfinished, RECORD)})
         with open(unfinished / RECORD, "w", encoding="utf-8") as file:
             json.dump(sealed, file)
             file.flush()
@@ -172,19 +162,6 @@ class SavedFolders:
         )
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file but the record, by its path in the folder."""
-    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    files.pop(RECORD, None)
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        return dict(zip(files, pool.map(_sha256, files.values()), strict=True))
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _sync(folder):
     """Has the folder's entries on disk, where the system can."""
     with contextlib.suppress(OSError):
@@ -196,8 +173,8 @@ def _sync(folder):
 
 
 def _reason(error) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 200 else f"{lines[0][:200]}…"
+    lines = str(error).strip().splitlines()
+    return one_line(RuntimeError(lines[0] if lines else type(error).__name__), 200)
 
 
 def _size(count: int) -> str:

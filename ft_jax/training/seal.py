@@ -1,8 +1,10 @@
-"""JSON records that carry a digest of themselves, so that damage is noticed where they are read."""
+"""Records that carry a digest of themselves and of files, so that damage is noticed where they are read."""
 
+import concurrent.futures
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 SEAL = "sha256"
@@ -38,3 +40,28 @@ def unseal(record: Any) -> dict[str, Any]:
 
 def _digest(record):
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def digests(folder: Path, leaving: str) -> dict[str, str]:
+    """The sha256 of every file in a folder and its folders but one, by its path there."""
+    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files.pop(leaving, None)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        return dict(zip(files, pool.map(_sha256, files.values()), strict=True))
+
+
+def check_digests(folder: Path, written: Mapping[str, str], leaving: str) -> None:
+    """Raises Damaged, in words that end a sentence, where a file isn't what was written."""
+    try:
+        found = digests(folder, leaving)
+    except OSError as error:
+        raise Damaged(f"it can't be read ({error})") from error
+    for name in sorted({*found, *written}):
+        if found.get(name) != written.get(name):
+            what = "is missing" if name not in found else "is not what was saved"
+            raise Damaged(f"its file {name} {what}")
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

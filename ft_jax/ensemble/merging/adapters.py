@@ -18,7 +18,9 @@ from ft_jax.ensemble.merging.rule import Piece, Rule, shares, weights_of
 from ft_jax.models.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from ft_jax.models.checkpoints.stored import Stored
 from ft_jax.models.checkpoints.whole_folder import building, vacant
+from ft_jax.models.peft.adapter_config import Adapter
 from ft_jax.models.peft.files import CONFIG, TENSORS
+from ft_jax.outside import checked, printable, read_json
 
 ENDINGS = {".lora_A.weight": ".lora_B.weight", ".lora_embedding_A": ".lora_embedding_B"}
 """The ending of a first factor's name, and that of its second's."""
@@ -113,7 +115,8 @@ class _Adapter:
 
     def scale(self, module: str) -> float:
         """The factor of ``B A``, by peft's rules."""
-        rank, alpha = self.pairs[module][0].shape[0], float(self.config.get("lora_alpha", 8))
+        rank, told = self.pairs[module][0].shape[0], self.config.get("lora_alpha")
+        alpha = 8.0 if told is None else float(told)
         for pattern, value in (self.config.get("alpha_pattern") or {}).items():
             if re.match(rf"(.*\.)?({pattern})$", _inner(module)):
                 alpha = float(value)
@@ -131,17 +134,18 @@ def _read(address: str) -> _Adapter:
     for file in (CONFIG, TENSORS):
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{address} has no {file}; is it an adapter's folder?")
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = read_json(folder / CONFIG)
+    checked(Adapter, config, str(folder / CONFIG))
     if config.get("peft_type") != "LORA":
         raise ValueError(
-            f"{address} is a {config.get('peft_type')} adapter; only LoRA adapters merge without their base"
+            f"{address} is a {printable(config.get('peft_type'))} adapter; only LoRA adapters merge without their base"
         )
     if config.get("use_dora"):
         raise ValueError(f"{address} is a DoRA adapter, which is no sum; merge whole models with its weights merged in")
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.startswith(CHANGED_BASE):
         raise ValueError(
-            f"{address} was started by {start!r}, which changes the base; save it converted to a plain LoRA first"
+            f"{address} was started by {printable(start)}, which changes the base; save it as a plain LoRA first"
         )
     tensors = read_safetensors(folder / TENSORS)
     pairs, used = {}, set()

@@ -18,6 +18,7 @@ from ft_jax.models.checkpoints.export import INDEX
 from ft_jax.models.checkpoints.safetensors_file import read_folder, shards_of, write_safetensors
 from ft_jax.models.checkpoints.stored import Stored
 from ft_jax.models.checkpoints.whole_folder import building, vacant
+from ft_jax.outside import printable, read_json
 
 BESIDE = (".json", ".txt", ".model", ".jinja")
 """Files beside the weights that the merged folder takes from the first model."""
@@ -143,7 +144,7 @@ def _check_kinds(places: Mapping[str, Path]) -> None:
         config = place / "config.json"
         if not config.is_file():
             raise FileNotFoundError(f"{name} has no config.json; give the folder of a whole model")
-        kinds[name] = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+        kinds[name] = printable(read_json(config).get("model_type"))
     (first, wanted), *others = kinds.items()
     for name, kind in others:
         if kind != wanted:
@@ -194,7 +195,7 @@ def _copy_beside(source: Path, folder: Path, dtype: str | None) -> None:
         if path.is_file() and path.suffix in BESIDE and path.name not in (INDEX, RECORD):
             shutil.copyfile(path, folder / path.name)
     if dtype is not None:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         config.pop("dtype", None)
         config["torch_dtype"] = str(jnp.dtype(dtype))
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

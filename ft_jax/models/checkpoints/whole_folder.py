@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,10 +28,11 @@ def building(folder: Path) -> Iterator[Path]:
     A previous folder is deleted only once the new one stands.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    under_way = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    # Made as any folder is, so that it is for those whom the process's files are for.
+    under_way = folder.parent / f".{folder.name}.{secrets.token_hex(8)}"
+    under_way.mkdir()
     try:
         yield under_way
-        under_way.chmod(0o755)
         _replace(under_way, folder)
     except BaseException:
         shutil.rmtree(under_way, ignore_errors=True)

@@ -8,11 +8,15 @@ import numpy as np
 
 from ft_jax import assets, data
 from ft_jax.data.dataset import Dataset
+from ft_jax.outside import refusing
 from ft_jax.training.own_data.held_out import check_address, train_and_evaluation
 from ft_jax.training.specs import check_targets, classes_of, share
 from ft_jax.training.stream import Feed, Stream, Task
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+
+MOST_PIXELS = 1 << 26
+"""Of an image that is read at all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +94,15 @@ def pixels(path: str, size: tuple[int, int, int]) -> np.ndarray:
       ValueError: it can't be read, or Pillow is not installed.
     """
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ModuleNotFoundError as error:
         raise ValueError("reading images needs Pillow, which is not installed; pip install 'ft_jax[images]'") from error
     height, width, channels = size
-    try:
-        with Image.open(path) as image:
-            image = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} can't be read as an image ({error}); correct it or take it away") from error
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is not there any more; give the folder that has it")
+    with refusing(f"{path} can't be read as an image", "correct it or take it away"), Image.open(path) as image:
+        # What it claims is known before its pixels are made.
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"it has {image.width} by {image.height} pixels, and {MOST_PIXELS} are read at most")
+        image = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image, np.float32).reshape(size) / 255.0

@@ -1,6 +1,5 @@
 """Attention maps that a run keeps, and how its report draws them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import jax
 import markupsafe
 import numpy as np
 
+from ft_jax.outside import one_line, read_json
 from ft_jax.training.run_folder import write_json
 
 FILE = "attention.json"
@@ -78,7 +78,7 @@ def attention_section(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        examples = json.loads(path.read_text(encoding="utf-8"))["examples"]
+        examples = read_json(path)["examples"]
         return [
             {
                 "text": " ".join(example["tokens"]),
@@ -89,8 +89,10 @@ def attention_section(folder: Path) -> list[dict[str, Any]]:
             }
             for example in examples
         ]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} does not hold attention maps ({error}); remove it or keep the maps again") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not hold attention maps ({one_line(error)}); remove it or keep the maps again"
+        ) from None
 
 
 def draw_map(rows: Sequence[Sequence[float]], tokens: Sequence[str], cell: int = 9) -> str:

@@ -16,11 +16,12 @@ from ft_jax.models.checkpoints.safetensors_file import read_safetensors, write_s
 from ft_jax.models.checkpoints.tokenizers import tokenizer_of_folder
 from ft_jax.models.checkpoints.whole_folder import building
 from ft_jax.models.model import Model, Origin
-from ft_jax.outside import printable
+from ft_jax.outside import printable, read_json
+from ft_jax.training.seal import Damaged, check_digests, digests, seal, unseal
 from ft_jax.training.serving.trees import Unwritable, put_together, take_apart
 
 FOLDER, RECORD, WEIGHTS, TOKENIZER = "model", "model.json", "weights.safetensors", "tokenizer"
-FORMAT = 1
+FORMAT = 2
 """Raised when what `keep` writes changes so that an older `load_run` would read it wrongly."""
 
 BASE = "base"
@@ -117,7 +118,8 @@ def keep(run: Path, model: Model, params: Any, base: Mapping[str, Any] | None, r
         write_safetensors(unfinished / WEIGHTS, outlines, tensors)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(unfinished / TOKENIZER)
-        (unfinished / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        sealed = seal({**record, "files": digests(unfinished, RECORD)})
+        (unfinished / RECORD).write_text(json.dumps(sealed, indent=1) + "\n", encoding="utf-8")
     return run / FOLDER
 
 
@@ -159,7 +161,7 @@ def load_run(run: str | Path, base: str | None = None) -> Kept:
     Raises:
       FileNotFoundError: there is no such folder, or the base is not where the run found it.
       NoModel: no run, one that did not finish, one whose model can't be used from its folder.
-      ValueError: it was written by another version, or the base is another one.
+      ValueError: it was written by another version, a file of it is damaged, or the base is another one.
     """
     run = Path(run)
     record = _record(run)
@@ -217,14 +219,18 @@ def _record(run: Path) -> dict[str, Any]:
             f"the model of run {run} has format {printable(record.get('format'))} and this version reads {FORMAT}; "
             "use the ft_jax that made it, or run it anew"
         )
-    return record
+    try:
+        whole = unseal(record)
+        check_digests(run / FOLDER, whole["files"], RECORD)
+    except Damaged as error:
+        raise Damaged(
+            f"the model of run {run} is damaged, for {error}; bring it back from a copy, or run anew"
+        ) from None
+    return whole
 
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} can't be read ({error}); is the disk full, or was it copied in part?") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} is no JSON object; was it written by something else?")
-    return found
+        return read_json(file)
+    except ValueError as error:
+        raise Damaged(f"{error}; is the disk full, or was it copied in part?") from None

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from ft_jax.outside import one_line, printable
+
 PACKAGE = "ft_jax."
 
 
@@ -64,9 +66,9 @@ def put_together(told: Any, arrays: Mapping[str, Any]) -> Any:
     """
     try:
         return _put_together(told, arrays)
-    except (KeyError, TypeError, AttributeError, ModuleNotFoundError) as error:
+    except (KeyError, TypeError, AttributeError, ModuleNotFoundError, RecursionError) as error:
         raise ValueError(
-            f"the tree can't be read ({type(error).__name__}: {error}); was it written by another version?"
+            f"the tree can't be read ({type(error).__name__}: {one_line(error)}); was it written by another version?"
         ) from None
 
 
@@ -82,10 +84,13 @@ def _put_together(told, arrays):
         return tuple(children.values())
     module, _, name = told["type"].partition(":")
     if not f"{module}.".startswith(PACKAGE):
-        raise ValueError(f"it asks for {told['type']}, which is no part of ft_jax; nothing outside is imported")
+        raise ValueError(
+            f"it asks for {printable(told['type'])}, which is no part of ft_jax; nothing outside is imported"
+        )
     owner = importlib.import_module(module)
     for part in name.split("."):
         owner = getattr(owner, part)
-    if not (isinstance(owner, type) and dataclasses.is_dataclass(owner)):
-        raise ValueError(f"it asks for {told['type']}, which is no dataclass")
+    own = isinstance(owner, type) and dataclasses.is_dataclass(owner) and f"{owner.__module__}.".startswith(PACKAGE)
+    if not own:
+        raise ValueError(f"it asks for {printable(told['type'])}, which is no dataclass of ft_jax")
     return owner(**children)

@@ -128,7 +128,7 @@ def test_wrong_adapters_are_refused_and_nothing_is_written(two, tmp_path):
         (merging.ties(), two, {}, r"different ranks \(2 in .*first, 3 in .*second\) and ties is no sum"),
         (merging.uniform(), [two[0], tmp_path / "wide"], {}, r"'up' is \(12, 8\) in .*first and \(12, 5\) in .*wide"),
         (merging.uniform(), [two[0], changed("dora", use_dora=True)], {}, "DoRA adapter, which is no sum"),
-        (merging.uniform(), [two[0], changed("oft", peft_type="OFT")], {}, "is a OFT adapter; only LoRA"),
+        (merging.uniform(), [two[0], changed("oft", peft_type="OFT")], {}, "is a 'OFT' adapter; only LoRA"),
         (merging.uniform(), [two[0], changed("pissa", init_lora_weights="pissa")], {}, "changes the base"),
         (merging.uniform(), [two[0], two[0]], {}, "given twice"),
         (merging.fisher(), two, {}, "pass fishers|no adapters"),
