@@ -212,5 +212,8 @@ def unpack(archive: Archive, path: str, folder: Path) -> tuple[str, ...]:
 
 
 def _copy(archive: Archive, name: str, target: IO[bytes]) -> None:
-    with refusing(f"{archive.title}: member {name!r} cannot be read", kind=AssetRefused), archive.open(name) as member:
+    with (
+        refusing(f"{archive.title}: member {printable(name)} cannot be read", kind=AssetRefused),
+        archive.open(name) as member,
+    ):
         shutil.copyfileobj(member, target, 1 << 20)

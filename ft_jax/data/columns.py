@@ -45,7 +45,7 @@ def _check_texts(table: Table, name: str, values: Sequence) -> None:
     for place, value in enumerate(values):
         if isinstance(value, str) or (name != "text" and isinstance(value, list | tuple)):
             continue
-        said = "has no value" if _missing(value) else f"holds {value!r:.40}, which is no text"
+        said = "has no value" if _missing(value) else f"holds {printable(value, 40)}, which is no text"
         raise ValueError(f"{table.where(place)}, column {printable(name)} {said}; give it one or drop the row")
 
 

@@ -39,7 +39,7 @@ def read_labels(
     """
     for place, value in enumerate(values):
         if value is None or (isinstance(value, str) and not value.strip()) or _is_nan(value):
-            said = "no label" if value is None or _is_nan(value) else f"the empty label {value!r}"
+            said = "no label" if value is None or _is_nan(value) else f"the empty label {printable(value)}"
             raise ValueError(f"{where(place)} has {said} in column 'labels'; give it one or drop the row")
     kinds = {}
     for place, value in enumerate(values):

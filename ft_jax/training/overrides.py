@@ -19,7 +19,7 @@ import tyro
 
 from ft_jax.core.catalogue import catalogue
 from ft_jax.core.params import nearest
-from ft_jax.outside import printable
+from ft_jax.outside import printable, trouble_with
 from ft_jax.training.written_methods import methods_of
 
 METHODS = "method"
@@ -90,6 +90,9 @@ def parse(tokens: Sequence[str]) -> dict[str, list[str]]:
     for token in tokens:
         if token.startswith("--") and len(token) > 2:
             path, equals, value = token[2:].partition("=")
+            wrong = trouble_with(path)
+            if wrong:
+                raise ValueError(f"the field {printable(path)} {wrong}; write it as ft-jax run NAME --help lists it")
             if path in found:
                 raise ValueError(f"--{path} is given twice; give it once")
             values = found.setdefault(path, [value] if equals else [])
@@ -212,7 +215,7 @@ def _replaced(root: Any, place: tuple, value: Any) -> Any:
 def _value(field: Field, texts: list[str]) -> Any:
     """The texts as a value of the field's type."""
     annotation, told = _in_words(field.annotation), " ".join(texts)
-    wrong = f"--{field.path} takes {field.kind}, got {told!r}; it is {field.shown} now"
+    wrong = f"--{field.path} takes {field.kind}, got {printable(told)}; it is {field.shown} now"
     if annotation is None:
         raise ValueError(f"--{field.path} is a {field.kind}, which a command line can't hold; set it in the file")
     if annotation is bool:

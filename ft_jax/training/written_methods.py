@@ -7,7 +7,7 @@ from typing import Any
 
 from ft_jax.core.catalogue import catalogue
 from ft_jax.core.params import nearest
-from ft_jax.outside import printable
+from ft_jax.outside import one_line, printable
 from ft_jax.training import own_data, specs
 from ft_jax.training.composition import MethodLike, Use
 
@@ -58,9 +58,10 @@ def use_of(text: str) -> Use:
     """
     try:
         node = ast.parse(text, mode="eval").body
-    except SyntaxError as error:
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        said = error.msg if isinstance(error, SyntaxError) else one_line(error, 60)
         raise ValueError(
-            f"--method {printable(text)} can't be read ({error.msg}); write family.name(option=value)"
+            f"--method {printable(text)} can't be read ({said}); write family.name(option=value)"
         ) from None
     call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
     name = _name(call.func)

@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from faults.mutations import harmed, harmed_json
-from faults.targets import TARGETS, Target
+from faults.own_targets import OWN
+from faults.targets import FOREIGN, Target
+
+TARGETS = (*FOREIGN, *OWN)
 
 SLOW = 5.0
 """Seconds that no harmed file may take."""
@@ -49,9 +52,14 @@ def outcome(target: Target, content: bytes, want: object = None) -> str:
 
 def a_sentence(error: Exception) -> bool:
     """Whether an error is this library's: a ValueError or a file that isn't there, in one printable line."""
-    own = type(error) in (ValueError, FileNotFoundError) or type(error).__module__.startswith("ft_jax.")
-    said = str(error)
-    return own and 10 < len(said) < 1200 and not re.search(r"[\x00-\x1f\x7f\u202a-\u202e\u2066-\u2069]", said)
+    own = type(error) in (ValueError, KeyError, FileNotFoundError) or type(error).__module__.startswith("ft_jax.")
+    said = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return (
+        own
+        and " " in said
+        and 10 < len(said) < 1200
+        and not re.search(r"[\x00-\x1f\x7f\u202a-\u202e\u2066-\u2069]", said)
+    )
 
 
 def original(target: Target) -> tuple[bytes, object]:

@@ -61,7 +61,7 @@ class Target:
     sure: bool = False
 
 
-def _file(name: str, content: Callable[[], bytes]):
+def file_of(name: str, content: Callable[[], bytes]):
     content = functools.cache(content)
 
     def seed(folder):
@@ -71,7 +71,7 @@ def _file(name: str, content: Callable[[], bytes]):
     return seed
 
 
-def _copy(source: Path, name: str):
+def copied(source: Path, name: str):
     def seed(folder):
         shutil.copytree(source, folder, dirs_exist_ok=True)
         return folder / name
@@ -104,7 +104,7 @@ def _unpacked(path):
 
 
 @functools.cache
-def _base():
+def base():
     return models.tiny_decoder(jax.random.key(0))
 
 
@@ -144,7 +144,7 @@ def _safetensors():
 
 def _gguf_seed(folder):
     path = folder / "a.gguf"
-    config = _base().config
+    config = base().config
     writer = begun(path, "llama", config)
     writer.add_array("tokenizer.ggml.tokens", ["a", "b", "c"])
     writer.add_uint32("tokenizer.ggml.eos_token_id", 1)
@@ -164,9 +164,9 @@ def _index_seed(folder):
 @functools.cache
 def _adapter() -> dict[str, bytes]:
     method = lora(rank=2, targets="attention")
-    state = make_step(supervised(_base().apply), optax.sgd(0.1), method).init(_base().params, jax.random.key(0))
+    state = make_step(supervised(base().apply), optax.sgd(0.1), method).init(base().params, jax.random.key(0))
     with tempfile.TemporaryDirectory() as parent:
-        folder = models.save_adapter(_base(), parameters(state, method)["model"], Path(parent) / "adapter")
+        folder = models.save_adapter(base(), parameters(state, method)["model"], Path(parent) / "adapter")
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -176,7 +176,7 @@ def _adapter_seed(folder):
     return folder / "adapter_config.json"
 
 
-def _tokenizer_seed(folder):
+def tokenizer_seed(folder):
     Tokenizer(kinds.WordLevel({"a": 0, "b": 1, "[UNK]": 2}, "[UNK]")).save(str(folder / "tokenizer.json"))
     return folder / "tokenizer.json"
 
@@ -212,40 +212,40 @@ PAGE = {"files": [{"url": "../a-1.0.zip", "filename": "a-1.0.zip", "hashes": {"s
 ROWS = [{"text": f"row {i}", "x": i, "labels": i % 2} for i in range(12)]
 CONFIGURATIONS = sorted(path.parent.name for path in GOLDEN.glob("tiny_*/config.json"))
 
-TARGETS = (
-    Target("safetensors", _file("a.safetensors", _safetensors), _tensors),
+FOREIGN = (
+    Target("safetensors", file_of("a.safetensors", _safetensors), _tensors),
     Target("gguf", _gguf_seed, _gguf),
     Target("gguf model", _gguf_seed, _outline),
-    *(Target(f"config {name}", _copy(GOLDEN / name, "config.json"), _outline, json=True) for name in CONFIGURATIONS),
-    Target("generation_config", _copy(GOLDEN / "tiny_llama", "generation_config.json"), _outline, json=True),
+    *(Target(f"config {name}", copied(GOLDEN / name, "config.json"), _outline, json=True) for name in CONFIGURATIONS),
+    Target("generation_config", copied(GOLDEN / "tiny_llama", "generation_config.json"), _outline, json=True),
     Target(
         "adapter_config",
         _adapter_seed,
-        lambda path: load_adapter(path.parent, _base())[0].name,
+        lambda path: load_adapter(path.parent, base())[0].name,
         json=True,
     ),
     Target("shards' index", _index_seed, lambda path: sorted(read_folder(path.parent)), json=True),
-    Target("tokenizer.json", _tokenizer_seed, lambda path: len(tokenizer_of_folder(path.parent)), json=True),
-    Target("zip", _file("a.zip", lambda: _packed(_deflated)), _unpacked, sure=True),
-    Target("stored zip", _file("a.zip", lambda: _packed(zip_bytes)), _unpacked, sure=True),
-    Target("tar.gz", _file("a.tar.gz", lambda: _packed(tar_bytes)), _unpacked, sure=True),
-    Target("tar", _file("a.tar", lambda: gzip.decompress(_packed(tar_bytes))), _unpacked),
-    Target("jsonl", _file("a.jsonl", lambda: "\n".join(map(json.dumps, ROWS)).encode()), _rows),
-    Target("json", _file("a.json", lambda: json.dumps(ROWS).encode()), _rows, json=True),
-    Target("csv", _file("a.csv", lambda: b"text,x,labels\n" + b'"some, text",3,yes\nmore,4,no\n' * 8), _rows),
-    Target("tsv", _file("a.tsv", lambda: b"text\tx\n" + b"some\t3\nmore\t4\n" * 8), _rows),
-    Target("csv.gz", _file("a.csv.gz", lambda: gzip.compress(b"text,x\n" + b"hello,1\n" * 40, mtime=0)), _rows),
-    Target("npz", _file("a.npz", _npz), _rows, sure=True),
-    Target("parquet", _file("a.parquet", _parquet), _rows),
+    Target("tokenizer.json", tokenizer_seed, lambda path: len(tokenizer_of_folder(path.parent)), json=True),
+    Target("zip", file_of("a.zip", lambda: _packed(_deflated)), _unpacked, sure=True),
+    Target("stored zip", file_of("a.zip", lambda: _packed(zip_bytes)), _unpacked, sure=True),
+    Target("tar.gz", file_of("a.tar.gz", lambda: _packed(tar_bytes)), _unpacked, sure=True),
+    Target("tar", file_of("a.tar", lambda: gzip.decompress(_packed(tar_bytes))), _unpacked),
+    Target("jsonl", file_of("a.jsonl", lambda: "\n".join(map(json.dumps, ROWS)).encode()), _rows),
+    Target("json", file_of("a.json", lambda: json.dumps(ROWS).encode()), _rows, json=True),
+    Target("csv", file_of("a.csv", lambda: b"text,x,labels\n" + b'"some, text",3,yes\nmore,4,no\n' * 8), _rows),
+    Target("tsv", file_of("a.tsv", lambda: b"text\tx\n" + b"some\t3\nmore\t4\n" * 8), _rows),
+    Target("csv.gz", file_of("a.csv.gz", lambda: gzip.compress(b"text,x\n" + b"hello,1\n" * 40, mtime=0)), _rows),
+    Target("npz", file_of("a.npz", _npz), _rows, sure=True),
+    Target("parquet", file_of("a.parquet", _parquet), _rows),
     Target("experiment.json", _run_seed("experiment.json"), _sealed, json=True, sure=True),
     Target("summary.json", _run_seed("summary.json"), _sealed, json=True, sure=True),
     Target("a run's metrics", _run_seed("metrics.jsonl"), lambda path: len(read_run(path.parent).train)),
-    Target("cache record", _file("record.json", lambda: b'{"archives": {}, "members": {"a": {"a/b": 3}}}'),
+    Target("cache record", file_of("record.json", lambda: b'{"archives": {}, "members": {"a": {"a/b": 3}}}'),
            lambda path: read_record(path.parent), json=True),
-    Target("index page", _file("page.json", lambda: json.dumps(PAGE).encode()), _page, json=True),
-    Target("address", _file("address", lambda: ADDRESS.encode()), _address),
-    Target("hub address", _file("address", lambda: b"hf://org/model@v2/config.json"), _address),
-    Target("mesh", _file("mesh", lambda: b"mesh(2,2,2)"),
+    Target("index page", file_of("page.json", lambda: json.dumps(PAGE).encode()), _page, json=True),
+    Target("address", file_of("address", lambda: ADDRESS.encode()), _address),
+    Target("hub address", file_of("address", lambda: b"hf://org/model@v2/config.json"), _address),
+    Target("mesh", file_of("mesh", lambda: b"mesh(2,2,2)"),
            lambda path: as_parallelism(path.read_bytes().decode("utf-8", "replace"))),
 )  # fmt: skip
 """By kind; checkpoints have targets of their own, see `test_every_flipped_bit_of_a_checkpoint_is_noticed`."""

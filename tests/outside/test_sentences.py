@@ -20,7 +20,8 @@ NASTY = "a\x1b[2J\x00\u202eb\ud800\x85\u2028c"
 def raised(source):
     """The values that the messages of a file's errors show by their repr, which is as long as they are."""
     for statement in ast.walk(ast.parse(source)):
-        if isinstance(statement, ast.Raise):
+        says = isinstance(statement, ast.Call) and isinstance(statement.func, ast.Name)
+        if isinstance(statement, ast.Raise) or (says and statement.func.id in ("refusing", "Refused")):
             for node in ast.walk(statement):
                 if isinstance(node, ast.FormattedValue) and node.conversion == ord("r"):
                     yield f"line {node.lineno} shows {ast.unparse(node.value)} by !r"

@@ -160,7 +160,7 @@ def _read_checkpoint(folder, tokenizer, strict):
     extra = read_generation(read_json(generation), generation) if generation.is_file() else {}
     model = Model(
         config,
-        shapes(config),
+        _of(file, shapes, config),
         Forward(config),
         tokenizer=tokenizer_of_folder(folder) if tokenizer else None,
         stop_tokens=_ids(extra.get("eos_token_id", config_json.get("eos_token_id"))),
@@ -179,10 +179,10 @@ def _read_checkpoint(folder, tokenizer, strict):
     return model, table, architecture.prefix, architecture.unread, tensors
 
 
-def _of(file, read, content, names):
-    """A configuration out of a file whose fields are each what they should be, and together may still be none."""
+def _of(file, read, *content):
+    """What is read out of a file whose fields are each what they should be, and together may still be none."""
     try:
-        return read(content, names)
+        return read(*content)
     except (TypeError, AttributeError, KeyError, ZeroDivisionError, OverflowError) as error:
         raise ValueError(f"{file} has fields that don't go together ({one_line(error)}); get it again") from None
 
@@ -202,7 +202,7 @@ def _read_gguf(path, tokenizer, strict):
     _check_layers(path, config, file.tensors)
     model = Model(
         config,
-        shapes(config),
+        _of(path, shapes, config),
         Forward(config),
         tokenizer=tokenizer_of_gguf(file.metadata, path) if tokenizer else None,
         stop_tokens=_ids(file.metadata.get("tokenizer.ggml.eos_token_id")),

@@ -34,7 +34,7 @@ from ft_jax.models.peft.modules import Modules, modules_of
 from ft_jax.models.peft.tied import read_once, written_twice
 from ft_jax.models.peft.tokens import KIND, tokens_apart, tokens_beside
 from ft_jax.models.peft.told import address_of, grown_tables, use_of
-from ft_jax.outside import printable
+from ft_jax.outside import one_line, printable
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -77,10 +77,10 @@ def load_adapter(folder: str | os.PathLike, model: Model, *, name: str | None = 
     whole = {key: path for key in stored if (path := modules.leaf(key, kind.wrapper)) is not None}
     saved = Saved(config, {key: x for key, x in stored.items() if key not in whole}, modules, model)
     name = name or kind.name
-    parts = [(kind, saved, kind.method(saved, name))]
+    parts = [(kind, saved, _method(kind, saved, name, folder))]
     if own:
         second, beside = formats()[KIND], Saved(told, own, modules, model)
-        parts.append((second, beside, second.method(beside, second.name)))
+        parts.append((second, beside, _method(second, beside, second.name, folder)))
     plain = parts[0][2]
     learned = {f"model/{path}" for path in whole.values()}
 
@@ -253,6 +253,16 @@ def _check_leaves(kind, own, whole) -> None:
         raise ValueError(
             f"{other[0]} was trained as well, and peft's {kind.peft_type} keeps norms and a head; save the whole model"
         )
+
+
+def _method(kind, saved, name, folder):
+    try:
+        return kind.method(saved, name)
+    except (LookupError, TypeError, AttributeError) as error:
+        # A kind reads what tensors it needs by name; what lacks one of them tells it by that name.
+        raise ValueError(
+            f"{folder} lacks a tensor that {kind.peft_type} needs ({one_line(error)}); get it again"
+        ) from error
 
 
 def _leaf(old, new, key, folder):

@@ -19,7 +19,7 @@ from ft_jax.models.peft.fused import Fusing
 from ft_jax.models.peft.holders import Holders, owners
 from ft_jax.models.peft.modules import Modules
 from ft_jax.models.peft.tokens import FIELD, KIND
-from ft_jax.outside import checked, printable, read_json
+from ft_jax.outside import checked, cut, escaped, printable, read_json
 
 METADATA = (
     "ensure_weight_tying",
@@ -183,8 +183,8 @@ def read_config(path: Path) -> tuple[dict, PeftFormat]:
             continue
         others = nearest(field, (*kind.used, *kind.neutral), 2)
         raise ValueError(
-            f"{path} has {field}={printable(value)}, which is not implemented for {peft_type}; the nearest known "
-            f"fields: {others}"
+            f"{path} has {cut(escaped(field), 60)}={printable(value)}, which is not implemented for {peft_type}; the "
+            f"nearest known fields: {others}"
         )
     # Null is what peft writes for "as by default".
     said = {name: value for name, value in known.items() if value is not None}

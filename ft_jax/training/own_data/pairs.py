@@ -7,7 +7,7 @@ import numpy as np
 
 from ft_jax import data
 from ft_jax.data.dataset import Dataset
-from ft_jax.outside import listed
+from ft_jax.outside import listed, printable
 from ft_jax.training.own_data.held_out import check_address, train_and_evaluation
 from ft_jax.training.own_data.rows import one_task, room, tokenizer_of
 from ft_jax.training.stream import Feed, Stream
@@ -51,7 +51,10 @@ class Pairs:
         """Raises ValueError on what can be seen to be wrong without the data."""
         check_address(self, "pairs.csv")
         if bool(self.first) != bool(self.second):
-            raise ValueError(f"data.first is {self.first!r} and data.second {self.second!r}; name both columns or none")
+            raise ValueError(
+                f"data.first is {printable(self.first)} and data.second {printable(self.second)}; name both columns or "
+                "none"
+            )
         if not self.largest > 0:
             raise ValueError(f"data.largest is {self.largest}; give the score of two texts that mean the same")
 
@@ -108,7 +111,7 @@ class Pairs:
         values = np.asarray(examples.columns[name])
         if (examples.classes and name == "labels") or values.dtype.kind not in "iuf" or values.ndim != 1:
             raise ValueError(
-                f"{address} has {name} {values[0]!r:.40}, which is no score; name a column of numbers with "
+                f"{address} has {name} {printable(values[0], 40)}, which is no score; name a column of numbers with "
                 "data.score, or give data.score none to learn from the pairs alone"
             )
         scores = values.astype(np.float32) / self.largest

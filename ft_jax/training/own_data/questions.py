@@ -9,6 +9,7 @@ import numpy as np
 from ft_jax import data
 from ft_jax.data.chats import render
 from ft_jax.data.dataset import Dataset
+from ft_jax.outside import printable
 from ft_jax.rl.online import exact_match, numerically_equal, on_host
 from ft_jax.training.composition import Parts
 from ft_jax.training.own_data.held_out import check_address, train_and_evaluation
@@ -116,7 +117,7 @@ class Verified:
     def check(self) -> None:
         """Raises ValueError on a way to compare that there isn't."""
         if self.by not in CHECKS:
-            raise ValueError(f"Verified compares by {self.by!r}; use {' or '.join(map(repr, CHECKS))}")
+            raise ValueError(f"Verified compares by {printable(self.by)}; use {' or '.join(map(repr, CHECKS))}")
 
     def for_run(self, parts: Parts) -> Any:
         """The reward, with the tokenizer of the run's model.
@@ -156,7 +157,7 @@ def number_of(text: str) -> float:
         return float(text.replace(",", ""))
     except ValueError:
         raise ValueError(
-            f"the answer {text!r:.40} is no number; correct it, or compare by 'exact', such as "
+            f"the answer {printable(text, 40)} is no number; correct it, or compare by 'exact', such as "
             "--method.rl.grpo.reward.by exact"
         ) from None
 

@@ -89,7 +89,7 @@ def attention_section(folder: Path) -> list[dict[str, Any]]:
             }
             for example in examples
         ]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} does not hold attention maps ({one_line(error)}); remove it or keep the maps again"
         ) from None
