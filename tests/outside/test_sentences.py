@@ -8,7 +8,7 @@ import pytest
 import ft_jax
 from ft_jax.cli.entry import sentence
 from ft_jax.models.peft.adapter_config import Adapter
-from ft_jax.models.peft.files import formats
+from ft_jax.models.peft.formats import formats
 from ft_jax.outside import Refused, checked, fields, listed, one_line, printable, refusing, trouble_with
 from ft_jax.outside.schema import Size
 
