@@ -30,6 +30,8 @@ class Method:
       surgery: ``(params, key) -> params`` on the whole tree: operators on ``params["model"]``, its own
         parameters under ``params[name]``.
       trainable: which leaves learn; see `ft_jax.core.params.learns` for how verdicts of several combine.
+      learned: ``(trainable params, key) -> pytree``, parameters of its own that learn too and are made from what
+        learns, such as a rate for each of them; they stand under ``params[name]``, where surgery put nothing.
       memory: ``(trainable params, key) -> pytree``, what it remembers under ``state.memory[name]``.
       prepare: ``(state, batch, context) -> (state, batch)`` on the whole batch, before it is cut into micro-batches
         and before weights become shares: weights of examples, augmentation, more examples, rollouts. An evaluation
@@ -59,6 +61,7 @@ class Method:
     hyper: Mapping[str, float] = dataclasses.field(default_factory=dict)
     surgery: Callable[[Params, jax.Array], Params] | None = None
     trainable: Filter | None = None
+    learned: Callable[[Params, jax.Array], Params] | None = None
     memory: Callable[[Params, jax.Array], Any] | None = None
     prepare: Callable[[TrainState, Batch, Context], tuple[TrainState, Batch]] | None = None
     view: Callable[[Params, Context], Params] | None = None

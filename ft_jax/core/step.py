@@ -71,6 +71,9 @@ def make_step(
         for name, operate in method.inwards("surgery"):
             whole = operate(whole, jax.random.fold_in(surgery_key, digest(name)))
         trainable, frozen = partition(whole, [part.trainable for part in method if part.trainable is not None])
+        for name, make in method.inwards("learned"):
+            own = make(trainable, jax.random.fold_in(surgery_key, digest(name)))
+            trainable, frozen = {**trainable, name: own}, {**frozen, name: jax.tree.map(lambda _: None, own)}
         memory = {
             name: remember(trainable, jax.random.fold_in(memory_key, digest(name)))
             for name, remember in method.inwards("memory")
