@@ -18,6 +18,7 @@ was stopped, and says so where it is finished.
   --method "transfer.lora(rank=8)" "incremental.ewc"   other methods, outermost first; "+..." adds to its own
   --method.transfer.lora.rank 4 any option of its methods
   --hyper.transfer.lora.alpha 8 any number in the state, by method and number
+  --hyper_at.200.optimizer.learning_rate 1e-4          the same after 200 updates; nothing compiles for it
   --dry-run                     show shapes, parameters, memory and the composition; train nothing
   NAME --help                   list the fields with their types and values"""
 

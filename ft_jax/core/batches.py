@@ -40,6 +40,26 @@ def rows(batch: Batch) -> int:
     return sizes[0]
 
 
+def stacked(batches: Any) -> Batch:
+    """Batches as one, fields ``[count, batch, ...]``: a list of them, or what is so already.
+
+    Raises:
+      ValueError: an empty list, or batches of different fields or shapes.
+
+    Example:
+      >>> stacked([{"x": jnp.zeros(3)}, {"x": jnp.ones(3)}])["x"].shape
+      (2, 3)
+    """
+    if isinstance(batches, Mapping):
+        return batches
+    batches = [dict(batch) for batch in batches]
+    shapes = [jax.tree.map(jnp.shape, batch) for batch in batches]
+    if not batches or any(shape != shapes[0] for shape in shapes):
+        told = next((f"{shapes[0]} and {shape}" for shape in shapes if shape != shapes[0]), "none")
+        raise ValueError(f"the batches of a task are of one shape, and these are {told}; pad them to one length")
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+
+
 def named(batch: Batch) -> str:
     """The fields of a batch as its user knows them, for error messages.
 

@@ -221,7 +221,7 @@ class TaskEvent:
     """A task, domain or experience has ended, for `Method.after_task`.
 
     Attributes:
-      batches: examples of it, fields ``[count, batch, ...]``.
+      batches: examples of it, fields ``[count, batch, ...]``; ``program.after_task`` takes a list of batches too.
       context: as a loss sees it.
       loss: the plain loss of the task, without any method's additions.
     """

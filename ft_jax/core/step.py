@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ft_jax.core.accumulation import averaged
-from ft_jax.core.batches import Batch, counted, rows, with_shares
+from ft_jax.core.batches import Batch, counted, rows, stacked, with_shares
 from ft_jax.core.method import Composition, Loss, Method, compose
 from ft_jax.core.optimizers import Optimizer, as_optimizer, numbers
 from ft_jax.core.outputs import Outputs
@@ -177,7 +177,7 @@ def make_step(
         return Evaluation(terms, predict(outputs, batch), counted(batch))
 
     def of_task(after):
-        return lambda state, batches: after(state, TaskEvent(batches, _context(state, method), loss))
+        return lambda state, batches: after(state, TaskEvent(stacked(batches), _context(state, method), loss))
 
     def of_evaluation(after):
         return lambda state, metrics: after(state, EvalEvent(metrics))

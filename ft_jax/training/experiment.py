@@ -256,6 +256,8 @@ class Experiment:
       checkpoints: see `CheckpointSpec`.
       seed: of everything random: parameters, dropout, sampling and the data's order.
       hyper: numbers to change at the start, by ``"method.number"``.
+      hyper_at: numbers to change after so many updates of the run, ``{200: {"optimizer.learning_rate": 1e-4}}``; of
+        several trials one value for all. Nothing is compiled for it, and each is a line of the log.
       loss: ``model -> Loss``; by default what fits the model's head and the labels, cross-entropy for classes,
         see `ft_jax.training.objective.target_of`.
       predict: ``(outputs, batch) -> predictions`` for metrics and memories; see `ft_jax.training.evaluate`.
@@ -277,6 +279,7 @@ class Experiment:
     checkpoints: CheckpointSpec = CheckpointSpec()
     seed: int = 0
     hyper: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    hyper_at: Mapping[int, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     loss: Callable[[Any], Loss] | None = None
     predict: Callable[[Outputs, Mapping[str, Any]], Any] | None = None
     metrics: Mapping[str, MetricLike] | None = None

@@ -10,15 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from ft_jax.core import TrainState
 from ft_jax.core.program import Events
 from ft_jax.training.causes import one_sentence
 from ft_jax.training.clock import Stretch
 from ft_jax.training.evaluate import score
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.limits import check_limits
-from ft_jax.training.logging import Log
+from ft_jax.training.logging import HYPER_AT, Log
 from ft_jax.training.loop.ending import check_going_on, going_on, keep_model, outcomes_of, summary_of
-from ft_jax.training.loop.numbers import changes, numbers_of
+from ft_jax.training.loop.numbers import changes, check_returned, in_place, numbers_of
 from ft_jax.training.loop.saving import Saving
 from ft_jax.training.parallel import start_processes
 from ft_jax.training.prepare import Plan, notes_of, prepare
@@ -40,7 +41,7 @@ def fit(
     *,
     run: str | Path | None = None,
     resume: bool = True,
-    callbacks: Sequence[Callable[[Moment], None]] = (),
+    callbacks: Sequence[Callable[[Moment], TrainState | None]] = (),
     command: Sequence[str] | None = None,
     quiet: bool = False,
 ) -> Result:
@@ -53,7 +54,8 @@ def fit(
       experiment: what to run.
       run: the run folder; the experiment's by default.
       resume: False refuses a folder that holds a run already.
-      callbacks: called with a `Moment` after evaluations and tasks.
+      callbacks: called with a `Moment` after evaluations and tasks; one may return a state to go on with, such as
+        ``moment.state.with_hyper({"optimizer.learning_rate": 1e-4})``.
       command: the command line to record, for the report.
       quiet: no progress line.
 
@@ -155,6 +157,7 @@ class _Loop:
         with Feeder(task, self.put(f"task {task.name!r}", self.distributed.put_batch)) as feeder:
             compiled = False
             while self.progress.done < steps and not self.progress.over:
+                self.change_numbers()
                 # The first step compiles, so it is a stretch of its own, which speeds leave out.
                 until = self.next_stop(steps) if compiled else self.progress.done + 1
                 with contextlib.nullcontext() if compiled else self.log.waiting("compiling the step"):
@@ -214,7 +217,8 @@ class _Loop:
         """Updates on the task after which the stretch ends: the next evaluation, checkpoint or the task's end."""
         done = self.progress.done
         stops = [every for every in (self.experiment.evaluation.every, self.experiment.checkpoints.every) if every]
-        return min([steps, *(done - done % every + every for every in stops)])
+        changes = [done + at - self.progress.step for at in self.experiment.hyper_at if at > self.progress.step]
+        return min([steps, *changes, *(done - done % every + every for every in stops)])
 
     def due(self, *every: int | None) -> bool:
         """Whether so many updates, or a multiple, are done on the task."""
@@ -304,12 +308,28 @@ class _Loop:
 
     def events(self, parts: Events, cause: str, argument: Any) -> None:
         """Lets one method after another act on what happened; every number that one changed is a line of the log."""
-        stepping = [name for name, _ in self.plan.composition.inwards("after_step")]
-        if stepping:
-            self.changed(numbers_of(self.distributed.collect(self.state.hyper)), f"{', '.join(stepping)} in a step")
+        self.note_stepping()
         for name, act in parts.items():
             self.state = self.guarded(f"what {name} does at {cause}", lambda act=act: act(self.state, argument))
             self.changed(numbers_of(self.distributed.collect(self.state.hyper)), f"{name} at {cause}")
+
+    def change_numbers(self) -> None:
+        """The numbers that the experiment has for this step.
+
+        Every checkpoint of the step was saved before, so a run that goes on from one comes by here too.
+        """
+        changes = self.experiment.hyper_at.get(self.progress.step)
+        if changes:
+            self.note_stepping()
+            hyper = self.state.with_hyper(changes).hyper
+            self.state = self.state.replace(hyper=in_place(self.state.hyper, hyper))
+            self.changed(numbers_of(self.distributed.collect(self.state.hyper)), HYPER_AT)
+
+    def note_stepping(self) -> None:
+        """Notes what methods have changed in steps."""
+        stepping = [name for name, _ in self.plan.composition.inwards("after_step")]
+        if stepping:
+            self.changed(numbers_of(self.distributed.collect(self.state.hyper)), f"{', '.join(stepping)} in a step")
 
     def changed(self, numbers: dict[str, np.ndarray], by: str) -> None:
         """Notes the numbers of the state, with a line in the log for each that is not what it was."""
@@ -318,9 +338,19 @@ class _Loop:
             self.log.event(self.progress.step, by, message, **values)
 
     def tell(self, kind: str, task: str) -> None:
-        """Calls the callbacks."""
+        """Calls the callbacks, and goes on with the state that one returns."""
         for callback in self.callbacks:
-            callback(Moment(kind, self.progress.step, task, self.state, self.progress.latest))
+            given = callback(Moment(kind, self.progress.step, task, self.state, self.progress.latest))
+            if given is None or given is self.state:
+                continue
+            name = getattr(callback, "__name__", type(callback).__name__)
+            check_returned(self.state, given, name)
+            self.note_stepping()
+            self.state = in_place(self.state.replace(frozen=None), given.replace(frozen=None)).replace(
+                frozen=self.state.frozen
+            )
+            self.log.event(self.progress.step, name, "the callback returned a state, which the run goes on with")
+            self.changed(numbers_of(self.distributed.collect(self.state.hyper)), name)
 
     def note(self, **changes: Any) -> None:
         """The progress with some fields changed."""

@@ -20,6 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ft_jax.assets.cache import replacing
 from ft_jax.training.run_folder import finite
 
+HYPER_AT = "hyper_at"
+"""The cause of numbers that change at a step, which happens after the step's checkpoint."""
+
 WORTH_SAYING = 2.0
 """Seconds of a wait after which it is told."""
 
@@ -214,7 +217,10 @@ def cut_lines(path: Path, step: int) -> int:
 
 def _step_of(line: bytes) -> int | None:
     try:
-        step = json.loads(line)["step"]
+        told = json.loads(line)
+        step = told["step"]
+        if told.get("cause") == HYPER_AT and type(step) is int:
+            return step + 1  # it comes again where the run goes on from this step
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return step if type(step) is int else None

@@ -185,7 +185,7 @@ def _expanded(field: Field):
     inner = _values_of_mapping(field.annotation)
     if inner is not None and isinstance(field.value, Mapping):
         for key, value in field.value.items():
-            yield Field(f"{field.path}.{key}", inner, value, "", (*field.place, key))
+            yield from _expanded(Field(f"{field.path}.{key}", inner, value, "", (*field.place, key)))
 
 
 def _new_key(known: Mapping[str, Field], path: str) -> Field | None:
@@ -193,8 +193,14 @@ def _new_key(known: Mapping[str, Field], path: str) -> Field | None:
     for name, field in known.items():
         inner = _values_of_mapping(field.annotation)
         if inner is not None and path.startswith(f"{name}."):
-            key = path.removeprefix(f"{name}.")
-            return Field(path, inner, None, "", (*field.place, key))
+            key, deeper = path.removeprefix(f"{name}."), _values_of_mapping(inner)
+            if deeper is None:
+                return Field(path, inner, None, "", (*field.place, key))
+            # Numbers by step: the step, then the number's own name.
+            step, _, number = key.partition(".")
+            if not step.isdecimal() or not number:
+                raise ValueError(f"--{path} names no number at a step; write --{name}.STEP.method.number VALUE")
+            return Field(path, deeper, None, "", (*field.place, int(step), number))
     return None
 
 

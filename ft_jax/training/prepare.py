@@ -21,6 +21,7 @@ from ft_jax.training.composition import (
 from ft_jax.training.evaluate import measurer
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.limits import limits_of
+from ft_jax.training.loop.numbers import check_hyper_at
 from ft_jax.training.metrics import MetricLike, default_metrics, default_predict
 from ft_jax.training.objective import target_of
 from ft_jax.training.parallel import Distributed, check_divides, parallelise
@@ -171,6 +172,7 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
             f"nothing learns: {', '.join(composition.names)} freeze every parameter; take one of them away, or name "
             "leaves that learn with also=(...)"
         )
+    check_hyper_at(experiment.hyper_at, plan.abstract, sum(steps))
     trace(plan, plain)
     return plan
 

@@ -26,6 +26,9 @@ PACKAGES = ("ft_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gra
 NOT_IDENTITY = ("type", "out", "command", "versions", "went_on", "doc", "expect", "log_every", "checkpoints")
 """Fields of ``experiment.json`` that may change between a run and its resumption."""
 
+LATER = ("hyper_at",)
+"""Fields of an experiment that earlier versions did not have; empty is what they meant."""
+
 GROWING = ("budget.steps", "budget.epochs")
 """Fields that may grow once a run is finished, which then goes on from its end."""
 
@@ -256,7 +259,9 @@ def _finished(path: Path) -> dict[str, Any] | None:
 
 
 def _identity(record):
-    return {name: value for name, value in record.items() if name not in NOT_IDENTITY}
+    # A field that came later and says nothing is what a record from before has.
+    given = {name: value for name, value in record.items() if name not in LATER or value}
+    return {name: value for name, value in given.items() if name not in NOT_IDENTITY}
 
 
 def first_difference(old: Any, new: Any, path: str = "") -> tuple[str, Any, Any] | None:
