@@ -48,6 +48,39 @@ jax.tree_util.register_dataclass(
 )
 
 
+TOLD = "told/"
+"""What a loss leaves in the states under this, a number an example ``[batch]``: its mean is in the step's metrics."""
+
+
+def told_by(outputs: Outputs) -> dict[str, Array]:
+    """What losses tell of every example, by the name that the metric has; it is no term and has no gradient.
+
+    Example:
+      >>> told_by(Outputs(jnp.zeros((2, 1)), states={"told/rl.dpo/margin": jnp.ones(2), "other": 0})).keys()
+      dict_keys(['rl.dpo/margin'])
+    """
+    told = {name: rows for name, rows in outputs.states.items() if name.startswith(TOLD)}
+    return {name.removeprefix(TOLD): jax.lax.stop_gradient(rows) for name, rows in told.items()}
+
+
+def means(told: Mapping[str, Array], axis: str | None = None) -> dict[str, Array]:
+    """The mean of each over the examples of all devices; those that are not finite don't count.
+
+    Example:
+      >>> means({"a": jnp.array([1.0, 3.0, jnp.nan])})["a"].item()
+      2.0
+    """
+
+    def mean(rows):
+        counts = jnp.isfinite(rows)
+        total, count = jnp.sum(jnp.where(counts, rows, 0.0)), jnp.sum(counts)
+        if axis is not None:
+            total, count = jax.lax.psum((total, count), axis)
+        return (total / jnp.maximum(count, 1)).astype(jnp.float32)
+
+    return {name: mean(rows) for name, rows in told.items()}
+
+
 def logits_of(hidden, head, softcap: float | None = None) -> Float[Array, "... classes"]:
     """Logits of some positions, float32 whatever the compute type."""
     logits = matmul(head[0], hidden, head[1]).astype(jnp.float32)

@@ -11,7 +11,7 @@ from ft_jax.core.accumulation import averaged
 from ft_jax.core.batches import Batch, counted, rows, stacked, with_shares
 from ft_jax.core.method import Composition, Loss, Method, compose
 from ft_jax.core.optimizers import Optimizer, as_optimizer, numbers
-from ft_jax.core.outputs import Outputs
+from ft_jax.core.outputs import Outputs, means, told_by
 from ft_jax.core.params import Params, digest, partition
 from ft_jax.core.program import Evaluation, Events, Program
 from ft_jax.core.state import Context, EvalEvent, StepEvent, TaskEvent, TrainState, UpdateEvent, direct
@@ -96,7 +96,8 @@ def make_step(
             place = number if axis is None else number + accumulate * jax.lax.axis_index(axis)
             context = _context(state, method, key, place, train=True, axis=axis, coupling=coupling)
             found, outputs = wrapped(params, batch, context)
-            return _chosen(found, terms), predict(outputs, batch) if listens else None
+            kept = predict(outputs, batch) if listens else None
+            return _chosen(found, terms), (kept, told_by(outputs))
 
         def shard(batch, number, coupling):
             def named(params):
@@ -128,7 +129,7 @@ def make_step(
         key = jax.random.fold_in(state.key, state.step)
         state, batch = prepared(state, batch, key, train=True)
         shared = with_shares(batch, axis)
-        terms, gradients, predictions = differentiate(state, state.params, shared, key, by_term=per_term)
+        terms, gradients, (predictions, watched) = differentiate(state, state.params, shared, key, by_term=per_term)
         apart = gradients if per_term else None
         if per_term:
             gradients = _sum(gradients.values())
@@ -152,7 +153,7 @@ def make_step(
         event = UpdateEvent(state.hyper, state.memory, state.step, key, shared, terms, value, gradient, value_at)
         updates, opt_state = transform.update(gradients, state.opt_state, state.params, event=event)
         metrics = {"loss": value, **terms, "gradient_norm": optax.global_norm(gradients)}
-        metrics |= optimizer.report(state.hyper["optimizer"], state.step)
+        metrics |= optimizer.report(state.hyper["optimizer"], state.step) | means(watched, axis)
         params = optax.apply_updates(state.params, updates)
         state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
         if listens:

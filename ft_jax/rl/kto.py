@@ -1,14 +1,16 @@
 """Kahneman–Tversky optimization: answers that are good or bad by themselves."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from ft_jax.core.batches import weighted_mean
+from ft_jax.core.batches import example_weights, weighted_mean
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.losses import scale_term, token_log_probabilities
 from ft_jax.core.method import Method
+from ft_jax.core.outputs import TOLD
 from ft_jax.rl.sources import only_source
 
 
@@ -125,6 +127,15 @@ def kto(
             good, bad = jax.nn.sigmoid(-apart), jax.nn.sigmoid(apart)
             per_answer = jnp.where(batch["desirable"] > 0, numbers["desirable"] * good, numbers["undesirable"] * bad)
             terms = scale_term(terms, term, numbers.get("sft"))
+            reward, wanted = numbers["beta"] * (own - known), batch["desirable"] > 0
+            counts = example_weights(batch) > 0
+            told = {
+                "kl": jnp.where(counts, batch["divergence"], jnp.nan),
+                "desirable": jnp.where(counts & wanted, reward, jnp.nan),
+                "undesirable": jnp.where(counts & ~wanted, reward, jnp.nan),
+            }
+            states = {**outputs.states, **{f"{TOLD}{name}/{what}": rows for what, rows in told.items()}}
+            outputs = dataclasses.replace(outputs, states=states)
             return {**terms, name: numbers["weight"] * weighted_mean(per_answer, batch)}, outputs
 
         return prospect

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ft_jax.core.batches import SHARES, named, weighted_mean
 from ft_jax.core.losses import scale_term, token_log_probabilities
 from ft_jax.core.method import Method
-from ft_jax.core.outputs import Outputs
+from ft_jax.core.outputs import TOLD, Outputs
 from ft_jax.rl.pair_losses import Numbers, Pair
 
 OWN_WEIGHTS = "pair_weights"
@@ -93,6 +93,7 @@ def preference(
                 added = weighted_mean(jnp.concatenate([per_pair, jnp.zeros(pairs)]), both)
             rewards = own["beta"] * (_per_token(pair) if mean else jnp.stack([pair.chosen_gain, pair.rejected_gain]))
             states |= {f"{name}/chosen": rewards[0], f"{name}/rejected": rewards[1]}
+            states |= told_of_pairs(name, rewards[0], rewards[1], pair.chosen_tokens, pair.rejected_tokens)
             outputs = dataclasses.replace(outputs, states=states)
             terms = {**scale_term(terms, term, own.get("sft")), name: own["weight"] * added}
             return terms, chosen_of(outputs, pairs) if outermost else outputs
@@ -209,6 +210,26 @@ def margins(outputs: Outputs, name: str = "rl.dpo") -> Float[Array, " pairs"]:
       [0.25]
     """
     return outputs.states[f"{name}/chosen"] - outputs.states[f"{name}/rejected"]
+
+
+EVEN = 1e-4
+"""Nats up to which a policy prefers neither answer, which is half right: at the start both gained nothing."""
+
+
+def told_of_pairs(name: str, chosen, rejected, chosen_tokens, rejected_tokens) -> dict[str, Array]:
+    """What a step's metrics say of pairs, NaN where a pair doesn't count, see `ft_jax.core.outputs.TOLD`.
+
+    ``accuracy`` is the share of pairs whose chosen answer has the larger reward, ``margin`` by how much, ``chosen`` and
+    ``rejected`` the rewards, ``chosen_length`` and ``rejected_length`` the answers' tokens.
+    """
+    margin = chosen - rejected
+    right = jnp.where(jnp.abs(margin) <= EVEN, 0.5, (margin > 0).astype(jnp.float32))
+    told = {
+        "accuracy": right, "margin": margin, "chosen": chosen, "rejected": rejected,
+        "chosen_length": chosen_tokens, "rejected_length": rejected_tokens,
+    }  # fmt: skip
+    counts = (chosen_tokens > 0) & (rejected_tokens > 0)
+    return {f"{TOLD}{name}/{what}": jnp.where(counts, rows, jnp.nan) for what, rows in told.items()}
 
 
 def against_shuffled_words(batch):

@@ -13,7 +13,7 @@ from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.losses import scale_term
 from ft_jax.core.method import Method
 from ft_jax.core.outputs import Outputs
-from ft_jax.rl.pairs import OWN_WEIGHTS, against_shuffled_words, chosen_of, joined
+from ft_jax.rl.pairs import OWN_WEIGHTS, against_shuffled_words, chosen_of, joined, told_of_pairs
 
 
 def scores(outputs: Outputs, head: Mapping[str, Array] | None, batch: Mapping[str, Any]) -> Float[Array, " batch"]:
@@ -107,6 +107,8 @@ def reward_model(
             value = numbers["weight"] * mean(-jax.nn.log_sigmoid(apart))
             value = value + numbers["centre"] * mean((better + worse) ** 2)
             states = {**outputs.states, f"{name}/chosen": better, f"{name}/rejected": worse}
+            tokens = jnp.sum(both[OWN_WEIGHTS] > 0, axis=1).astype(jnp.float32)
+            states |= told_of_pairs(name, better, worse, tokens[:pairs], tokens[pairs:])
             outputs = chosen_of(dataclasses.replace(outputs, states=states), pairs)
             return {**scale_term(terms, term, numbers.get("sft")), name: value}, outputs
 

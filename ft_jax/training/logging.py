@@ -150,7 +150,7 @@ class Log:
         seen = (seen[0](), *seen[1:])
         if not np.isfinite(metrics["loss"]).any() and self.diverged is None:
             self.diverged = step
-        values = {**metrics, **self._rates(seen), "seconds": round(seen[0], 3)}
+        values = {**metrics, **self._rates(seen), **memory(), "seconds": round(seen[0], 3)}
         self._line("train", step, values)
         for name, value in values.items():
             self._scalar(f"train/{name}", value, step)
@@ -188,6 +188,12 @@ class Log:
         if self._board is not None:
             self._board.add_text(f"event/{cause}", values["message"], step)
         self._console.print(f"step {step}: {values['message']} ({cause})", soft_wrap=True)
+
+
+def memory() -> dict[str, float]:
+    """The most memory that this process's fullest device has held, in GiB; nothing where a device doesn't say."""
+    held = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    return {"memory_gib": max(held) / 2**30} if max(held) else {}
 
 
 def _told(value) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ft_jax.core import Outputs
 from ft_jax.core.losses import default_chunk
-from ft_jax.core.outputs import logits_of
+from ft_jax.core.outputs import logits_of, told_by
 from ft_jax.core.step import logits
 from ft_jax.training.paired import embeddings, rank_correlation, retrieved
 
@@ -134,6 +134,20 @@ def default_metrics(batch: Batch, target: str | None = None) -> dict[str, Metric
     return {"mae": absolute_error, "rmse": Metric(squared_error, np.sqrt)}
 
 
+def preference_metrics() -> dict[str, MetricLike]:
+    """Of preferences the share whose chosen answer has the larger reward, and by how much, in nats."""
+
+    def of(what):
+        def sums(predictions, batch):
+            rows = next(rows for name, rows in predictions.items() if name.endswith(f"/{what}"))
+            counts = jnp.isfinite(rows)
+            return jnp.sum(jnp.where(counts, rows, 0.0)), jnp.sum(counts)
+
+        return sums
+
+    return {"preference_accuracy": of("accuracy"), "margin": of("margin")}
+
+
 def _numbers(predictions, batch):
     """Predictions in the shape of the labels, and how much each example counts."""
     labels = batch["labels"]
@@ -174,12 +188,14 @@ def label_accuracy(predictions, batch):
 def default_predict(lifted: bool, target: str | None = None) -> Callable[[Outputs, Batch], Any]:
     """Logits for classes; for labels of tokens their scores, or logits where members of an ensemble fuse them.
 
-    For pairs the embeddings of both sides.
+    For pairs the embeddings of both sides, for preferences what the method tells of each, see `preference_metrics`.
     """
     if target in ("pairs", "scores"):
         return embeddings
 
     def predict(outputs, batch):
+        if {"chosen", "rejected"} <= batch.keys():
+            return told_by(outputs)
         labels = batch.get("labels")
         tokens = labels is not None and labels.ndim == 2 and jnp.issubdtype(labels.dtype, jnp.integer)
         tokens = tokens and outputs.hidden.ndim == 3

@@ -1,6 +1,8 @@
 """What a run tells while it goes on and gives when it is over."""
 
 import dataclasses
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import jax
 
 from ft_jax.core import Composition, Program, TrainState
 from ft_jax.core.members import member
+from ft_jax.training.logging import memory
 from ft_jax.training.outcome import Outcome
 from ft_jax.training.parallel import as_parallelism
 from ft_jax.training.prepare import Plan
@@ -145,6 +148,12 @@ class Progress:
         return dataclasses.replace(self, task=self.task - 1, scores=scores, ended=None, **back)
 
 
+def held() -> dict[str, float]:
+    """The most memory in GiB that the process has held, on the host and, where it says, on its fullest device."""
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"host_gib": round(resident / 2**30, 3), **memory()}
+
+
 def summarise(plan: Plan, progress: Progress, found: Sequence[Outcome], status: str, wall: float) -> dict[str, Any]:
     """What ``summary.json`` says of a run that took `wall` seconds."""
     speed = {}
@@ -162,6 +171,7 @@ def summarise(plan: Plan, progress: Progress, found: Sequence[Outcome], status: 
         "parameters": plan.parameters(),
         "seconds": wall,
         "throughput": speed,
+        "memory": held(),
         "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}",
         "parallelism": describe(as_parallelism(plan.experiment.parallelism)),
         "compilations": plan.distributed.compilations(),

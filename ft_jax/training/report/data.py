@@ -16,7 +16,7 @@ FALLING = ("loss", "perplexity", "error", "divergence", "forgetting", "brier")
 NOT_NUMBERS = ("kind", "step", "phase", "set", "time")
 HYPER = ("learning_rate",)
 NOT_TERMS = ("loss", "gradient_norm", "epoch", "seconds", "values")
-SPEEDS = ("examples_per_second", "tokens_per_second")
+SPEEDS = ("examples_per_second", "tokens_per_second", "memory_gib")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +139,8 @@ def scores(run: Run) -> list[Score]:
 
 def terms_of(run: Run) -> set[str]:
     """The names of the loss's terms: what training lines hold besides the known columns."""
-    return {name for line in run.train for name in line} - {*NOT_NUMBERS, *SPEEDS, *HYPER, *NOT_TERMS}
+    told = {name for line in run.train for name in line} - {*NOT_NUMBERS, *SPEEDS, *HYPER, *NOT_TERMS}
+    return {name for name in told if "/" not in name}  # what methods tell of examples is no term
 
 
 def _rises(metric: str) -> bool:
@@ -227,10 +228,13 @@ def charts(run: Run) -> list[Chart]:
     found = []
     if loss:
         found.append(Chart("Loss (sum of the terms)", [Series("loss", loss)], smooth=True))
+    watched = {name: rest.pop(name) for name in list(rest) if "/" in name}
     if rest and (len(rest) > 1 or not loss):
         found.append(Chart("Terms of the loss", [Series(name, points) for name, points in rest.items()], smooth=True))
     found += _evaluation_charts(run)
     found += _winner_charts(run)
+    for name, points in watched.items():
+        found.append(Chart(name, [Series(name, points)], smooth=True))
     for name, points in {**_changed_numbers(run), **hyper}.items():
         if len({str(value) for _, value in points}) > 1:
             found.append(Chart(name, [Series(name, points)]))
