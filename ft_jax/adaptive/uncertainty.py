@@ -68,4 +68,4 @@ def uncertainty(
 
         return scale_updates(inner, factors)
 
-    return Method(name=name, hyper={"rate": rate}, surgery=surgery, loss=loss, update=update)
+    return Method(name=name, hyper={"rate": rate}, surgery=surgery, loss=loss, weighs=tuple(terms), update=update)

@@ -77,7 +77,14 @@ def supervision(
 
         return guided
 
-    return Method(name=name, hyper={"weight": weight}, collects=(KIND,), loss=loss, reads="examples")
+    return Method(
+        name=name,
+        hyper={"weight": weight},
+        collects=(KIND,),
+        loss=loss,
+        reads="examples",
+        fields=("rationales",),
+    )
 
 
 def asked_queries(real: Float[Array, "batch time"], queries: str) -> Float[Array, "batch time"]:

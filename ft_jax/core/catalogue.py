@@ -34,14 +34,16 @@ class Problem:
     Attributes:
       apply: ``(params, batch, key) -> Outputs`` of a two-layer language model.
       params: its parameters.
-      batch: ``input_ids``, ``labels`` and ``weights``, each ``[8, time]``.
+      batch: ``input_ids``, ``labels`` and ``weights``, each ``[8, time]``, in the layout of the methods named after.
       key: for building.
+      whole: the batch in the layout of the whole composition.
     """
 
     apply: Callable
     params: Params
     batch: Batch
     key: jax.Array
+    whole: Batch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """A method is a value, and methods compose."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -42,6 +43,7 @@ class Method:
         share (`Context.run`): what depends on the example, such as an adapter chosen for it.
       collects: states that it reads of the outputs, as a network's ``collect`` names them: ``"attention"``.
       loss: wraps the loss, usually adding a named term.
+      weighs, drops: terms of the loss that it reads by name, and that it leaves out.
       update: wraps the optimizer, whose update gets an `UpdateEvent` as its extra argument ``event``.
       per_term: its update asks for the gradient of each term. The step then forms these alone; their sum is the
         gradient.
@@ -54,6 +56,7 @@ class Method:
       reads, gives: the layout of batch its loss takes and the one it asks of its caller: ``"examples"``, or
         e.g. meta-learning's ``"episodes"``. None reads any and gives the same. Of a method that prepares, they are
         what it makes for the losses and what it asks of the data.
+      fields: of the examples that its loss reads beside the network's inputs, labels and weights.
       refuses: ``parts of a composition with it -> why it can't be one of them, in a sentence, or None``.
     """
 
@@ -68,6 +71,8 @@ class Method:
     forward: ForwardTransform | None = None
     collects: tuple[str, ...] = ()
     loss: LossTransform | None = None
+    weighs: tuple[str, ...] = ()
+    drops: tuple[str, ...] = ()
     update: UpdateTransform | None = None
     per_term: bool = False
     settle: Callable[[TrainState], TrainState] | None = None
@@ -78,6 +83,7 @@ class Method:
     after_eval: Callable[[TrainState, EvalEvent], TrainState] | None = None
     reads: str | None = None
     gives: str | None = None
+    fields: tuple[str, ...] = ()
     refuses: Callable[[tuple["Method", ...]], str | None] | None = None
 
     def __repr__(self):
@@ -87,7 +93,7 @@ class Method:
     @property
     def kind(self) -> tuple[str, ...]:
         """What it says, by the names of its fields."""
-        named = {"name", "hyper", "reads", "gives", "refuses"}
+        named = {"name", "hyper", "weighs", "drops", "reads", "gives", "fields", "refuses"}
         fields = [field.name for field in dataclasses.fields(self) if field.name not in named]
         return tuple(field for field in fields if getattr(self, field))
 
@@ -130,7 +136,8 @@ def compose(*methods: Method | Composition) -> Composition:
     Raises:
       TypeError: something that is no method, such as a constructor that was not called.
       ValueError: two parts with one name, a part whose loss reads a layout of batch that the part inside it does
-        not give, or one that refuses the others. The sentence says which and what to do.
+        not give, a field of the data's examples where another makes the examples, a term that one weighs and another
+        leaves out, or one that refuses the others. The sentence says which and what to do.
 
     Example:
       >>> compose(Method("a"), compose(Method("b"), Method("c"))).names
@@ -146,6 +153,8 @@ def compose(*methods: Method | Composition) -> Composition:
         if reason is not None:
             raise ValueError(reason)
     _check_layouts(parts)
+    _check_fields(parts)
+    _check_terms(parts)
     return Composition(parts)
 
 
@@ -158,23 +167,70 @@ def _parts(value) -> tuple[Method, ...]:
     raise TypeError(f"compose takes methods and compositions, and got {value!r:.80}{called or '; give it a Method'}")
 
 
-def _check_layouts(parts: tuple[Method, ...]) -> None:
-    """Refuses losses, and then preparations, whose layouts of batch don't follow one another."""
+def layout_of(parts: Iterable[Method]) -> tuple[str, str | None]:
+    """The layout of the batch that the data gives to a composition, and the part that asks for it.
+
+    Example:
+      >>> layout_of((Method("a"), Method("b", gives="episodes")))
+      ('episodes', 'b')
+    """
+    return _given(_nested(parts))
+
+
+def _given(nested: list[Method]) -> tuple[str, str | None]:
     layout, giver = "examples", None
-    for part in reversed([part for part in parts if part.prepare is None]):
-        if part.reads is not None and part.reads != layout:
-            raise ValueError(
-                f"{part.name} reads a batch of {part.reads}, but "
-                + (f"{giver}, named after it, makes the batch {layout}; " if giver else f"the loss takes {layout}; ")
-                + (f"name {part.name} after {giver}" if giver else f"name a method that gives {part.reads} after it")
-            )
+    for part in nested:
         if part.gives is not None and part.gives != layout:
             layout, giver = part.gives, part.name
-    for part in (part for part in parts if part.prepare is not None):
-        if part.reads is not None and part.reads != layout:
+    return layout, giver
+
+
+def _nested(parts: Iterable[Method]) -> list[Method]:
+    """Losses from the innermost outwards, and then preparations, whose batch the losses take."""
+    parts = list(parts)
+    return [part for part in reversed(parts) if part.prepare is None] + [part for part in parts if part.prepare]
+
+
+def _check_layouts(parts: tuple[Method, ...]) -> None:
+    """Refuses losses, and then preparations, whose layouts of batch don't follow one another."""
+    nested = _nested(parts)
+    for place, part in enumerate(nested):
+        layout, giver = _given(nested[:place])
+        if part.reads is None or part.reads == layout:
+            continue
+        if part.prepare is not None:
             raise ValueError(
                 f"{part.name} makes a batch of {part.reads}, but {giver or 'the loss'} takes {layout}; "
                 "leave one of them out"
             )
-        if part.gives is not None and part.gives != layout:
-            layout, giver = part.gives, part.name
+        raise ValueError(
+            f"{part.name} reads a batch of {part.reads}, but "
+            + (f"{giver}, named after it, makes the batch {layout}; " if giver else f"the loss takes {layout}; ")
+            + (f"name {part.name} after {giver}" if giver else f"name a method that gives {part.reads} after it")
+        )
+
+
+MADE = ("prompts", "seeds")
+"""Layouts of data without examples for a loss: a preparation makes them."""
+
+
+def _check_fields(parts: tuple[Method, ...]) -> None:
+    """Refuses a part that reads fields of the data's examples where another makes the examples."""
+    layout, giver = layout_of(parts)
+    reader = next((part for part in parts if part.fields), None)
+    if layout in MADE and reader is not None:
+        raise ValueError(
+            f"{reader.name} reads {reader.fields[0]!r} of the data's examples, but {giver} makes its examples from "
+            f"{layout}; leave one of the two out"
+        )
+
+
+def _check_terms(parts: tuple[Method, ...]) -> None:
+    """Refuses a part that weighs a term which another leaves out."""
+    for part, other in itertools.permutations(parts, 2):
+        lost = [term for term in part.weighs if term in other.drops]
+        if lost:
+            raise ValueError(
+                f"{part.name} weighs term {lost[0]!r}, which {other.name} leaves out of the loss; "
+                f"name terms of {other.name} in {part.name}, or leave one of the two out"
+            )

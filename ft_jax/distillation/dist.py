@@ -75,7 +75,13 @@ def dist(
         return distilled
 
     return Method(
-        name=name, hyper=hyper, surgery=holding(name, params), trainable=never(f"{name}/*"), loss=loss, reads="examples"
+        name=name,
+        hyper=hyper,
+        surgery=holding(name, params),
+        trainable=never(f"{name}/*"),
+        loss=loss,
+        drops=() if "hard_weight" in hyper else ("task",),
+        reads="examples",
     )
 
 

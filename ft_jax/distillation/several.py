@@ -83,7 +83,15 @@ def several(
 
         return distilled
 
-    return Method(name=name, hyper=hyper, surgery=surgery, trainable=never(f"{name}/*"), loss=loss, reads="examples")
+    return Method(
+        name=name,
+        hyper=hyper,
+        surgery=surgery,
+        trainable=never(f"{name}/*"),
+        loss=loss,
+        drops=() if "hard_weight" in hyper else ("task",),
+        reads="examples",
+    )
 
 
 def mixed_rows(logits, teachers, hyper):

@@ -57,6 +57,7 @@ def of_logits(
         surgery=holding(name, params),
         trainable=never(f"{name}/*"),
         loss=loss,
+        drops=() if "hard_weight" in numbers else ("task",),
         reads="examples",
     )
 

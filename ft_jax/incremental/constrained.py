@@ -9,14 +9,14 @@ from ft_jax.core.method import Method
 from ft_jax.core.params import digest
 from ft_jax.core.quadratic import above
 from ft_jax.core.state import Batch
-from ft_jax.incremental.examples import layout
+from ft_jax.incremental.examples import layout, no_rows
 from ft_jax.incremental.replay import insert, remembered, rows_like
 
 
 @register(
     "incremental",
     paper="Lopez-Paz and Ranzato 2017, arXiv:1706.08840, equations 8 and 11",
-    example=lambda problem: gem(tasks=2, capacity=4, example=problem.batch),
+    example=lambda problem: gem(tasks=2, capacity=4, example=problem.whole),
     neutral=Neutral({}),
 )
 def gem(tasks: int, capacity: int, example: Batch, strength: float = 0.0, *, name: str = "incremental.gem") -> Method:
@@ -30,7 +30,7 @@ def gem(tasks: int, capacity: int, example: Batch, strength: float = 0.0, *, nam
     Args:
       tasks: how many there are in all; those beyond share the last memory.
       capacity: examples kept of each task.
-      example: one batch; the names, types and shapes of the fields to remember.
+      example: one batch as the whole composition trains on it; the names, types and shapes of the fields to remember.
       strength: the paper's memory strength γ, which pulls back towards the old tasks.
       name: the method's name; ``memory[name]`` is ``{"buffer", "seen", "task"}``, buffer and seen by task.
 
@@ -85,7 +85,7 @@ def gem(tasks: int, capacity: int, example: Batch, strength: float = 0.0, *, nam
         update=update,
         after_step=after_step,
         after_task=after_task,
-        reads=layout(like),
+        refuses=no_rows(name, layout(like)),
     )
 
 
@@ -120,7 +120,7 @@ def projected(gradients, old, past, strength):
 @register(
     "incremental",
     paper="Chaudhry et al. 2019, arXiv:1812.00420, equation 11",
-    example=lambda problem: agem(capacity=6, size=4, example=problem.batch),
+    example=lambda problem: agem(capacity=6, size=4, example=problem.whole),
     neutral=Neutral({}),
 )
 def agem(capacity: int, size: int, example: Batch, *, name: str = "incremental.agem") -> Method:
@@ -133,7 +133,7 @@ def agem(capacity: int, size: int, example: Batch, *, name: str = "incremental.a
     Args:
       capacity: examples that are kept.
       size: drawn in each step.
-      example: one batch; the names, types and shapes of the fields to remember.
+      example: one batch as the whole composition trains on it; the names, types and shapes of the fields to remember.
       name: the method's name; ``memory[name]`` is ``{"stream", "past"}``, each ``{"buffer", "seen"}``.
 
     Raises:
@@ -184,5 +184,5 @@ def agem(capacity: int, size: int, example: Batch, *, name: str = "incremental.a
         update=update,
         after_step=after_step,
         after_task=after_task,
-        reads=layout(like),
+        refuses=no_rows(name, layout(like)),
     )

@@ -1,10 +1,11 @@
 """The plain examples inside a batch of any layout, for methods that remember them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 
+from ft_jax.core.method import Method, layout_of
 from ft_jax.core.state import Batch
 
 LAYOUTS = {"support": "episodes", "chosen": "preferences"}
@@ -22,6 +23,41 @@ def layout(batch: Batch) -> str:
       ('examples', 'preferences')
     """
     return next((name for field, name in LAYOUTS.items() if field in batch), "examples")
+
+
+MADE = {"prompts": "prompts", "seeds": "seeds of episodes", "judgements": "judged answers"}
+"""Layouts from which a method makes a batch of its own, whose rows are not the data's."""
+
+
+def no_rows(name: str, remembers: str | None = None) -> Callable[[tuple[Method, ...]], str | None]:
+    """`Method.refuses` of a method that remembers the data's rows.
+
+    Args:
+      name: of the method.
+      remembers: the layout of its example where it must be that of the whole composition's batch; None where it
+        finds its examples inside.
+
+    Example:
+      >>> refuses = no_rows("incremental.gem", "examples")
+      >>> refuses((Method("incremental.gem"), Method("rl.dpo", gives="preferences")))
+      'incremental.gem remembers examples, but rl.dpo asks for preferences; build it with an example of preferences'
+    """
+
+    def refuses(parts):
+        found, giver = layout_of(parts)
+        if found in MADE:
+            return (
+                f"{name} remembers rows of the data, but {giver} makes a batch of its own from {MADE[found]}; "
+                "leave one of them out"
+            )
+        if remembers is None or found == remembers:
+            return None
+        if found in LAYOUTS.values():
+            return f"{name} remembers {remembers}, but {giver} asks for {found}; build it with an example of {found}"
+        asks = f"{giver} asks for {found}" if giver else f"the composition takes {found}"
+        return f"{name} remembers {remembers}, but {asks}, of which it could keep a part only; leave one of them out"
+
+    return refuses
 
 
 def examples(batch: Batch, fields: Iterable[str], leading: int = 0) -> Batch | None:

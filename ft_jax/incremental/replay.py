@@ -9,7 +9,7 @@ from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.params import digest
 from ft_jax.core.state import Batch
-from ft_jax.incremental.examples import STREAMS, examples, layout
+from ft_jax.incremental.examples import STREAMS, examples, layout, no_rows
 
 MOST = 2**31 - 1
 """How many examples an int32 can count. A stream that is longer goes on as if it had this many."""
@@ -88,6 +88,7 @@ def replay(
         loss=loss,
         after_step=after_step,
         reads=layout(like),
+        refuses=no_rows(name),
     )
 
 

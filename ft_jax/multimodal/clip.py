@@ -129,6 +129,7 @@ def clip(
         loss=loss,
         update=update,
         reads="examples",
+        fields=(other,),
     )
 
 

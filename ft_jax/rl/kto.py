@@ -147,6 +147,7 @@ def kto(
         memory=memory if reference == "start" else None,
         prepare=prepare,
         loss=loss,
+        drops=(term,) if sft is None else (),
         reads="examples",
         gives="judgements",
         refuses=only_source(name, "judgements"),

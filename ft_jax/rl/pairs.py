@@ -125,6 +125,7 @@ def preference(
         hyper=hyper,
         memory=memory if reference == "start" else None,
         loss=loss,
+        drops=() if "sft" in hyper else (term,),
         gives="preferences",
         refuses=refuses,
     )

@@ -116,7 +116,15 @@ def reward_model(
 
     hyper = {"weight": weight, "centre": centre} | ({} if sft is None else {"sft": sft})
     surgery = _with_head(name, apply, example) if own_head else None
-    return Method(name=name, hyper=hyper, surgery=surgery, loss=loss, reads="examples", gives="preferences")
+    return Method(
+        name=name,
+        hyper=hyper,
+        surgery=surgery,
+        loss=loss,
+        drops=() if "sft" in hyper else (term,),
+        reads="examples",
+        gives="preferences",
+    )
 
 
 def _marked(batch):
@@ -193,4 +201,6 @@ def process_reward(
         surgery=_with_head(name, apply, example),
         prepare=prepare,
         loss=loss,
+        drops=(term,) if sft is None else (),
+        fields=("marks",),
     )

@@ -37,9 +37,10 @@ def composed(*names: str, layers: int = 1) -> Any:
     Raises:
       ValueError: they are refused; composing is the only moment at which they may be.
     """
-    # What is inside matters for its layout of batch alone, so that one construction serves most partners.
-    shaping = [tuple(inside for inside in names[place + 1 :] if catalogue[inside].batch) for place in range(len(names))]
-    built = (example(name, *inside, layers=layers) for name, inside in zip(names, shaping, strict=True))
+    # Others matter for their layout of batch alone, so that one construction serves most partners.
+    whole = tuple(name for name in names if catalogue[name].batch)
+    shaping = [tuple(inside for inside in names[place + 1 :] if inside in whole) for place in range(len(names))]
+    built = (example(name, *inside, whole=whole, layers=layers) for name, inside in zip(names, shaping, strict=True))
     method = compose(*built)
     program_of(method, layers)
     return method

@@ -27,7 +27,7 @@ def problem(layers: int = 1) -> Problem:
       {'input_ids': (8, 6), 'labels': (8, 6), 'weights': (8, 6), 'attention_mask': (8, 6)}
     """
     network = model(layers)
-    return Problem(network.apply, network.params, examples(0), jax.random.key(2))
+    return Problem(network.apply, network.params, examples(0), jax.random.key(2), examples(0))
 
 
 @functools.cache
@@ -68,10 +68,18 @@ def joined(batches) -> Batch:
 
 
 @functools.cache
-def example(name: str, *inside: str, layers: int = 1) -> Any:
-    """The catalogue's own small construction of a method, for the batch that the methods inside it ask for."""
+def example(name: str, *inside: str, whole: tuple[str, ...] = (), layers: int = 1) -> Any:
+    """The catalogue's own small construction of a method, for the batch that the methods inside it ask for.
+
+    `whole` are all that ask for a batch of their own, where there are any.
+    """
     given = problem(layers)
-    return catalogue[name].example(dataclasses.replace(given, batch=layout_of(*inside)(given.batch)))
+    inner = layout_of(*inside)(given.batch)
+    try:
+        outer = layout_of(*whole)(given.batch)
+    except KeyError:  # No batch is for all of them, which composing refuses.
+        outer = inner
+    return catalogue[name].example(dataclasses.replace(given, batch=inner, whole=outer))
 
 
 def program_of(method: Any, layers: int = 1, loss: Any = None, **options) -> Any:

@@ -1,5 +1,6 @@
 """Optimizer state in a low-rank subspace of the gradients."""
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -119,15 +120,28 @@ def galore(
             due = event.step % gap == 0
             bases = jax.lax.cond(due, refresh, lambda: state.bases)
             small = None if params is None else down(bases, params)
-            updates, inner_state = inner.update(down(bases, gradients), state.inner, small, event=event)
 
             def up(path, u):
-                if path not in bases:
-                    return u
                 back = per_layer(path, lambda u, basis: out_of(u, basis, known[path].shape[-2:]))(u, bases[path])
-                return (event.hyper[name]["scale"] * back).astype(known[path].dtype)
+                return back.astype(known[path].dtype)
 
-            return map_with_path(up, updates), GaLoreState(bases, inner_state)
+            def whole(given):
+                """Parameters of the subspace, which the optimizer inside moved, in the whole space."""
+                moved = map_with_path(lambda path, x: up(path, x) if path in bases else x, optax.tree.sub(given, small))
+                return optax.tree.add(params, moved)
+
+            def gradient(batch=None, *, params=None, by_term=False, **options):
+                at = None if params is None else whole(params)
+                found = event.gradient(batch, params=at, by_term=by_term, **options)
+                return {term: down(bases, tree) for term, tree in found.items()} if by_term else down(bases, found)
+
+            inside = dataclasses.replace(event, gradient=gradient, value_at=lambda given: event.value_at(whole(given)))
+            updates, inner_state = inner.update(down(bases, gradients), state.inner, small, event=inside)
+
+            def scaled(path, u):
+                return event.hyper[name]["scale"].astype(u.dtype) * up(path, u) if path in bases else u
+
+            return map_with_path(scaled, updates), GaLoreState(bases, inner_state)
 
         return optax.GradientTransformationExtraArgs(init, low_rank)
 

@@ -1,5 +1,3 @@
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +5,8 @@ import optax
 import pytest
 
 from ft_jax import transfer
-from ft_jax.core import jit_step, make_step, optimizer, supervised
+from ft_jax.core import Method, compose, jit_step, make_step, optimizer, supervised
+from ft_jax.core.state import UpdateEvent
 from ft_jax.models import tiny_decoder
 
 RANK, GAP, SCALE, RATE = 2, 3, 0.25, 0.05
@@ -39,7 +38,7 @@ class AuthorsGaLore:
 
 
 def happened(hyper, step):
-    return types.SimpleNamespace(hyper=hyper, step=step)
+    return UpdateEvent(hyper, {}, step, None, {}, {}, None, None, None)
 
 
 def test_updates_equal_the_authors_algorithm():
@@ -118,3 +117,29 @@ def test_nothing_to_project_is_refused():
         )
     with pytest.raises(ValueError, match="rank 0; give it at least 1"):
         transfer.galore(rank=0)
+
+
+def test_an_update_inside_asks_for_gradients_in_the_subspace():
+    model = tiny_decoder(jax.random.key(0), vocabulary=16, layers=1)
+    tokens = jax.random.randint(jax.random.key(1), (4, 6), 0, 16)
+    batch = {"input_ids": tokens[:, :-1], "labels": tokens[:, 1:]}
+
+    def seen(inner):
+        def compared(gradients, state, params=None, *, event):
+            for again in (event.gradient(), event.gradient(batch), event.gradient(params=params)):
+                for one, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(again), strict=True):
+                    found.append(jnp.max(jnp.abs(one - other)))
+            downhill = optax.tree.add(params, optax.tree.scale(-1e-2, gradients))
+            found.append(jnp.where(event.value_at(downhill) < event.value_at(params), 0.0, 1.0))
+            jax.debug.callback(lambda *values: told.extend(values), *found)
+            return inner.update(gradients, state, params, event=event)
+
+        found = []
+        return optax.GradientTransformationExtraArgs(inner.init, compared)
+
+    told = []
+    method = compose(transfer.galore(rank=2), Method("reader", update=seen))
+    program = make_step(supervised(model.apply), optimizer(optax.sgd, learning_rate=0.1), method)
+    jit_step(program.step)(program.init(model.params, jax.random.key(2)), batch)
+    jax.effects_barrier()
+    assert len(told) > 10 and max(map(float, told)) < 1e-6

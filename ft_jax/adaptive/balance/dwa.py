@@ -68,6 +68,7 @@ def dwa(terms: tuple[str, ...], period: int = 100, temperature: float = 2.0, *, 
         hyper={"temperature": temperature},
         memory=memory,
         loss=weighed_terms(name, terms),
+        weighs=terms,
         after_step=after_step,
         report=lambda state: {f"{name}.{term}": state.memory[name]["weights"][at] for at, term in enumerate(terms)},
     )

@@ -60,6 +60,7 @@ def famo(terms: tuple[str, ...], rate: float = 0.025, decay: float = 0.001, *, n
         hyper={"rate": rate, "decay": decay},
         memory=memory,
         loss=weighed_terms(name, terms),
+        weighs=terms,
         after_step=after_step,
         report=lambda state: {f"{name}.{term}": state.memory[name]["weights"][at] for at, term in enumerate(terms)},
     )

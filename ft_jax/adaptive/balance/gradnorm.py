@@ -65,7 +65,7 @@ def gradnorm(
         return optax.GradientTransformationExtraArgs(init, balanced)
 
     hyper = {"alpha": alpha, "rate": rate}
-    return Method(name=name, hyper=hyper, update=update, per_term=True, refuses=one_balance)
+    return Method(name=name, hyper=hyper, weighs=terms, update=update, per_term=True, refuses=one_balance)
 
 
 def gradnorm_weights(weights, norms, ratios, alpha, rate):

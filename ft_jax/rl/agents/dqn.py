@@ -181,6 +181,7 @@ def dqn(
         memory=memory,
         prepare=prepare,
         loss=loss,
+        drops=(term,),
         report=report,
         reads="examples",
         gives="seeds",

@@ -199,6 +199,7 @@ def agent_ppo(
         memory=memory,
         prepare=prepare,
         loss=loss,
+        drops=(term,),
         report=report,
         reads="examples",
         gives="seeds",

@@ -178,6 +178,7 @@ def pqn(
         memory=memory,
         prepare=prepare,
         loss=loss,
+        drops=(term,),
         report=report,
         reads="examples",
         gives="seeds",

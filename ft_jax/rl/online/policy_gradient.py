@@ -169,8 +169,8 @@ def policy_gradient(
     hyper |= {"correction": correction} if correction is not None else {}
     hyper |= {"sft": sft} if sft is not None else {}
     return Method(
-        name=name, hyper=hyper, memory=memory, prepare=prepare, loss=loss, report=report, reads="examples",
-        gives="prompts", refuses=only_source(name, "prompts"),
+        name=name, hyper=hyper, memory=memory, prepare=prepare, loss=loss, drops=(term,),
+        report=report, reads="examples", gives="prompts", refuses=only_source(name, "prompts"),
     )  # fmt: skip
 
 

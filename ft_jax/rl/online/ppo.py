@@ -179,8 +179,8 @@ def ppo(
     hyper |= {"value_weight": value_weight} | ({"kl": kl} if kl else {})
     hyper |= {f"reward_{part}": (reward_weights or {}).get(part, 1.0) for part in rewards}
     return Method(
-        name=name, hyper=hyper, surgery=surgery, memory=memory, prepare=prepare, loss=loss, report=report,
-        reads="examples", gives="prompts", refuses=only_source(name, "prompts"),
+        name=name, hyper=hyper, surgery=surgery, memory=memory, prepare=prepare, loss=loss, drops=(term,),
+        report=report, reads="examples", gives="prompts", refuses=only_source(name, "prompts"),
     )  # fmt: skip
 
 
