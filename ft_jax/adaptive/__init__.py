@@ -4,11 +4,15 @@
 - `pcgrad`, `cagrad`, `mgda`, `upgrad`, `imtl`, `aligned`: the terms' gradients combined so that they conflict less.
 - `gradnorm`, `dwa`, `famo`: terms weighed by how fast each learns.
 - `plateau`: a number lowered when a metric stops improving.
+- `schedule_free`: an average in place of a falling rate.
+- `sam`: gradients from where the loss nearby is worst.
 - `spike_guard`: steps whose gradient norm is out of line skipped or clipped.
 """
 
 from ft_jax.adaptive.balance import aligned, cagrad, dwa, famo, gradnorm, imtl, mgda, pcgrad, upgrad
 from ft_jax.adaptive.plateau import plateau
+from ft_jax.adaptive.sam import sam
+from ft_jax.adaptive.schedule_free import schedule_free
 from ft_jax.adaptive.spike_guard import spike_guard
 from ft_jax.adaptive.uncertainty import uncertainty
 
@@ -22,6 +26,8 @@ __all__ = [
     "mgda",
     "pcgrad",
     "plateau",
+    "sam",
+    "schedule_free",
     "spike_guard",
     "uncertainty",
     "upgrad",

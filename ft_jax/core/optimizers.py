@@ -68,7 +68,7 @@ def optimizer(
         clip = optax.identity() if max_norm is None else optax.clip_by_global_norm(values.pop("max_norm"))
         if schedule is not None:
             values["learning_rate"] = used(values, step)
-        return optax.chain(clip, taking_events(build(**values)))
+        return optax.chain(clip, taking_events(build(**values), HIDDEN.get(getattr(build, "func", build), ())))
 
     def init(params):
         return chain(hyper, 0).init(params)
@@ -82,11 +82,17 @@ def optimizer(
     return Optimizer(optax.GradientTransformationExtraArgs(init, update), hyper, report)
 
 
-def taking_events(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+HIDDEN = {optax.contrib.sophia: ("obj_fn",)}
+"""Arguments that a constructor's transformation takes and its chain does not name."""
+
+
+def taking_events(
+    inner: optax.GradientTransformation, hidden: tuple[str, ...] = ()
+) -> optax.GradientTransformationExtraArgs:
     """A transformation of optax as the step calls it, with those of its extra arguments that it takes.
 
     ``value``, ``grad``, ``value_fn`` (line searches, MoMo, Polyak), ``grad_fn`` (SAM) and ``obj_fn`` (Sophia) come
-    from the event, so that they are the whole batch's.
+    from the event, so that they are the whole batch's. `hidden` are some that it takes without naming them.
     """
     named = inspect.signature(inner.update).parameters
     anything = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in named.values())
@@ -96,7 +102,9 @@ def taking_events(inner: optax.GradientTransformation) -> optax.GradientTransfor
         common = {"value": event.value, "grad": gradients, "value_fn": event.value_at}
         # A line search refuses arguments that neither it nor its function knows.
         rare = {"grad_fn": lambda params, _=None: event.gradient(params=params), "obj_fn": event.value_at}
-        taken = {name: x for name, x in (common | rare).items() if name in named or (anything and name in common)}
+        taken = {
+            name: x for name, x in (common | rare).items() if name in (*named, *hidden) or (anything and name in common)
+        }
         return inner.update(gradients, state, params, **(taken if extended else {}))
 
     return optax.GradientTransformationExtraArgs(inner.init, update)

@@ -23,7 +23,10 @@ from ft_jax.training.objective import objective_of
 from ft_jax.training.parallel import Parallelism, as_parallelism
 from ft_jax.training.stream import Feed, Stream
 
-OPTIMIZERS = ("adafactor", "adagrad", "adam", "adamw", "lamb", "lars", "lion", "nadamw", "radam", "rmsprop", "sgd")
+OPTIMIZERS = (
+    *("adafactor", "adagrad", "adam", "adamw", "lamb", "lars", "lion", "nadamw", "radam", "rmsprop", "sgd"),
+    *("ademamix", "adopt", "cocob", "dadapt_adamw", "dog", "dowg", "momo", "momo_adam", "muon", "prodigy"),
+)
 """Names to suggest; any constructor of optax with a ``learning_rate`` will do."""
 
 MASKS = ("mask", "weight_decay_mask")
@@ -53,7 +56,8 @@ class OptimizerSpec:
     """An optax optimizer, its numbers and the schedule of its learning rate.
 
     Attributes:
-      name: of a constructor in optax, such as ``"adamw"``, ``"sgd"`` or ``"lion"``.
+      name: of a constructor in optax or optax.contrib, such as ``"adamw"``, ``"lion"``, ``"muon"`` or ``"prodigy"``
+        (whose rate is a factor of the one it finds: 1).
       learning_rate: the peak of the schedule.
       weight_decay: for constructors that take one; 0 where None.
       undecayed: shell patterns of the parameters that it leaves out, such as ``("*/bias",)``; None for biases, norms,
@@ -63,7 +67,8 @@ class OptimizerSpec:
         ``"cosine"``.
       warmup: the share of all steps in which the rate rises linearly from 0.
       final: the share of the peak at which a schedule ends.
-      options: further numbers of the constructor, such as ``{"b2": 0.98}``.
+      options: further arguments of the constructor, such as ``{"b2": 0.98}``. Fractions are numbers of the state, which
+        trials may vary and controllers change; the rest, such as ``{"ns_steps": 5}``, is fixed.
       half_precision: what makes small updates count on parameters that learn in half precision: ``"master"`` (a float32
         copy, `ft_jax.transfer.master_copies`), ``"stochastic"`` (`ft_jax.transfer.stochastic_rounding`), or ``"none"``.
     """
@@ -76,7 +81,7 @@ class OptimizerSpec:
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup: float = 0.0
     final: float = 0.0
-    options: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     half_precision: Literal["master", "stochastic", "none"] = "master"
 
     def check(self) -> None:
@@ -111,12 +116,15 @@ class OptimizerSpec:
         """The optimizer for a run of `steps` steps in all."""
         self.check()
         constructor = self._constructor()
-        numbers = {"learning_rate": self.learning_rate, **self.options}
+        fixed = {name: value for name, value in self.options.items() if not _fraction(constructor, name, value)}
+        numbers = {"learning_rate": self.learning_rate}
+        numbers |= {name: value for name, value in self.options.items() if name not in fixed}
         if "weight_decay" in inspect.signature(constructor).parameters:
             numbers.setdefault("weight_decay", self.weight_decay or 0.0)
         mask = next((name for name in MASKS if name in inspect.signature(constructor).parameters), None)
         if mask is not None:
-            constructor = functools.partial(constructor, **{mask: decay_mask(self.undecayed)})
+            fixed[mask] = decay_mask(self.undecayed)
+        constructor = functools.partial(constructor, **fixed)
         flat = self.schedule == "constant" and not self.warmup
         schedule = None if flat else lambda step: self.share(step, steps, jnp)
         return optimizer(constructor, schedule=schedule, max_norm=self.max_norm, **numbers)
@@ -144,12 +152,24 @@ class OptimizerSpec:
         return library.where(step < rise, (step + 1.0) / max(rise, 1), down)
 
     def _constructor(self):
-        build = getattr(optax, self.name, None)
-        if build is None or "learning_rate" not in inspect.signature(build).parameters:
-            raise ValueError(
-                f"optax has no optimizer {printable(self.name)}; the nearest are {nearest(self.name, OPTIMIZERS)}"
-            )
-        return build
+        for room in (optax, optax.contrib):
+            build = getattr(room, self.name, None)
+            if (
+                inspect.isfunction(build)
+                and not self.name.startswith("scale_by")
+                and "learning_rate" in inspect.signature(build).parameters
+            ):
+                return build
+        raise ValueError(
+            f"optax has no optimizer {printable(self.name)}; the nearest are {nearest(self.name, OPTIMIZERS)}"
+        )
+
+
+def _fraction(constructor, name: str, value: Any) -> bool:
+    """Whether an option is a number of the state: a float, or an int where the constructor's own is a float."""
+    default = inspect.signature(constructor).parameters[name].default
+    counts = isinstance(default, int)  # bools too
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and not counts)
 
 
 @dataclasses.dataclass(frozen=True)
