@@ -13,7 +13,7 @@ from ft_jax.core.state import Hyper
     "adaptive",
     paper="Defazio et al. 2024, 'The Road Less Scheduled', arXiv:2405.15682, equations 1 to 3 and 8",
     example=lambda problem: schedule_free(),
-    neutral="its model is an average of the steps, whatever its numbers; with beta 0 training itself is the optimizer alone",
+    neutral="its model is an average of the steps, whatever its numbers; at beta 0 they are the optimizer's own",
 )
 def schedule_free(beta: float = 0.9, power: float = 2.0, *, name: str = "adaptive.schedule_free") -> Method:
     """Steps from an average and evaluates it, so that the rate need not fall and training can stop at any time.

@@ -16,7 +16,7 @@ from ft_jax.rl.sources import only_source
 
 def _judged(batch):
     rows = jnp.arange(batch["labels"].shape[0])
-    other = {name: jnp.roll(x, 1, axis=0) for name, x in batch.items()}
+    other = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), dict(batch))
     return {**batch, "desirable": (rows % 2).astype(jnp.float32), "mismatched": other}
 
 
