@@ -36,6 +36,10 @@ COMMANDS = {
 }
 
 
+EXTRAS = {"optuna": "search", "cmaes": "search", "pyarrow": "parquet", "PIL": "images", "tensorflow_datasets": "tfds"}
+"""Packages that a part of ft_jax needs, and the extra that brings each."""
+
+
 class RunFailed(Exception):
     """A run that began and did not get to its end; the message says what to change."""
 
@@ -122,6 +126,8 @@ def _is_bad_input(error: BaseException) -> bool:
     if isinstance(error, KeyError):
         # A missing key of some dict is no sentence.
         return " " in str(error.args[0] if error.args else "")
+    if isinstance(error, ModuleNotFoundError):
+        return error.name in EXTRAS
     return isinstance(error, ValueError | FILE_ERRORS)
 
 
@@ -133,6 +139,8 @@ def sentence(error: BaseException) -> str:
       "no method is called 'x'"
     """
     bad_input = _is_bad_input(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return f"this needs {error.name}, which is not installed; pip install 'ft_jax[{EXTRAS[error.name]}]'"
     message = str(error.args[0]) if isinstance(error, KeyError) and bad_input else str(error)
     line = cut(escaped(" ".join(message.split())), 1000)
     if line and (bad_input or isinstance(error, RunFailed) or getattr(error, "one_sentence", False)):

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import importlib.util
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,8 +41,13 @@ class Found:
 def command(words: Sequence[str]) -> int:
     """Prints the experiments by family."""
     parser = Parser(prog="ft-jax list", description="The experiments here and in the installed package, by family.")
-    parser.parse_args(words)
+    parser.add_argument("--json", action="store_true", help="a list of objects with name, family, doc and file")
+    options = parser.parse_args(words)
     found = experiments()
+    if options.json:
+        told = [{"name": one.name, "family": one.family, "doc": one.doc, "file": str(one.file)} for one in found]
+        print(json.dumps(told, indent=2, ensure_ascii=False))
+        return 0
     if not found:
         print("no experiments: there is no folder experiments/ here, and the package has none")
         return 0

@@ -1,6 +1,7 @@
 """``ft-jax run``: an experiment by name or file, with overrides of any field."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,13 +20,14 @@ was stopped, and says so where it is finished.
   --method.transfer.lora.rank 4 any option of its methods
   --hyper.transfer.lora.alpha 8 any number in the state, by method and number
   --hyper_at.200.optimizer.learning_rate 1e-4          the same after 200 updates; nothing compiles for it
+  --json                        print the summary as one JSON object
   --dry-run                     show shapes, parameters, memory and the composition; train nothing
   NAME --help                   list the fields with their types and values"""
 
 
 def command(words: Sequence[str]) -> int:
     """Trains an experiment, or shows what would be trained."""
-    flags = {word for word in words if word in ("--dry-run", "--help", "-h")}
+    flags = {word for word in words if word in ("--dry-run", "--help", "-h", "--json")}
     rest = [word for word in words if word not in flags]
     if not rest:
         if flags & {"--help", "-h"}:
@@ -49,7 +51,7 @@ def command(words: Sequence[str]) -> int:
 
         print(dry_run(experiment))
         return 0
-    return _train(experiment, ["ft-jax", "run", *rest])
+    return _train(experiment, ["ft-jax", "run", *rest], "--json" in flags)
 
 
 NO_CHANGE = ("out", "log_every", "checkpoints", "parallelism", "name", "doc")
@@ -84,10 +86,11 @@ def field_help(experiment: Any) -> str:
     return f"{experiment.name}: fields, types and values\n\n{columns(rows)}\n\nft-jax run --help says more"
 
 
-def _train(experiment: Any, told: list[str]) -> int:
+def _train(experiment: Any, told: list[str], as_json: bool = False) -> int:
     from ft_jax.training.fit import fit
     from ft_jax.training.report import write_report
     from ft_jax.training.result import Diverged
+    from ft_jax.training.run_folder import finite
     from ft_jax.training.saved_folders import NotSaved
 
     try:
@@ -98,7 +101,10 @@ def _train(experiment: Any, told: list[str]) -> int:
     except NotSaved as error:
         raise RunFailed(str(error)) from error
     report = write_report([result.run], result.run / "report.html")
-    print(outcome(result, report))
+    if as_json:
+        print(json.dumps({"run": str(result.run), "report": str(report), **finite(result.summary)}, ensure_ascii=False))
+    else:
+        print(outcome(result, report))
     return 0 if result.status == "finished" else STOPPED
 
 

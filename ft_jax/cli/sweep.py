@@ -1,7 +1,9 @@
 """``ft-jax sweep``: trials of an experiment, cross-validated, by any number of workers; the winner runs."""
 
 import argparse
+import contextlib
 import dataclasses
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -48,6 +50,7 @@ def parser() -> Parser:
     )
     made.add_argument("--storage", help="sqlite:///FILE, postgresql://...; a journal file in the folder by default")
     made.add_argument("--out", type=Path, help="the sweep's folder; runs/sweeps/NAME by default")
+    made.add_argument("--json", action="store_true", help="print the winner as one JSON object, the rest on stderr")
     made.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     made.add_argument("--outer", type=int, help=argparse.SUPPRESS)
     return made
@@ -55,6 +58,17 @@ def parser() -> Parser:
 
 def command(words: Sequence[str]) -> int:
     """Runs or goes on with a sweep."""
+    if "--json" not in words:
+        return _command(words)[0]
+    with contextlib.redirect_stdout(sys.stderr):
+        status, told = _command(words)
+    if told:
+        print(json.dumps(told, ensure_ascii=False))
+    return status
+
+
+def _command(words: Sequence[str]) -> tuple[int, dict[str, Any]]:
+    """The status, and what there is to tell of the winner."""
     options, changes = parser().parse_known_args(list(words))
     if options.workers < 1 or options.nested < 0 or options.nested == 1:
         raise ValueError(
@@ -67,19 +81,18 @@ def command(words: Sequence[str]) -> int:
     if options.outer is not None:
         sweep = outer(sweep, options, options.outer)
     if options.worker is not None:
-        return _work(sweep, options.worker)
+        return _work(sweep, options.worker), {}
     scores = []
     for index in range(options.nested):
         inner = outer(sweep, options, index)
         if not (won := _whole(inner, options, [*words, "--outer", str(index)])):
-            return STOPPED
+            return STOPPED, {}
         scores.append(_judge(inner, options, index, won))
         print(f"outer fold {index}: {scores[-1]:.4g} with {won}", flush=True)
     won = _whole(sweep, options, list(words))
     if not won:
-        return STOPPED
-    _tell(sweep, won, file, changes, scores)
-    return 0
+        return STOPPED, {}
+    return 0, _tell(sweep, won, file, changes, scores)
 
 
 def sweep_of(options: argparse.Namespace, file: Path, changes: Sequence[str]) -> Any:
@@ -153,7 +166,10 @@ def _counts(study: Any, slots: int) -> str:
 def _processes(words: list[str], count: int) -> bool:
     """Workers as processes of this computer; False where a person stopped them."""
     line = [sys.executable, "-m", "ft_jax.cli", "sweep", *words, "--worker"]
-    running = [subprocess.Popen([*line, str(index)]) for index in range(count)]
+    running = [
+        subprocess.Popen([*line, str(index)], stdout=sys.stderr if "--json" in words else None)
+        for index in range(count)
+    ]
     try:
         ended = [process.wait() for process in running]
     except KeyboardInterrupt:
@@ -176,10 +192,11 @@ def _work(sweep: Any, index: int) -> int:
     return 0 if done else STOPPED
 
 
-def _tell(sweep: Any, won: Any, file: Path, changes: Sequence[str], scores: Sequence[float]) -> None:
-    """Prints the winner and writes its experiment and the page."""
+def _tell(sweep: Any, won: Any, file: Path, changes: Sequence[str], scores: Sequence[float]) -> dict[str, Any]:
+    """Prints the winner and writes its experiment and the page; the same as a dict."""
     import numpy as np
 
+    from ft_jax.training.run_folder import finite
     from ft_jax.training.sweeps import write_sweep_report, write_winner
 
     made = write_winner(sweep, won, file, sweep.folder / "winner.py", tuple(changes))
@@ -194,4 +211,7 @@ def _tell(sweep: Any, won: Any, file: Path, changes: Sequence[str], scores: Sequ
             f"(deviation {deviation:.2g})"
         )
     print(f"train it: {run}")
-    print(f"report: {write_sweep_report(sweep, sweep.open(), sweep.folder / 'report.html', run)}")
+    page = write_sweep_report(sweep, sweep.open(), sweep.folder / "report.html", run)
+    print(f"report: {page}")
+    told = {"sweep": str(sweep.folder), "winner": dataclasses.asdict(won), "outer": list(scores)}
+    return finite({**told, "experiment": str(made), "report": str(page)})

@@ -283,8 +283,13 @@ BATCH = 1024
 
 
 def _parquet(path: Path) -> Table:
-    import pyarrow
-    import pyarrow.parquet
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"reading {path} needs pyarrow, which is not installed; pip install 'ft_jax[parquet]'"
+        ) from error
 
     most = allowed(path.stat().st_size)
     with (

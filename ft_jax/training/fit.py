@@ -21,6 +21,7 @@ from ft_jax.training.logging import HYPER_AT, Log
 from ft_jax.training.loop.ending import check_going_on, going_on, keep_model, outcomes_of, summary_of
 from ft_jax.training.loop.numbers import changes, check_returned, in_place, numbers_of
 from ft_jax.training.loop.saving import Saving
+from ft_jax.training.metrics import CONFUSION
 from ft_jax.training.parallel import start_processes
 from ft_jax.training.prepare import Plan, notes_of, prepare
 from ft_jax.training.process import set_up_process
@@ -160,7 +161,7 @@ class _Loop:
                 self.change_numbers()
                 # The first step compiles, so it is a stretch of its own, which speeds leave out.
                 until = self.next_stop(steps) if compiled else self.progress.done + 1
-                with contextlib.nullcontext() if compiled else self.log.waiting("compiling the step"):
+                with contextlib.nullcontext() if compiled else self.log.waiting(f"compiling {self.compiled()}"):
                     metrics = self.guarded("training", self.stretch, feeder, until, interrupted, compiled)
                 compiled = True
                 if self.due(self.experiment.evaluation.every) and self.progress.done < steps:
@@ -174,6 +175,11 @@ class _Loop:
                     return False
             self.end_of_task(feeder)
         return True
+
+    def compiled(self) -> str:
+        """What the first step waits for."""
+        methods = " + ".join(self.plan.composition.names) or "no method"
+        return f"the step of {methods}, batches of {self.experiment.budget.batch_size}"
 
     def guarded(self, what: str, act: Callable, *arguments: Any) -> Any:
         """What `act` gives; what other libraries raise in it is told in one sentence, with where the run stood."""
@@ -241,7 +247,7 @@ class _Loop:
             self.events(self.distributed.after_eval, "evaluation", flatten(scores, watched))
         value = best_value(scores[watched][spec.metric], spec.mode)
         if spec.better(value, progress.best):
-            self.note(best=value, bad=0, best_scores=scores)
+            self.note(best=value, bad=0, best_scores=scores, best_tables=self.progress.tables)
             if spec.keep_best:
                 self.progress = self.saving.save(self.state, self.progress, "best")
         else:
@@ -291,7 +297,9 @@ class _Loop:
                 self.put(f"evaluation set {name!r}", self.distributed.put_whole),
                 self.distributed.shards,
             )
+        tables = {name: scores.pop(CONFUSION) for name, scores in found.items() if CONFUSION in scores}
         found = finite(found)
+        self.note(tables=finite(tables))
         if found:
             self.log.evaluation(self.progress.step, phase, found)
         return found

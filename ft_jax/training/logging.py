@@ -82,11 +82,31 @@ class Log:
 
     @contextlib.contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Says what is waited for, and afterwards how long it took where that was long."""
-        begin = time.perf_counter()
+        """Says what is waited for and for how long, and afterwards how long it took where that was long.
+
+        On a terminal the line counts the seconds; elsewhere one line says it once the wait is long.
+        """
+        begin, over = time.perf_counter(), threading.Event()
+
+        def count():
+            told = False
+            while not over.wait(0.5):
+                seconds = time.perf_counter() - begin
+                if self._progress is not None:
+                    self._progress.update(self._task, told=f"{what}, {seconds:.0f} s")
+                elif seconds > WORTH_SAYING and not told:
+                    told = True
+                    self._console.print(f"{what} …", soft_wrap=True)
+
         if self._progress is not None:
             self._progress.update(self._task, told=what)
-        yield
+        counting = threading.Thread(target=count, name="waiting", daemon=True)
+        counting.start()
+        try:
+            yield
+        finally:
+            over.set()
+            counting.join()
         seconds = time.perf_counter() - begin
         if seconds > WORTH_SAYING:
             self._console.print(f"{what}: {seconds:.1f} s")

@@ -134,6 +134,24 @@ def default_metrics(batch: Batch, target: str | None = None) -> dict[str, Metric
     return {"mae": absolute_error, "rmse": Metric(squared_error, np.sqrt)}
 
 
+CONFUSION = "confusion"
+"""The name of a classifier's table among its metrics; a run keeps it apart from the scores."""
+
+MOST_CLASSES = 30
+"""Classes up to which there is a table."""
+
+
+def confusion(classes: int) -> Metric:
+    """The share of examples of each class (rows) that are taken for each class (columns), ``[classes, classes]``."""
+
+    def sums(predictions, batch):
+        weights = counted(batch)
+        real = jax.nn.one_hot(batch["labels"], classes) * weights[:, None]
+        return real.T @ jax.nn.one_hot(jnp.argmax(predictions, axis=-1), classes), jnp.sum(weights)
+
+    return Metric(sums)
+
+
 def preference_metrics() -> dict[str, MetricLike]:
     """Of preferences the share whose chosen answer has the larger reward, and by how much, in nats."""
 

@@ -22,7 +22,15 @@ from ft_jax.training.evaluate import measurer
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.limits import limits_of
 from ft_jax.training.loop.numbers import check_hyper_at
-from ft_jax.training.metrics import MetricLike, default_metrics, default_predict, preference_metrics
+from ft_jax.training.metrics import (
+    CONFUSION,
+    MOST_CLASSES,
+    MetricLike,
+    confusion,
+    default_metrics,
+    default_predict,
+    preference_metrics,
+)
 from ft_jax.training.objective import target_of
 from ft_jax.training.parallel import Distributed, check_divides, parallelise
 from ft_jax.training.stream import Batch, Feed, Stream, check_batch, check_stream, classes_of, first_batch
@@ -140,6 +148,14 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
     target = target_of(model, example) if experiment.loss is None else None
     first_set = next((next(iter(batches), {}) for batches in sets.values()), example)
     metrics = default_metrics(first_set, target) if experiment.metrics is None else dict(experiment.metrics)
+    own = experiment.metrics is None and experiment.predict is None and not composition.inwards("lift")
+    if (
+        own
+        and target == "classes"
+        and "accuracy" in metrics
+        and limits.get("classes", MOST_CLASSES + 1) <= MOST_CLASSES
+    ):
+        metrics |= {CONFUSION: confusion(limits["classes"])}
     prefers = experiment.loss is None and any(part.gives == "preferences" for part in composition)
     if experiment.metrics is None and experiment.predict is None and prefers and {"chosen", "rejected"} <= {*first_set}:
         metrics |= preference_metrics()

@@ -103,6 +103,7 @@ class Progress:
       ended: how the last task stood when it ended, and ``steps`` it was to have: a finished run may go on from there.
       scores: by phase, as in `Result`.
       latest, best_scores: scores of the latest and of the best evaluation.
+      tables, best_tables: of a classifier's sets, at the same evaluations, see `ft_jax.training.metrics.confusion`.
       wall, seconds, examples, tokens: time in all, time of training, and what was trained on in it.
     """
 
@@ -118,6 +119,8 @@ class Progress:
     scores: Mapping[str, Scores] = dataclasses.field(default_factory=dict)
     latest: Scores = dataclasses.field(default_factory=dict)
     best_scores: Scores | None = None
+    tables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    best_tables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     wall: float = 0.0
     seconds: float = 0.0
     examples: int = 0

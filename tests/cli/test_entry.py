@@ -119,3 +119,11 @@ def test_a_report_is_written_where_it_says(tmp_path, capsys):
     assert main(["report", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "both.html")]) == 0
     page = (tmp_path / "both.html").read_text()
     assert "family/a" in page and "family/b" in page
+
+
+def test_a_package_that_an_extra_brings_is_named_with_the_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    for name in [one for one in sys.modules if one.startswith(("ft_jax.tuning.search", "ft_jax.training.sweeps"))]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main(["sweep", "own/classify", "--space", "optimizer.learning_rate=1e-4..1e-2:log"]) == 2
+    assert "this needs optuna, which is not installed; pip install 'ft_jax[search]'" in capsys.readouterr().err

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from training import small
 
 from ft_jax.cli import main
 
@@ -147,3 +148,21 @@ def test_a_run_that_diverges_fails_with_a_report(here, capsys):
     err = capsys.readouterr().err.splitlines()[-1]
     assert err.startswith("error: the loss is not finite") and err.endswith("report: runs/halves/report.html")
     assert "diverged" in (here / "runs/halves/report.html").read_text()
+
+
+def test_a_script_reads_one_json_object_of_a_run_and_a_list_of_experiments(tmp_path, monkeypatch, capsys):
+    folder = Path(small.__file__).parent
+    file = tmp_path / "mine.py"
+    file.write_text(
+        f"import sys; sys.path.insert(0, {str(folder.parent)!r})\n"
+        "from training.small import experiment as made\nexperiment = made()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", str(file), "--budget.steps", "2", "--out", "run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["status"] == "finished" and told["run"] == "run" and told["report"] == "run/report.html"
+    assert told["scores"] == json.loads((tmp_path / "run" / "summary.json").read_text())["scores"]
+    assert told["memory"]["host_gib"] > 0
+    assert main(["list", "--json"]) == 0
+    listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert listed["own/embed"]["family"] == "own" and Path(listed["own/embed"]["file"]).is_file()

@@ -1,5 +1,6 @@
 """``ft-jax export``: a run's model for peft, transformers or sentence-transformers."""
 
+import json
 from collections.abc import Sequence
 
 from ft_jax.cli.entry import Parser
@@ -22,6 +23,7 @@ def command(words: Sequence[str]) -> int:
     parser.add_argument("--merged", metavar="DIR", help="the whole model, for transformers or sentence-transformers")
     parser.add_argument("--base", metavar="ADDRESS", help="where the model that was tuned is, if it moved")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--json", action="store_true", help="a JSON line for each folder: kind, folder, reader, load")
     options = parser.parse_args(words)
     wanted = {"adapter": options.adapter, "merged": options.merged}
     if not any(wanted.values()):
@@ -33,7 +35,9 @@ def command(words: Sequence[str]) -> int:
     for kind, export in (("adapter", export_adapter), ("merged", export_merged)):
         if wanted[kind] is not None:
             folder, reader = export(kept, wanted[kind], options.overwrite)
-            print(f"{folder}: {how_to_load(kind, kept, str(folder), reader)}")
+            loads = how_to_load(kind, kept, str(folder), reader)
+            told = {"kind": kind, "folder": str(folder), "reader": reader, "load": loads}
+            print(json.dumps(told, ensure_ascii=False) if options.json else f"{folder}: {loads}")
     return 0
 
 

@@ -19,6 +19,9 @@ from ft_jax.training.trials import Winner, winner_of
 def summary_of(plan: Plan, state: TrainState, progress: Progress, status: str, wall: float) -> dict[str, Any]:
     """What ``summary.json`` says of a run whose state is on the devices."""
     summary = summarise(plan, progress, outcomes_of(plan, progress), status, wall)
+    tables = progress.best_tables if plan.experiment.evaluation.keep_best else progress.tables
+    if tables and status == "finished":
+        summary |= {"confusion": {"classes": list(plan.classes), "sets": tables}}
     won = winner(plan, state, progress)
     return summary if won is None else {**summary, "winner": dataclasses.asdict(won)}
 

@@ -170,6 +170,15 @@ PAGE = """<!DOCTYPE html>
 {% else %}<p class="soft">No scores were written: {{ run.no_scores }}.</p>{% endif %}
 {% if run.expected %}<p class="small" style="margin-top:10px">{{ run.expected }}</p>{% endif %}
 
+{% for table in run.confusion %}
+<h3>What was taken for what on {{ table.set }}</h3>
+<div class="card scroll" tabindex="0" aria-label="Confusion matrix on {{ table.set }}"><table>
+<thead><tr><th>is</th>{% for name in table.classes %}<th class="n">taken for {{ name }}</th>{% endfor %}</tr></thead>
+<tbody>{% for name, cells in table.rows %}
+<tr><th scope="row">{{ name }}</th>{% for told, share in cells %}<td class="n"
+ style="background:color-mix(in srgb, var(--accent) {{ "%.0f"|format(60 * share) }}%, transparent)">{{ told }}</td>
+{% endfor %}</tr>{% endfor %}</tbody></table></div>
+{% endfor %}
 {% if run.charts %}
 <h3>What happened</h3>
 <div class="charts">

@@ -122,6 +122,7 @@ def _section(run: Run, index: int, heading: str) -> dict[str, Any]:
         "main_phases": [(phase, label) for phase, label in PHASES.items() if phase in measured],
         "no_scores": "the run has not ended" if not summary else "it was not evaluated",
         "expected": _expected(summary),
+        "confusion": _confusion(summary),
         "charts": [
             {
                 "title": chart.title,
@@ -144,6 +145,21 @@ def _section(run: Run, index: int, heading: str) -> dict[str, Any]:
         "command": _command(experiment),
         "details": _details(run),
     }
+
+
+def _confusion(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of each set the classes and, for each class, the shares of its examples that are taken for each class."""
+    told = summary.get("confusion") or {}
+    tables = []
+    for name, rows in (told.get("sets") or {}).items():
+        classes = told.get("classes") or [str(index) for index in range(len(rows))]
+        shares = [[value / sum(row) if sum(row) else None for value in row] for row in rows]
+        cells = [
+            [("–" if share is None else f"{share:.2f}", 0.0 if share is None else share) for share in row]
+            for row in shares
+        ]
+        tables.append({"set": name, "classes": classes, "rows": list(zip(classes, cells, strict=False))})
+    return tables
 
 
 def _facts(run: Run) -> list[str]:
