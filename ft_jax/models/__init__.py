@@ -33,7 +33,7 @@ from ft_jax.models.networks.t5 import T5, T5Config
 from ft_jax.models.networks.vision import MLPConfig, Perceptron, VisionTransformer, ViTConfig
 from ft_jax.models.networks.vlm import VisionLanguage, VisionLanguageConfig
 from ft_jax.models.peft.files import load_adapter, save_adapter
-from ft_jax.models.vocabulary import resized, untied
+from ft_jax.models.vocabulary import resized, untied, with_tokens
 
 __all__ = [
     "HEADS",
@@ -90,4 +90,5 @@ __all__ = [
     "vit",
     "with_classifier",
     "with_head",
+    "with_tokens",
 ]

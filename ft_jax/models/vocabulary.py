@@ -1,6 +1,9 @@
 """A model's tokens: more or fewer of them, and an unembedding of its own."""
 
+import copy
 import dataclasses
+import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -54,15 +57,52 @@ def resized(model, tokens: int, key: jax.Array | None = None, *, multiple: int =
     for index, (path, axis) in enumerate(sorted(chosen.items())):
         if path in leaves:
             own_key = None if key is None else jax.random.fold_in(key, index)
-            leaves[path] = _rows(jnp.moveaxis(leaves[path], axis, 0), count, own_key, axis)
+            make = functools.partial(_rows, count=count, key=own_key, axis=axis)
+            abstract = isinstance(leaves[path], jax.ShapeDtypeStruct)
+            leaves[path] = jax.eval_shape(make, leaves[path]) if abstract else make(leaves[path])
     config = dataclasses.replace(own, vocabulary=count)
     config = dataclasses.replace(model.config, language=config) if inside else config
     apply = dataclasses.replace(model.apply, config=config)
     return dataclasses.replace(model, config=config, params=nested(leaves), apply=apply)
 
 
-def _rows(old: Float[Array, "tokens ..."], count: int, key, axis: int) -> Array:
-    """`count` rows with the axis of the tokens put back to `axis`; `old` has it first."""
+def with_tokens(model, tokens: Sequence[str], key: jax.Array | None = None, *, multiple: int = 1):
+    """`model` whose tokenizer knows more tokens, with a row for each: see `resized`.
+
+    A table that has rows to spare, as many published ones do, stays as it is.
+
+    Args:
+      model: with its tokenizer.
+      tokens: texts that are to be one token each, such as ``("<think>", "</think>")``.
+      key, multiple: as in `resized`.
+
+    Raises:
+      ValueError: a model without a tokenizer, no text, an empty one, one twice, or one that is a token already.
+    """
+    if model.tokenizer is None:
+        raise ValueError("the model has no tokenizer that tokens could be added to; load it with one")
+    known = model.tokenizer.get_vocab()
+    for place, token in enumerate(tokens):
+        why = (
+            "is no text" if not isinstance(token, str) or not token.strip()
+            else "is a token already" if token in known
+            else "is there twice" if token in tokens[:place]
+            else None
+        )  # fmt: skip
+        if why is not None:
+            raise ValueError(f"the token {token!r} to be added {why}; leave it out")
+    if not tokens:
+        raise ValueError("no token is to be added; name at least one")
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.add_tokens(list(tokens))
+    inside = model.config.language if hasattr(model.config, "language") else model.config
+    rows = max(getattr(inside, "vocabulary", 0), 1 + max(tokenizer.get_vocab().values()))
+    return dataclasses.replace(resized(model, rows, key, multiple=multiple), tokenizer=tokenizer)
+
+
+def _rows(old: Float[Array, "..."], count: int, key, axis: int) -> Array:
+    """`old` with `count` tokens on its axis `axis`."""
+    old = jnp.moveaxis(old, axis, 0)
     more = count - old.shape[0]
     if more > 0:
         mean = old.astype(jnp.float32).mean(axis=0)

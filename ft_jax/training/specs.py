@@ -25,6 +25,7 @@ class Pretrained:
       scan: whether layers run in one scan; None for where they are many, see `ft_jax.models.load`.
       remat: what the backward pass computes again, ``"none"``, ``"dots"`` or ``"full"``; None for nothing.
       head: the kind of the new head, ``"classification"`` or ``"regression"``.
+      added_tokens: texts that the tokenizer is to take as one token each, see `ft_jax.models.with_tokens`.
     """
 
     address: str = ""
@@ -35,6 +36,7 @@ class Pretrained:
     scan: bool | None = None
     remat: str | None = None
     head: str = "classification"
+    added_tokens: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raises ValueError on what can be seen to be wrong before the files are read."""
@@ -59,11 +61,14 @@ class Pretrained:
 
     def base(self) -> dict[str, Any]:
         """Where the parameters come from that training leaves alone, see `ft_jax.training.serving`."""
-        return {"address": self.address, "dtype": self.dtype, "scan": self.scan}
+        rows = {"added_tokens": list(self.added_tokens)} if self.added_tokens else {}
+        return {"address": self.address, "dtype": self.dtype, "scan": self.scan, **rows}
 
     def build(self, key: jax.Array | None):
         """The model; without a key its shapes alone."""
         model = models.load(self.address, dtype=self.dtype, abstract=key is None, scan=self.scan)
+        if self.added_tokens:
+            model = models.with_tokens(model, self.added_tokens)
         changes = {"dropout": self.dropout, "remat": self.remat}
         if self.dropout == 0 and hasattr(model.config, "attention_dropout"):
             changes["attention_dropout"] = 0.0

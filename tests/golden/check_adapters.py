@@ -22,7 +22,7 @@ from peft import PeftModel
 from ft_jax import attention, models, transfer
 from ft_jax.cli.parity import _masked, _result, _run, gap
 from ft_jax.cli.parity_cases import cases
-from ft_jax.core import make_step, parameters
+from ft_jax.core import compose, make_step, parameters
 
 HERE = Path(__file__).parent
 TOLERANCE = 5e-5
@@ -33,6 +33,12 @@ METHODS = {
     ),
     "lora and head": lambda: transfer.lora(rank=2, alpha=3.0, targets="attention", also=("*/head/*",)),
     "rslora": lambda: transfer.rslora(rank=2, alpha=3.0),
+    "lora bias": lambda: transfer.lora(rank=2, alpha=3.0, targets="attention", bias=True),
+    "lora and tokens": lambda: compose(
+        transfer.lora(rank=2, alpha=3.0, targets="attention"), transfer.trainable_tokens((3, 7))
+    ),
+    "tokens": lambda: transfer.trainable_tokens((3, 7)),
+    "adalora": lambda: transfer.adalora(10, rank=3, target=2, alpha=3.0),
     "dora": lambda: transfer.dora(rank=2, alpha=3.0),
     "pissa": lambda: transfer.pissa(rank=2),
     "vera": lambda: transfer.vera(rank=3),
@@ -56,7 +62,7 @@ METHODS = {
 
 LEARNED = (
     "lora_", "hada_", "lokr_", "oft_", "boft_", "vera_lambda", "ia3_", "ln_tuning", "prompt_encoder", "fourierft_",
-    "hra_",
+    "hra_", "trainable_tokens_delta",
 )  # fmt: skip
 """Parts of the names of what peft's adapters learn."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from models.tiny_checkpoints import GOLDEN
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from ft_jax import models, transfer
 from ft_jax.core import compose, make_step, materialize, merge, parameters
@@ -123,3 +123,28 @@ def test_a_bias_of_its_own_is_refused_where_it_has_no_place():
     params = trained(bare, transfer.lora(rank=2, bias=True, targets="attention"))
     with pytest.raises(ValueError, match="adds a bias to a projection that has none, so it can't be merged"):
         merge(params)
+
+
+MIXTRAL = models.load(GOLDEN / "decoders/mixtral", tokenizer=False)
+
+
+def test_a_mixtures_router_has_the_name_that_transformers_has_in_memory_and_the_files(tmp_path):
+    params = trained(MIXTRAL, transfer.lora(rank=2, targets="*/router/kernel"))
+    models.save_adapter(MIXTRAL, params, tmp_path / "saved")
+    stored = load_file(tmp_path / "saved" / "adapter_model.safetensors")
+    assert "base_model.model.model.layers.0.mlp.gate.lora_A.weight" in stored
+    # transformers before 5 has the files' names in memory.
+    older = {name.replace(".mlp.", ".block_sparse_moe."): x for name, x in stored.items()}
+    save_file(older, tmp_path / "saved" / "adapter_model.safetensors")
+    _, again = models.load_adapter(tmp_path / "saved", MIXTRAL)
+    kernels = [x["layers"]["0"]["mlp"]["router"]["kernel"].materialize() for x in (params, again)]
+    np.testing.assert_allclose(*kernels, rtol=1e-6)
+
+
+@pytest.mark.parametrize("build", [transfer.hra, transfer.fourierft, transfer.oft, transfer.loha, transfer.adalora])
+def test_a_mixtures_router_is_refused_for_the_kinds_that_peft_has_not_got_for_it(build, tmp_path):
+    options = {transfer.hra: {"rank": 2}, transfer.fourierft: {"frequencies": 3}, transfer.oft: {"block": 4}}
+    more = options.get(build, {"rank": 2, "steps": 4, "target": 1} if build is transfer.adalora else {"rank": 2})
+    params = trained(MIXTRAL, build(targets="*/router/kernel", **more))
+    with pytest.raises(ValueError, match=r"layers/0/mlp/router/kernel is a mixture's router, which is no linear layer"):
+        models.save_adapter(MIXTRAL, params, tmp_path / "saved")

@@ -1,8 +1,10 @@
 """Decoders that name their tensors as Llama does: Llama, Mistral, Qwen, SmolLM and the mixtures of experts."""
 
+import dataclasses
+
 from ft_jax.models.architectures import gguf_decoders
 from ft_jax.models.architectures.decoder_json import decoder_architecture, layer_kinds, layer_types
-from ft_jax.models.architectures.naming import FREQUENCIES, Tensor, norm, projection, required
+from ft_jax.models.architectures.naming import FREQUENCIES, Tensor, norm, projection, renamed, required
 from ft_jax.models.networks.decoder_config import DecoderConfig
 
 
@@ -211,7 +213,8 @@ SMOLLM3 = decoder_architecture(
     {"rope_theta": 2000000.0, "tie_word_embeddings": True, "max_position_embeddings": 32768},
 )
 
-MIXTRAL = decoder_architecture(
+MIXTRAL = dataclasses.replace(
+    decoder_architecture(
     "mixtral",
     "MixtralForCausalLM",
     _mixtral,
@@ -219,6 +222,8 @@ MIXTRAL = decoder_architecture(
     _expert_tensors("block_sparse_moe", {"gate": "w1", "down": "w2", "up": "w3"}),
     {"rms_norm_eps": 1e-5, "rope_theta": 1e6, "num_local_experts": 8, "num_experts_per_tok": 2,
      "max_position_embeddings": 131072},
+    ),
+    modules=renamed((r"\.block_sparse_moe\.", ".mlp.")),
 )  # fmt: skip
 
 QWEN3_MOE = decoder_architecture(

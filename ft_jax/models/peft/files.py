@@ -139,7 +139,7 @@ def save_adapter(
     own = {path for path in whole if matches(path, kind.leaves)}
     if owner is None:
         _check_leaves(kind, own, whole)
-    _check_turned(kind, holders, modules)
+    _check_modules(kind, holders, modules)
     before = flat(original)
     tokens = held(params, beside) if (beside := beside_a_lora(params, kind)) else {}
     whole |= grown_tables(model, params, modules, {**holders, **tokens})
@@ -182,7 +182,13 @@ def save_adapter(
     return folder
 
 
-def _check_turned(kind: PeftFormat, holders: Holders, modules: Modules) -> None:
+def _check_modules(kind: PeftFormat, holders: Holders, modules: Modules) -> None:
+    routers = [place for place in holders if place.endswith("/router/kernel")]
+    if routers and not kind.routers:
+        raise ValueError(
+            f"{routers[0]} is a mixture's router, which is no linear layer in transformers, and peft's "
+            f"{kind.peft_type} is for those alone; leave it out of targets, or use LoRA"
+        )
     turned = [place for place in holders if modules.turned(place)]
     if turned and not kind.turned:
         raise ValueError(

@@ -57,8 +57,7 @@ class Kept:
             raise ValueError(
                 f"the model of {self.run} came from no address, so an adapter would have no base; export --merged"
             )
-        loaded = models.load(self.base["address"], dtype=self.base["dtype"], scan=self.base["scan"])
-        params = dict(loaded.params)
+        params = dict(_loaded(self.base).params)
         if self.model.apply.kind is not None:
             params = {name: child for name, child in params.items() if name != "head"}
             head = self.model.params.get("head")
@@ -185,9 +184,16 @@ def load_run(run: str | Path, base: str | None = None) -> Kept:
     return Kept(run, model, record["base"] if base is None else {**record["base"], "address": base}, record["reads"])
 
 
+def _loaded(base: Mapping[str, Any]) -> Model:
+    """The model at a base's address, with the rows of tokens that were added to it."""
+    added = tuple(base.get("added_tokens") or ())
+    loaded = models.load(base["address"], dtype=base["dtype"], scan=base["scan"], tokenizer=bool(added))
+    return models.with_tokens(loaded, added) if added else loaded
+
+
 def _of_base(origin, shared, expected, run):
     try:
-        loaded = models.load(origin["address"], dtype=origin["dtype"], scan=origin["scan"], tokenizer=False)
+        loaded = _loaded(origin)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"run {run} stands on the model {origin['address']}, which is not here ({error}); give --base where it is"

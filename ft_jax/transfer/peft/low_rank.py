@@ -148,6 +148,7 @@ register_format(
         onto=_plain_lora,
         fusing=Fusing(_join_lora, stretches("b", "magnitude", "shift")),
         turned=True,
+        routers=True,
         neutral={"megatron_core": "megatron.core", "qalora_group_size": 16,
                  "runtime_config": {"ephemeral_gpu_offload": False}},
     )
