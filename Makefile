@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv demo test slow laws lint parity tour matrix bench clean
+.PHONY: help venv demo test torture slow laws lint parity tour matrix bench clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -22,6 +22,9 @@ demo: $(STAMP)  ## fine-tune MiniLM for sentiment by a composition of methods an
 
 test: $(STAMP) lint  ## run the tests, the laws over every method and pair included
 	$(BIN)/pytest -n 2 --dist loadscope
+
+torture: $(STAMP)  ## kill runs, malform inputs and flip bits by the hundreds; the counts go to docs/results
+	cd tests && JAX_PLATFORMS=cpu PYTHONPATH=$(CURDIR) ../$(BIN)/python -m faults.torture $(ARGS)
 
 slow: $(STAMP)  ## run the slow tests
 	$(BIN)/pytest -m slow

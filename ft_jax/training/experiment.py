@@ -274,6 +274,9 @@ class Experiment:
       evaluation: see `EvaluationSpec`.
       parallelism: ``"single"``, ``"pmap"`` or a `Mesh`.
       checkpoints: see `CheckpointSpec`.
+      nonfinite: what becomes of a step whose loss or gradient is not finite: ``"stop"`` ends the run and writes the
+        step's batch into its folder, ``"skip"`` leaves parameters and optimizer as they were and counts, ``"go_back"``
+        takes the last checkpoint and goes on behind the batch.
       seed: of everything random: parameters, dropout, sampling and the data's order.
       hyper: numbers to change at the start, by ``"method.number"``.
       hyper_at: numbers to change after so many updates of the run, ``{200: {"optimizer.learning_rate": 1e-4}}``; of
@@ -297,6 +300,7 @@ class Experiment:
     evaluation: EvaluationSpec = EvaluationSpec()
     parallelism: Parallelism | str = "single"
     checkpoints: CheckpointSpec = CheckpointSpec()
+    nonfinite: Literal["stop", "skip", "go_back"] = "stop"
     seed: int = 0
     hyper: Mapping[str, float] = dataclasses.field(default_factory=dict)
     hyper_at: Mapping[int, Mapping[str, float]] = dataclasses.field(default_factory=dict)
@@ -336,6 +340,8 @@ class Experiment:
             self.optimizer.check()
         self.budget.check()
         as_parallelism(self.parallelism)
+        if self.nonfinite not in ("stop", "skip", "go_back"):
+            raise ValueError(f"nonfinite is {printable(self.nonfinite)}; use 'stop', 'skip' or 'go_back'")
         if self.evaluation.mode not in ("min", "max"):
             raise ValueError(f"evaluation.mode is {printable(self.evaluation.mode)}; use 'min' or 'max'")
         for name, value in (

@@ -19,6 +19,7 @@ from ft_jax.training.experiment import Experiment
 from ft_jax.training.limits import check_limits
 from ft_jax.training.logging import HYPER_AT, Log
 from ft_jax.training.loop.ending import check_going_on, going_on, keep_model, outcomes_of, summary_of
+from ft_jax.training.loop.nonfinite import ALL_SKIPPED, MOST_RETURNS, Broken, keep_batch, skipped, watch
 from ft_jax.training.loop.numbers import changes, check_returned, in_place, numbers_of
 from ft_jax.training.loop.saving import Saving
 from ft_jax.training.metrics import CONFUSION
@@ -32,9 +33,6 @@ from ft_jax.training.signals import interruptions
 from ft_jax.training.stream import Feeder, check_batch
 from ft_jax.training.tracing import flatten, memories
 from ft_jax.training.trials import best_value
-
-IN_FLIGHT = 8
-"""Steps that may be queued on the devices; more would only hold memory and find a divergence later."""
 
 
 def fit(
@@ -62,7 +60,8 @@ def fit(
 
     Raises:
       ValueError, KeyError: bad input in one sentence, before anything is trained or overwritten.
-      Diverged: the loss is not finite; the last good checkpoint is kept.
+      Diverged: the loss or gradient is not finite and `Experiment.nonfinite` says to stop; the last good checkpoint
+        and the batch are kept.
     """
     start_processes()
     set_up_process()
@@ -89,6 +88,8 @@ class _Loop:
         self.state = self.distributed.init(plan.model.params, plan.key)
         self.numbers: dict[str, np.ndarray] = {}
         self.saving = Saving(plan, folder, self.state)
+        self.watch = watch(self.experiment.nonfinite, plan.composition)
+        self.returns: collections.Counter = collections.Counter()
 
     def run(self) -> Result:
         """Restores, trains what is left, and writes the summary."""
@@ -99,9 +100,9 @@ class _Loop:
             if self.folder.finished is not None:
                 self.go_back_to_best()
                 return self.result(self.folder.finished, 0)
-            writes = self.folder.path if jax.process_index() == 0 else None
             start = self.progress.step if restored else -1
-            self.log = Log(writes, self.plan.total_steps, start, self.quiet)
+            self.log = self.log_from(start)
+            self.skipped = (self.progress.step, skipped(self.state) or 0)
             try:
                 self.numbers = numbers_of(self.distributed.collect(self.state.hyper))
                 for sentence in self.saving.checkpoints.left_out:
@@ -142,7 +143,12 @@ class _Loop:
             if "before" not in self.progress.scores:
                 self.note(scores={"before": self.guarded("the evaluation", self.measure, "before")})
             while self.progress.task < len(self.plan.stream):
-                if not self.task(interrupted):
+                try:
+                    ended = self.task(interrupted)
+                except Broken as broken:
+                    self.go_back_from(broken)
+                    continue
+                if not ended:
                     self.log.event(self.progress.step, "signal", "interrupted; the same command goes on from here")
                     return self.summary("interrupted")
         if self.go_back_to_best():
@@ -193,24 +199,20 @@ class _Loop:
 
     def stretch(self, feeder: Feeder, until: int, interrupted, timed: bool) -> dict[str, Any]:
         """Steps without a pause, until so many are done on the task; the last one's metrics, computed."""
-        queued: collections.deque = collections.deque()
         clock, metrics = Stretch(self.progress.seconds, timed), {}
-        while self.progress.done < until and not interrupted() and self.log.diverged is None:
+        while self.progress.done < until and not interrupted():
             fed = feeder.take(lambda: self.distributed.collect(self.state))
             self.state, metrics = self.distributed.step(self.state, fed.batch)
-            queued.append(metrics)
-            if len(queued) > IN_FLIGHT:
-                jax.block_until_ready(queued.popleft())
             count = jax.process_count() if timed else 0
             self.progress = self.progress.after_step(fed.place, fed.examples * count, (fed.tokens or 0) * count)
             step = self.progress.step
             if step % self.experiment.log_every == 0 or step in (1, self.plan.total_steps):
                 told = {**self.rates(), **metrics}
                 self.log.train(step, told, clock.seconds, self.progress.examples, self.progress.tokens)
+            self.watch.add(step, metrics, fed)
+        self.watch.end()
         jax.block_until_ready(metrics)
         self.note(seconds=clock.end())
-        if self.log.diverged is not None:
-            self.refuse_divergence(self.log.diverged)
         return metrics
 
     def rates(self) -> dict[str, np.ndarray]:
@@ -367,8 +369,11 @@ class _Loop:
     def save(self, metrics: dict[str, Any] | None = None) -> None:
         """Saves a checkpoint, once the log is on disk and the state is known to be good."""
         self.log.flush()
-        if self.saving.lost(self.state, metrics):
-            self.refuse_divergence(self.progress.step)
+        skips = skipped(self.state) if self.experiment.nonfinite == "skip" else None
+        if self.saving.lost(self.state, metrics if skips is None else None):
+            raise Broken(self.progress.step, "loss or a parameter", None, self.progress.place)
+        if skips is not None:
+            self.tell_of_skips(skips)
         self.progress = self.saving.save(self.state, self.progress)
 
     def go_back_to_best(self) -> bool:
@@ -378,14 +383,41 @@ class _Loop:
             self.state = best
         return best is not None
 
-    def refuse_divergence(self, step: int) -> None:
-        """Ends the run in one sentence."""
+    def go_back_from(self, broken: Broken) -> None:
+        """Stands at the last good checkpoint again and behind the batch that broke a step, or ends the run."""
+        kept, good = self.saving.kept(), self.saving.checkpoints.newest()
+        if self.experiment.nonfinite == "go_back" and good is not None and self.returns[good] < MOST_RETURNS:
+            self.returns[good] += 1
+            self.state, progress = self.saving.restored(self.state.frozen)
+            self.progress = dataclasses.replace(progress, place=broken.place)
+            self.log.close()
+            self.log = self.log_from(progress.step)
+            message = f"{broken}: went back to the checkpoint of step {good}, and on behind that step's batch"
+            self.log.event(progress.step, "nonfinite", message)
+            return
+        first = jax.process_index() == 0 and broken.batch is not None
+        where = f", its batch is in {keep_batch(self.folder.path, broken.step, broken.batch)}" if first else ""
         message = (
-            f"the loss is not finite at step {step} ({self.saving.kept()}); lower optimizer.learning_rate or set "
-            "optimizer.max_norm"
+            f"{broken} ({kept}{where}); lower optimizer.learning_rate, set optimizer.max_norm, or go on with "
+            "--nonfinite skip or go_back"
         )
-        self.log.event(step, "divergence", message)
+        self.log.event(broken.step, "divergence", message)
         raise Diverged(message)
+
+    def tell_of_skips(self, count: int) -> None:
+        """A line of the log where steps were skipped; the end of the run where none since the last save was not."""
+        (step, before), self.skipped = self.skipped, (self.progress.step, count)
+        if count == before:
+            return
+        message = f"{count - before} steps since step {step} were skipped, for their gradient was not finite"
+        self.log.event(self.progress.step, "nonfinite", message)
+        if count - before == self.progress.step - step >= ALL_SKIPPED:
+            raise Diverged(f"{message}, and no other was made; lower optimizer.learning_rate or look at the data")
+
+    def log_from(self, step: int) -> Log:
+        """The log of what follows a step; lines past it are made again."""
+        writes = self.folder.path if jax.process_index() == 0 else None
+        return Log(writes, self.plan.total_steps, step, self.quiet)
 
     def summary(self, status: str) -> dict[str, Any]:
         """What ``summary.json`` says."""

@@ -30,8 +30,7 @@ WORTH_SAYING = 2.0
 class Log:
     """The log of a run.
 
-    Values may be arrays still being computed: the thread waits for them. A loss that is not finite is
-    remembered in `diverged`.
+    Values may be arrays still being computed: the thread waits for them.
 
     Args:
       folder: the run's, or None in processes that leave writing to the first.
@@ -41,7 +40,6 @@ class Log:
     """
 
     def __init__(self, folder: Path | None, total: int, start: int = 0, quiet: bool = False):
-        self.diverged: int | None = None
         self._total, self._rate = total, ""
         self._previous: tuple[float, float, float] | None = None
         self._failure: BaseException | None = None
@@ -168,8 +166,6 @@ class Log:
     def _train(self, step, metrics, seen):
         metrics = {name: np.asarray(value, np.float64) for name, value in jax.device_get(dict(metrics)).items()}
         seen = (seen[0](), *seen[1:])
-        if not np.isfinite(metrics["loss"]).any() and self.diverged is None:
-            self.diverged = step
         values = {**metrics, **self._rates(seen), **memory(), "seconds": round(seen[0], 3)}
         self._line("train", step, values)
         for name, value in values.items():

@@ -21,6 +21,7 @@ from ft_jax.training.composition import (
 from ft_jax.training.evaluate import measurer
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.limits import limits_of
+from ft_jax.training.loop.nonfinite import guarded
 from ft_jax.training.loop.numbers import check_hyper_at
 from ft_jax.training.metrics import (
     CONFUSION,
@@ -145,6 +146,7 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
     composition = build_methods(experiment.method, Parts(model, example, sum(steps), keys["methods"], outline))
     composition = with_new_head(composition, model)
     composition = in_full_precision(composition, model, getattr(experiment.optimizer, "half_precision", "none"))
+    composition = guarded(composition, experiment.nonfinite)
     target = target_of(model, example) if experiment.loss is None else None
     first_set = next((next(iter(batches), {}) for batches in sets.values()), example)
     metrics = default_metrics(first_set, target) if experiment.metrics is None else dict(experiment.metrics)

@@ -23,7 +23,18 @@ from ft_jax.training.experiment import Experiment
 from ft_jax.training.seal import Damaged, seal, unseal
 
 PACKAGES = ("ft_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
-NOT_IDENTITY = ("type", "out", "command", "versions", "went_on", "doc", "expect", "log_every", "checkpoints")
+NOT_IDENTITY = (
+    "type",
+    "out",
+    "command",
+    "versions",
+    "went_on",
+    "doc",
+    "expect",
+    "log_every",
+    "checkpoints",
+    "nonfinite",
+)
 """Fields of ``experiment.json`` that may change between a run and its resumption."""
 
 LATER = ("hyper_at",)

@@ -24,7 +24,7 @@ GROWTH = 700 << 20
 """Bytes that a process may grow by over a harmed file."""
 
 KEPT = Path(__file__).parent / "kept"
-"""Harmed files that once were silent, slow or ended in another library's words, as ``TARGET.HEX``."""
+"""Harmed files that once were silent, slow or ended in another library's words, as ``TARGET.SEED-NUMBER``."""
 
 
 def outcome(target: Target, content: bytes, want: object = None) -> str:
@@ -81,6 +81,27 @@ def fuzzed(count: int, seed: int, targets: tuple[Target, ...] = TARGETS) -> Iter
         yield target.name, number, wrong, outcome(target, wrong, want)
 
 
+def kept_as(name: str, seed: int, number: int) -> str:
+    """The name of a file that is kept; what stands before the dot is the target's in letters alone."""
+    return f"{_letters(name)}.{seed}-{number}"
+
+
+def kept_wrong(name: str, content: bytes) -> None:
+    """Keeps a harmed file, so that every later run of the tests reads it again."""
+    KEPT.mkdir(exist_ok=True)
+    (KEPT / name).write_bytes(content)
+
+
+def kept() -> list[tuple[Target, Path]]:
+    """The files that are kept, each with its target."""
+    by_name = {_letters(target.name): target for target in TARGETS}
+    return [(by_name[path.name.partition(".")[0]], path) for path in sorted(KEPT.iterdir())]
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"\W+", "_", name.replace("'", ""))
+
+
 def main() -> None:
     """Counts outcomes; a JSON line at the end, and one for each that is wrong, which is kept as well."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -100,8 +121,7 @@ def main() -> None:
         if not good:
             print(json.dumps({"target": name, "number": number, "wrong": found}), flush=True)
             if options.keep:
-                KEPT.mkdir(exist_ok=True)
-                (KEPT / f"{name.replace(' ', '_').replace('/', '_')}.{options.seed}-{number}").write_bytes(content)
+                kept_wrong(kept_as(name, options.seed, number), content)
         if time.monotonic() > until:
             break
     print(json.dumps(dict(counts)), flush=True)

@@ -185,12 +185,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--kills", type=int, default=100, help="kills in all")
+    parser.add_argument("--most", type=int, default=4, help="kills of one run")
     parser.add_argument("--seconds", type=float, default=3600.0, help="after which no further run begins")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     until, kills = time.monotonic() + options.seconds, 0
     with tempfile.TemporaryDirectory() as folder:
-        for counted in runs(tuple(options.kinds), options.seed, Path(folder)):
+        for counted in runs(tuple(options.kinds), options.seed, Path(folder), options.most):
             print(json.dumps(dataclasses.asdict(counted)), flush=True)
             kills += counted.kills
             if kills >= options.kills or time.monotonic() > until:

@@ -1,0 +1,46 @@
+"""The quick forms of what `make torture` does by the hundreds, and what SECURITY.md says of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from faults.flips import flips
+from faults.fuzz import a_sentence, fuzzed, kept, original, outcome
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_malformed_inputs_are_read_as_they_are_or_refused_in_a_sentence():
+    wrong = [(name, number, found) for name, number, _, found in fuzzed(330, 5) if found not in ("refused", "read")]
+    assert not wrong
+
+
+@pytest.mark.parametrize(("target", "path"), kept(), ids=lambda value: getattr(value, "name", None))
+def test_what_was_found_once_stays_mended(target, path):
+    assert outcome(target, path.read_bytes(), original(target)[1]) in ("refused", "read")
+
+
+def test_another_librarys_words_are_no_sentence():
+    assert a_sentence(ValueError("a.json is not JSON; get it again"))
+    for error in (KeyError("name"), TypeError("'NoneType' object is not iterable"), ValueError("a \x1b[2J b " * 3)):
+        assert not a_sentence(error)
+
+
+def test_flipped_bits_of_a_checkpoint_and_a_kept_model_are_noticed():
+    assert flips(60, 1) == (60, [])
+
+
+def test_killed_runs_of_each_kind_end_in_the_same_bits():
+    # In a process of its own, which computes nothing before it forks.
+    done = subprocess.run(
+        [sys.executable, "-m", "faults.kills", "--kills", "4", "--most", "1", "--seed", "3"],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "JAX_PLATFORMS": "cpu"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {line["kind"] for line in lines} == {"supervised", "stream", "population", "on-policy"}, done.stderr[-900:]
+    assert [line["lost"] for line in lines if line["lost"]] == []
+    assert sum(line["kills"] for line in lines) >= 2
