@@ -158,6 +158,18 @@ def rounding() -> str:
     return table(("learning rate", *(name.replace("_", " ") for name in names)), told)
 
 
+def half_precision() -> str:
+    """Final losses of full fine-tuning in half precision, and what its remedies cost."""
+    told = [
+        (
+            row["run"].replace("_", " "), f"{row['before']:.3f}", f"{row['final']:.3f}",
+            f"{row['bytes_a_parameter']:.0f}", f"{1e3 * row['step_seconds']:.0f} ms",
+        )
+        for row in latest(lines("half_precision"), "run")
+    ]  # fmt: skip
+    return table(("run", "loss before", "after", "bytes a parameter", "a step on a CPU"), told)
+
+
 def plain(case: str, head: tuple[str, ...], cells, having: str = "size") -> str:
     """The newest rows of a case, of those that have a field, as a table."""
     rows = (row for row in lines(case) if having in row)
@@ -182,6 +194,7 @@ def main() -> None:
         "aot": ahead(),
         "hopper": hopper(),
         "rounding": rounding(),
+        "half_precision": half_precision(),
         "compilation": plain(
             "compilation",
             ("shape", "step", "device", "trace, s", "compile cold, s", "from the cache, s"),

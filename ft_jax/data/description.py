@@ -106,7 +106,8 @@ def label_kind(dataset: Dataset) -> str:
     labels = dataset.column("labels")
     first = np.asarray(labels[0])
     if first.ndim == 0:
-        return "class ids" if first.dtype.kind in "iu" else "numbers"
+        # A class has no id below zero; whole numbers that go there are numbers to predict.
+        return "class ids" if first.dtype.kind in "iu" and np.min(np.asarray(labels)) >= 0 else "numbers"
     if "input_ids" in dataset.columns and first.dtype.kind in "iu":
         return "a label a token"
     binary = isinstance(labels, np.ndarray) and np.isin(labels, (0, 1)).all()
@@ -150,6 +151,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
+MANY = 10_000
+"""Class ids above which those without an example are not told."""
+
+
 def class_counts(dataset: Dataset) -> dict[str, int]:
     """Examples of each class, by its name or number; empty for labels that are no classes.
 
@@ -166,6 +171,9 @@ def class_counts(dataset: Dataset) -> dict[str, int]:
         counts = np.sum(labels, axis=0).astype(int)
     else:
         flat = np.concatenate([np.ravel(one) for one in labels])
+        if flat.max() > MANY and not dataset.classes:
+            # Numbers such as postal codes: a count of each that is there, and not of all below it.
+            return {str(name): int(count) for name, count in zip(*np.unique(flat, return_counts=True), strict=True)}
         counts = np.bincount(flat[flat >= 0], minlength=len(dataset.classes))
     names = dataset.classes or tuple(map(str, range(len(counts))))
     return {name: int(count) for name, count in zip(names, counts, strict=True)}

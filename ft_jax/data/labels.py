@@ -30,8 +30,8 @@ def read_labels(
       sequences: whether the examples are token sequences, whose lists of whole numbers are a label each token.
 
     Raises:
-      ValueError: an example has no label, or an empty one; labels are of different kinds, differ in spaces alone, or
-        are lists of numbers of different lengths.
+      ValueError: an example has no label, or an empty one; labels are of different kinds, differ in spaces alone,
+        are whole numbers beyond 32 bits, or lists of numbers of different lengths.
 
     Example:
       >>> read_labels(["pos", "neg", "pos"], "row {}".format)
@@ -56,10 +56,24 @@ def read_labels(
         return np.asarray(values, np.int32), ("false", "true")
     if kind == "number":
         numbers = np.asarray(values)
+        _check_small(numbers, values, where)
         return (numbers.astype(np.int32) if numbers.dtype.kind in "iu" else numbers), ()
     if any(isinstance(item, str) for value in values for item in value):
         return _several(values, where)
     return _vectors(values, where, sequences), ()
+
+
+def _check_small(numbers: np.ndarray, values: Sequence, where: Callable[[int], str]) -> None:
+    """Refuses whole numbers that a batch's 32 bits would turn into others."""
+    if numbers.dtype.kind == "f" or not len(numbers):
+        return
+    limits = np.iinfo(np.int32)
+    wrong = next((at for at, value in enumerate(values) if not limits.min <= int(value) <= limits.max), None)
+    if wrong is not None:
+        raise ValueError(
+            f"{where(wrong)} has the label {int(values[wrong])}, a whole number of more than 32 bits; write it with a "
+            "decimal point to predict it, or as a name such as 'id_7' for a class"
+        )
 
 
 def _is_nan(value: Any) -> bool:

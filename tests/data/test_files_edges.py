@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from ft_jax import data
+from ft_jax.data import description
 
 
 def written(folder, name, content):
@@ -31,6 +32,12 @@ def written(folder, name, content):
         ("a.csv", "text,label\ngood,1\nbad,\nfine,0\n", "line 3 has no label"),
         ("a.tsv", "text\tlabel\ngood\tpos\nbad\t \n", "line 3 has the empty label ' '"),
         ("a.jsonl", [{"text": "x", "label": "a"}, {"text": "y", "label": None}], "line 2 has no label"),
+        (
+            "a.jsonl",
+            [{"text": "x", "label": 2**53 + 1}, {"text": "y", "label": 1}],
+            "line 1 has the label 9007199254740",
+        ),
+        ("a.csv", "text,label\ngood,1\nbad,-3000000000\n", "line 3 has the label -3000000000, .* more than 32 bits"),
         ("a.jsonl", [{"text": "x", "label": "a"}, {"text": "y"}], "line 2 has no label"),
         ("a.jsonl", [{"text": "x", "label": "a"}, {"text": "y", "label": ""}], "line 2 has the empty label ''"),
         ("a.jsonl", [{"text": "x", "label": "1"}, {"text": "y", "label": 2}], "a name at .*line 1 and a number at .*2"),
@@ -229,3 +236,10 @@ def test_lines_end_only_where_files_end_them(tmp_path, name):
     for end in ("\n", "\r\n"):
         path = written(tmp_path, name, end.join([f"text{separator}label", f"{text}{separator}1", ""]))
         assert data.load(path).columns["text"] == [text]
+
+
+def test_whole_numbers_below_zero_are_no_classes(tmp_path):
+    below = data.load(str(written(tmp_path, "a.csv", "text,label\ngood,-1\nbad,1\n")))
+    assert description.understood(below)["labels"].role == "numbers" and description.class_counts(below) == {}
+    codes = data.load(str(written(tmp_path, "b.csv", "text,label\ngood,90210\nbad,10115\n")))
+    assert description.class_counts(codes) == {"10115": 1, "90210": 1}

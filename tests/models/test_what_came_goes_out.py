@@ -113,3 +113,14 @@ def test_special_tokens_of_a_tokenizer_are_written_where_no_configuration_came(t
     model = dataclasses.replace(models.tiny_decoder(jax.random.key(0)), tokenizer=tokens)
     saved = saved_config(model, tmp_path / "saved")
     assert (saved["bos_token_id"], saved["sep_token_id"]) == (3, 4) and "cls_token_id" not in saved
+
+
+@pytest.mark.parametrize("value", [-1, None, 10**6])
+def test_a_padding_token_that_is_none_is_no_token_and_goes_out_as_it_came(value, tmp_path):
+    shutil.copytree(GOLDEN / "tiny_llama", tmp_path / "in")
+    config = json.loads((tmp_path / "in" / "config.json").read_text())
+    (tmp_path / "in" / "config.json").write_text(json.dumps(config | {"pad_token_id": value}))
+    model = models.load(tmp_path / "in", tokenizer=False)
+    assert model.pad_token == 0
+    models.save(model, model.params, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text()).get("pad_token_id") == value
