@@ -26,6 +26,7 @@ COMMANDS = {
     "generate": ("ft_jax.cli.serving.generate", "text from a run's model"),
     "evaluate": ("ft_jax.cli.serving.evaluate", "measure a run's model on a data set"),
     "export": ("ft_jax.cli.serving.export", "write a run's model for peft, transformers or sentence-transformers"),
+    "stream": ("ft_jax.cli.stream", "answer lines as they come, and learn from those that have a label"),
     "report": ("ft_jax.cli.reports", "write the report of one or more runs"),
     "bench": ("ft_jax.cli.bench", "run benchmarks, the peers beside them; a JSON line each"),
     "reproduce": ("ft_jax.cli.reproduce", "measure published numbers again, ours beside the paper's"),

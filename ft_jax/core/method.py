@@ -53,6 +53,9 @@ class Method:
       lift: ``(program, build) -> program`` maps the whole program, such as to many members at once;
         ``build(composition)`` makes another one of the same loss, optimizer and options.
       after_step, after_task, after_eval: ``(state, event) -> state``.
+      aligned: its ``after_task`` is called again and again, over one pass through all of the task's examples: each
+        exactly once and in the data's order, a stack of batches a call, filled up with rows of weight 0. Others see
+        once the batches that the task drew last.
       reads, gives: the layout of batch its loss takes and the one it asks of its caller: ``"examples"``, or
         e.g. meta-learning's ``"episodes"``. None reads any and gives the same. Of a method that prepares, they are
         what it makes for the losses and what it asks of the data.
@@ -81,6 +84,7 @@ class Method:
     after_step: Callable[[TrainState, StepEvent], TrainState] | None = None
     after_task: Callable[[TrainState, TaskEvent], TrainState] | None = None
     after_eval: Callable[[TrainState, EvalEvent], TrainState] | None = None
+    aligned: bool = False
     reads: str | None = None
     gives: str | None = None
     fields: tuple[str, ...] = ()
@@ -93,7 +97,7 @@ class Method:
     @property
     def kind(self) -> tuple[str, ...]:
         """What it says, by the names of its fields."""
-        named = {"name", "hyper", "weighs", "drops", "reads", "gives", "fields", "refuses"}
+        named = {"name", "hyper", "weighs", "drops", "aligned", "reads", "gives", "fields", "refuses"}
         fields = [field.name for field in dataclasses.fields(self) if field.name not in named]
         return tuple(field for field in fields if getattr(self, field))
 

@@ -19,11 +19,13 @@ from ft_jax.data.checks import (
 from ft_jax.data.collate import collate
 from ft_jax.data.completions import next_tokens
 from ft_jax.data.dataset import Computed, Dataset, concatenate
+from ft_jax.data.experiences import by_class, by_time, by_value
 from ft_jax.data.files import from_file
 from ft_jax.data.folds import folds, nested_folds
 from ft_jax.data.images import digits, mnist
 from ft_jax.data.judgements import judgements
 from ft_jax.data.labels import one_mapping
+from ft_jax.data.live import follow
 from ft_jax.data.masking import mask_tokens
 from ft_jax.data.packing import pack
 from ft_jax.data.pipeline import Batches, EvaluationBatches, batches, evaluation_batches
@@ -43,6 +45,9 @@ __all__ = [
     "EvaluationBatches",
     "augmented",
     "batches",
+    "by_class",
+    "by_time",
+    "by_value",
     "check_batch",
     "check_columns",
     "check_divides",
@@ -56,6 +61,7 @@ __all__ = [
     "encode",
     "evaluation_batches",
     "folds",
+    "follow",
     "from_file",
     "from_tfds",
     "in_turn",

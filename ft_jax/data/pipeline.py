@@ -38,6 +38,7 @@ class Plan:
       group_by_length: batches of which the examples are sorted by length before they are dealt out.
       remainder: ``"drop"``, or ``"pad"`` the last batch of an epoch with rows of weight 0.
       process, processes: which of how many processes this is.
+      index: whether batches have a field ``index``, int32, with each example's place in the data set.
     """
 
     dataset: Dataset
@@ -52,6 +53,7 @@ class Plan:
     remainder: str = "drop"
     process: int = 0
     processes: int = 1
+    index: bool = False
 
     def __post_init__(self):
         check_not_empty(self.dataset)
@@ -63,6 +65,8 @@ class Plan:
             raise ValueError(f"group_by_length is {self.group_by_length}; make it at least 1, which groups nothing")
         if not 0 <= self.process < self.processes:
             raise ValueError(f"process {self.process} is none of {self.processes}; count them from 0")
+        if self.index and "index" in self.dataset.columns:
+            raise ValueError("the data set has a column 'index' already; rename it, or leave index out")
         if not self.per_epoch:
             raise ValueError(
                 f"a batch of {self.batch_size * self.processes} needs as many examples and the data set has "
@@ -98,12 +102,16 @@ class Plan:
     def __getitem__(self, number: int) -> dict[str, Any]:
         epoch, place = divmod(number, self.per_epoch)
         together = self._indices(epoch, place)
-        examples = [self._example(epoch, index) for index in together[self.process :: self.processes]]
+        own = together[self.process :: self.processes]
+        examples = [self._example(epoch, index) for index in own]
         real = len(examples)
         # A process may have no row of its own in the last batch; a repeated one has the right shapes and counts for 0.
         stand_in = examples[0] if examples else self._example(epoch, together[0])
         rows = examples + [stand_in] * (self.batch_size - real)
         batch = collate(rows, self._row_length(together, rows), self.padding, self._kinds)
+        if self.index:
+            places = own + [own[0] if own else together[0]] * (self.batch_size - real)
+            batch = {**batch, "index": np.asarray(places, np.int32)}
         return with_row_weights(batch, real) if self.remainder == "pad" else batch
 
     def rows(self, number: int) -> list[int]:
@@ -169,6 +177,8 @@ class Plan:
         """A batch of one example again and again."""
         rows = [self._example(0, index)] * self.batch_size
         batch = collate(rows, self.length, self.padding, self._kinds)
+        if self.index:
+            batch = {**batch, "index": np.full(self.batch_size, index, np.int32)}
         return with_row_weights(batch, self.batch_size) if self.remainder == "pad" else batch
 
     def identity(self) -> dict[str, Any]:
@@ -260,6 +270,7 @@ def batches(
     remainder: str = "drop",
     process: int = 0,
     processes: int = 1,
+    index: bool = False,
     threads: int = 2,
     ahead: int = 4,
 ) -> Batches:
@@ -281,6 +292,8 @@ def batches(
         whose ``weights`` are 0 (then every batch has ``weights``).
       process: this process's number; it gets rows ``process``, ``process + processes``, … of the common order.
       processes: how many there are.
+      index: whether every batch has a field ``index``, int32 ``[batch]``, with each example's place in the data set:
+        what remembers something of an example finds it again by it.
       threads: that read ahead; 0 reads when asked.
       ahead: how many batches they may be in front.
 
@@ -308,6 +321,7 @@ def batches(
         remainder=remainder,
         process=process,
         processes=processes,
+        index=index,
     )
     return Batches(plan, threads, ahead)
 
@@ -339,11 +353,12 @@ def evaluation_batches(
     padding: int = 0,
     process: int = 0,
     processes: int = 1,
+    index: bool = False,
 ) -> EvaluationBatches:
     """Batches for evaluation: every example once, in order, with ``weights`` that are 0 in rows that fill the last one.
 
     Args:
-      dataset, batch_size, seed, transform, length, padding, process, processes: as for `batches`.
+      dataset, batch_size, seed, transform, length, padding, process, processes, index: as for `batches`.
 
     Raises:
       ValueError: the data set is empty, or an argument is out of its range.
@@ -365,5 +380,6 @@ def evaluation_batches(
         remainder="pad",
         process=process,
         processes=processes,
+        index=index,
     )
     return EvaluationBatches(plan)

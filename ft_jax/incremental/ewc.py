@@ -1,19 +1,17 @@
 """Elastic weight consolidation."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 
 from ft_jax.core.batches import summed
 from ft_jax.core.catalogue import Neutral, register
-from ft_jax.core.mesh import mapped
 from ft_jax.core.method import Method
 from ft_jax.core.state import Batch, Context
 from ft_jax.incremental.examples import examples
+from ft_jax.incremental.importance import held, how_many, summed_over_examples
 
-TOGETHER = 8
-"""Examples whose gradients are held at once while the Fisher information is computed."""
+FISHERS = ("sampled", "empirical", "exact")
+"""Whose labels the Fisher information is made with, see `ewc`."""
 
 
 @register(
@@ -22,7 +20,7 @@ TOGETHER = 8
     example=lambda problem: ewc(),
     neutral=Neutral({"weight": 0.0}),
 )
-def ewc(weight: float = 1.0, decay: float = 1.0, empirical: bool = False, *, name: str = "incremental.ewc") -> Method:
+def ewc(weight: float = 1.0, decay: float = 1.0, fisher: str = "sampled", *, name: str = "incremental.ewc") -> Method:
     """Holds the model's weights where earlier tasks left them, each by how much those tasks depended on it.
 
     Adds the term ``weight / 2 · Σ_i fisher_i (params_i - anchor_i)²`` over the learning leaves of
@@ -38,56 +36,55 @@ def ewc(weight: float = 1.0, decay: float = 1.0, empirical: bool = False, *, nam
     Args:
       weight: the penalty's, λ in the paper.
       decay: of the earlier tasks' Fisher information, γ in online EWC.
-      empirical: take the labels of the data and not, as the Fisher information is defined, labels sampled
-        from the model. The default samples: a model that fits its training labels has small gradients there
-        and the empirical matrix vanishes (Kunstner et al. 2019, arXiv:1905.12558). Avalanche's EWC is empirical.
+      fisher: whose labels the squared gradients are of. ``"exact"`` weighs every class by its probability, as the
+        Fisher information is defined, at as many gradients an example as there are classes: the best of the ways that
+        van de Ven 2025 (arXiv:2502.11756) compares. ``"sampled"`` draws one label from the model for each example.
+        ``"empirical"`` takes the data's: a model that fits them has small gradients there and its matrix vanishes
+        (Kunstner et al. 2019, arXiv:1905.12558).
       name: the method's name; ``memory[name]`` is ``{"fisher", "anchor"}``, each like the learning leaves; the
         Fisher information is float32.
 
     Raises:
-      ValueError: when a task ends, with batches that have no labels, or the model has no head to sample them
-        from.
+      ValueError: an unknown `fisher`; when a task ends, with batches that have no labels, the model has no head to
+        sample them from, or exactly labels of which an example has several, as of tokens.
 
     Example:
       >>> ewc(weight=100.0, decay=0.9).hyper
       {'weight': 100.0, 'decay': 0.9}
     """
 
+    if fisher not in FISHERS:
+        raise ValueError(f"{name} got fisher={fisher!r}; use one of {', '.join(map(repr, FISHERS))}")
+
     def memory(params, key):
-        fisher = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params["model"])
-        return {"fisher": fisher, "anchor": _copy(params["model"])}
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params["model"])
+        return {"fisher": zeros, "anchor": _copy(params["model"])}
 
     def loss(inner):
         def penalised(params, batch, context):
             terms, outputs = inner(params, batch, context)
             own = context.memory[name]
-
-            def pull(f, p, a):
-                return jnp.sum(f * jnp.square(p.astype(jnp.float32) - a.astype(jnp.float32)))
-
-            pulls = jax.tree.map(pull, own["fisher"], params["model"], own["anchor"])
-            value = sum(jax.tree.leaves(pulls), start=jnp.float32(0))
+            value = held(own["fisher"], params["model"], own["anchor"])
             return {**terms, name: context.hyper[name]["weight"] / 2 * value}, outputs
 
         return penalised
 
     def after_task(state, event):
-        sample = None if empirical else event.context.key_for(name)
         batches = examples(event.batches, ("labels",), leading=1)
         if batches is None:
             raise ValueError(
                 f"{name} needs 'labels', but the batches that end the task have {', '.join(event.batches)}; add them"
             )
-        new = fisher_information(event.loss, state.params, batches, event.context, sample)
-        decay = state.hyper[name]["decay"]
-        fisher = jax.tree.map(lambda f, n: decay * f + n, state.memory[name]["fisher"], new)
-        return state.remember(name, {"fisher": fisher, "anchor": _copy(state.params["model"])})
+        key, decay = event.context.key_for(name), state.hyper[name]["decay"]
+        new = fisher_information(event.loss, state.params, batches, event.context, key, fisher)
+        kept = jax.tree.map(lambda f, n: decay * f + n, state.memory[name]["fisher"], new)
+        return state.remember(name, {"fisher": kept, "anchor": _copy(state.params["model"])})
 
     hyper = {"weight": weight, "decay": decay}
     return Method(name=name, hyper=hyper, memory=memory, loss=loss, after_task=after_task)
 
 
-def fisher_information(loss, params, batches: Batch, context: Context, key: jax.Array | None):
+def fisher_information(loss, params, batches: Batch, context: Context, key: jax.Array, fisher: str = "sampled"):
     """The diagonal of the Fisher information of the learning leaves of ``params["model"]``.
 
     ``mean over examples of (∂ log p(labels | example) / ∂ params)²``, one example's gradient at a time.
@@ -97,48 +94,60 @@ def fisher_information(loss, params, batches: Batch, context: Context, key: jax.
       params: the tree that learns.
       batches: plain examples with ``labels``, fields ``[count, batch, ...]``.
       context: as the loss sees it.
-      key: samples the labels from the model; None takes those of the data.
+      key: samples the labels from the model.
+      fisher: see `ewc`.
 
     Returns:
       A tree like ``params["model"]``, float32.
 
     Raises:
-      ValueError: a model without a head, whose labels can't be sampled.
+      ValueError: a model without a head, whose labels can't be sampled; several labels an example, all of whose
+        combinations are too many to be weighed.
     """
-    labels = batches["labels"]
-    count = labels.shape[0] * labels.shape[1]
-    together = math.gcd(labels.shape[1], TOGETHER)
-    pieces = jax.tree.map(lambda x: x.reshape(-1, together, 1, *x.shape[2:]), dict(batches))
     model = params["model"]
+    if fisher == "exact" and batches["labels"].ndim > 2:
+        raise ValueError(
+            f"fisher='exact' weighs every label of an example, and these have {batches['labels'].shape[2:]} labels "
+            "each; use fisher='sampled'"
+        )
 
-    def gradient(example, index):
+    def negative(model, example):
+        terms, outputs = loss({**params, "model": model}, summed(example), context)
+        return sum(terms.values(), start=jnp.float32(0)), outputs
 
-        def negative(model):
-            terms, outputs = loss({**params, "model": model}, summed(example), context)
-            return sum(terms.values(), start=jnp.float32(0)), outputs
+    def squared(example):
+        gradient, _ = jax.grad(negative, has_aux=True)(model, example)
+        return jax.tree.map(lambda g: jnp.square(g.astype(jnp.float32)), gradient)
 
-        if key is not None:
-            outputs = negative(model)[1]
-            example["labels"] = _sample(outputs, example["labels"], jax.random.fold_in(key, index))
-        return jax.grad(negative, has_aux=True)(model)[0]
+    def sampled(example, number):
+        outputs = negative(model, example)[1]
+        return squared({**example, "labels": _sample(outputs, example["labels"], jax.random.fold_in(key, number))})
 
-    def body(sums, piece):
-        example, index = piece
-        gradients = mapped(gradient, together)(example, index)
-        add = lambda total, g: total + jnp.sum(jnp.square(g.astype(jnp.float32)), axis=0)  # noqa: E731
-        return jax.tree.map(add, sums, gradients), None
+    def exact(example, number):
+        logits = _logits(negative(model, example)[1])
+        p, label = jax.nn.softmax(logits[0]), example["labels"]
 
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), model)
-    sums, _ = jax.lax.scan(body, zeros, (pieces, jnp.arange(count).reshape(-1, together)))
-    weights = jnp.where(labels >= 0, batches.get("weights", jnp.ones(labels.shape)), 0.0)
-    counted = jnp.sum(jnp.any(weights.reshape(count, -1) != 0, axis=1))
-    return jax.tree.map(lambda total: total / jnp.maximum(counted, 1), sums)
+        def weighed(sums, at):
+            found = squared({**example, "labels": jnp.where(label >= 0, at, label)})
+            return jax.tree.map(lambda total, g: total + p[at] * g, sums, found), None
+
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), model)
+        return jax.lax.scan(weighed, zeros, jnp.arange(len(p), dtype=label.dtype))[0]
+
+    ways = {"sampled": sampled, "empirical": lambda example, number: squared(example), "exact": exact}
+    sums = summed_over_examples(ways[fisher], batches, model)
+    count = how_many(batches)
+    return jax.tree.map(lambda total: total / count, sums)
+
+
+def _logits(outputs):
+    if outputs.unembedding is None:
+        raise ValueError("the model has no head to sample labels from; use incremental.ewc with fisher='empirical'")
+    return jax.lax.stop_gradient(outputs.logits)
 
 
 def _sample(outputs, labels, key):
-    if outputs.unembedding is None:
-        raise ValueError("the model has no head to sample labels from; use incremental.ewc with empirical=True")
-    sampled = jax.random.categorical(key, jax.lax.stop_gradient(outputs.logits))
+    sampled = jax.random.categorical(key, _logits(outputs))
     return jnp.where(labels >= 0, sampled, labels)
 
 

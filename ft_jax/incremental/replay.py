@@ -1,6 +1,10 @@
 """Experience replay from a reservoir on the device."""
 
-from collections.abc import Mapping
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +12,7 @@ import jax.numpy as jnp
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.params import digest
-from ft_jax.core.state import Batch
+from ft_jax.core.state import Batch, StepEvent
 from ft_jax.incremental.examples import STREAMS, examples, layout, no_rows
 
 MOST = 2**31 - 1
@@ -54,13 +58,41 @@ def replay(
       >>> method.memory(None, None)["buffer"]["input_ids"].shape
       (100, 5)
     """
+    like = rows_like(example)
+    return rehearsal(
+        name, capacity, size, like, weight, lambda memory, batch, event, numbers: insert(memory, batch, event.key)
+    )
+
+
+def rehearsal(
+    name: str,
+    capacity: int,
+    size: int,
+    like: Batch,
+    weight: float,
+    admit: Callable[[Any, Batch, StepEvent, Mapping[str, Any]], Any],
+    more: Mapping[str, Any] = MappingProxyType({}),
+    **parts: Any,
+) -> Method:
+    """Replay of examples drawn uniformly from a buffer, whatever decides which examples are in it.
+
+    Args:
+      name: of the method.
+      capacity, size, weight: see `replay`.
+      like: the fields to remember, see `rows_like`.
+      admit: ``(memory, batch, event, numbers) -> memory`` after a step; the key of ``event`` is the buffer's own.
+      more: what the memory has besides ``"buffer"`` and ``"seen"``, as it begins.
+      **parts: of the method; ``hyper`` adds to its numbers.
+
+    Raises:
+      ValueError: a capacity or size below 1.
+    """
     if capacity < 1 or size < 1:
         raise ValueError(f"{name} has capacity {capacity} and replays {size}; give both at least 1")
-    like = rows_like(example)
 
     def memory(params, key):
         buffer = jax.tree.map(lambda one: jnp.zeros((capacity, *one.shape[1:]), one.dtype), like)
-        return {"buffer": buffer, "seen": jnp.int32(0)}
+        return {"buffer": buffer, "seen": jnp.int32(0), **jax.tree.map(jnp.asarray, dict(more))}
 
     def loss(inner):
         def replayed(params, batch, context):
@@ -77,19 +109,48 @@ def replay(
         return replayed
 
     def after_step(state, event):
-        batch = remembered(event.batch, like, name)
         key = jax.random.fold_in(event.key, digest(f"{name}/reservoir"))
-        return state.remember(name, insert(state.memory[name], batch, key))
+        batch = remembered(event.batch, like, name)
+        return state.remember(
+            name, admit(state.memory[name], batch, dataclasses.replace(event, key=key), state.hyper[name])
+        )
 
+    hyper = {"weight": weight, **parts.pop("hyper", {})}
     return Method(
         name=name,
-        hyper={"weight": weight},
+        hyper=hyper,
         memory=memory,
         loss=loss,
         after_step=after_step,
         reads=layout(like),
         refuses=no_rows(name),
+        **parts,
     )
+
+
+def capacity_within(mib: float, example: Batch) -> int:
+    """How many examples fit in a budget of device memory.
+
+    Args:
+      mib: the budget in MiB.
+      example: one batch, whose fields are remembered.
+
+    Raises:
+      ValueError: the budget holds no example.
+
+    Example:
+      >>> capacity_within(1, {"x": jnp.zeros((2, 64)), "labels": jnp.zeros(2, jnp.int32)})
+      4032
+    """
+    each = sum(
+        math.prod(leaf.shape[1:]) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(rows_like(example))
+    )
+    capacity = int(mib * 2**20 // each)
+    if capacity < 1:
+        raise ValueError(
+            f"a budget of {mib:g} MiB holds no example, one has {each} bytes; give at least {each / 2**20:.2g}"
+        )
+    return capacity
 
 
 def rows_like(example: Batch) -> Batch:

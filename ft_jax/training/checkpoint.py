@@ -91,6 +91,10 @@ class Checkpoints:
         """The step of the newest checkpoint."""
         return max(self._kinds[kind].steps(), default=None)
 
+    def kept(self, kind: str = "last") -> list[int]:
+        """The steps of the checkpoints that are there, oldest first."""
+        return self._kinds[kind].steps()
+
     def restore(self, kind: str = "last") -> tuple[TrainState, dict[str, Any]]:
         """The newest whole checkpoint's state, without its frozen part, and its record.
 

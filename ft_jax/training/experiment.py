@@ -185,6 +185,8 @@ class EvaluationSpec:
       mode: ``"max"`` if more of it is better, ``"min"`` if less.
       on: the evaluation set to watch; the first by default.
       keep_best: end with the state that the watched metric liked best.
+      prequential: so many of the latest batches make up the evaluation set ``"prequential"``, each measured just before
+        it was trained on (test, then train); None measures none. Metrics that are no means are not made of it.
       memories: batches of a task shown to methods when it ends, such as for EWC's Fisher information.
     """
 
@@ -193,6 +195,7 @@ class EvaluationSpec:
     mode: Literal["min", "max"] = "min"
     on: str | None = None
     keep_best: bool = False
+    prequential: int | None = None
     memories: int = 8
 
     def better(self, value: float, than: float | None) -> bool:
@@ -213,6 +216,10 @@ class Budget:
       accumulate: micro-batches an update is made of; memory falls, the result stays.
       patience: evaluations without a better watched metric after which a task is over; None for all steps.
       target: a value of the watched metric at which a task is over.
+      until: metrics by name at which, all together, a task is over, in the words of `Experiment.expect`:
+        ``{"accuracy": 0.9}`` at least, ``{"max_loss": 0.3}`` at most, on the task's own evaluation set or a named one,
+        ``{"prequential/accuracy": 0.9}``.
+      tasks: at most so many tasks of a stream; None for all that it gives.
     """
 
     steps: int | None = None
@@ -221,12 +228,17 @@ class Budget:
     accumulate: int = 1
     patience: int | None = None
     target: float | None = None
+    until: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    tasks: int | None = None
 
     def check(self) -> None:
         """Raises ValueError on a number that can't be."""
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"budget has steps={self.steps} and epochs={self.epochs}; give exactly one of them")
-        for name in ("steps", "epochs", "batch_size", "accumulate", "patience"):
+        for name, bound in {"target": self.target, **self.until}.items():
+            if bound is not None and not math.isfinite(bound):
+                raise ValueError(f"budget ends a task at {name} {bound}, which no metric reaches; give a finite number")
+        for name in ("steps", "epochs", "batch_size", "accumulate", "patience", "tasks"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"budget.{name} is {value}; give a number above 0")
@@ -349,6 +361,7 @@ class Experiment:
             ("checkpoints.every", self.checkpoints.every),
             ("checkpoints.keep", self.checkpoints.keep),
             ("log_every", self.log_every),
+            ("evaluation.prequential", self.evaluation.prequential),
         ):
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; give a number of at least 1")

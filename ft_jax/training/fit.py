@@ -16,12 +16,15 @@ from ft_jax.training.causes import one_sentence
 from ft_jax.training.clock import Stretch
 from ft_jax.training.evaluate import score
 from ft_jax.training.experiment import Experiment
+from ft_jax.training.later import extended
 from ft_jax.training.limits import check_limits
 from ft_jax.training.logging import HYPER_AT, Log
 from ft_jax.training.loop.ending import check_going_on, going_on, keep_model, outcomes_of, summary_of
+from ft_jax.training.loop.leaving import shown
 from ft_jax.training.loop.nonfinite import ALL_SKIPPED, MOST_RETURNS, Broken, keep_batch, skipped, watch
 from ft_jax.training.loop.numbers import changes, check_returned, in_place, numbers_of
 from ft_jax.training.loop.saving import Saving
+from ft_jax.training.loop.targets import reached, tested
 from ft_jax.training.metrics import CONFUSION
 from ft_jax.training.parallel import start_processes
 from ft_jax.training.prepare import Plan, notes_of, prepare
@@ -31,7 +34,7 @@ from ft_jax.training.run_folder import RunFolder, check_folder, finite
 from ft_jax.training.serving.of_run import why_unkeepable
 from ft_jax.training.signals import interruptions
 from ft_jax.training.stream import Feeder, check_batch
-from ft_jax.training.tracing import flatten, memories
+from ft_jax.training.tracing import PREQUENTIAL, flatten
 from ft_jax.training.trials import best_value
 
 
@@ -132,7 +135,7 @@ class _Loop:
 
     def go_on(self) -> None:
         """Where a finished run was given more steps, stands before its end again."""
-        more = going_on(self.plan, self.progress)
+        more = going_on(self.plan, self.progress) if self.plan.later is None else None
         if more is not None:
             self.progress, message = more
             self.log.event(self.progress.step, "more steps", message)
@@ -142,7 +145,7 @@ class _Loop:
         with interruptions() as interrupted:
             if "before" not in self.progress.scores:
                 self.note(scores={"before": self.guarded("the evaluation", self.measure, "before")})
-            while self.progress.task < len(self.plan.stream):
+            while self.another():
                 try:
                     ended = self.task(interrupted)
                 except Broken as broken:
@@ -155,6 +158,15 @@ class _Loop:
             best = int(np.ravel(self.distributed.collect(self.state.step))[0])
             self.log.event(self.progress.step, "keep_best", f"went back to the best state, of step {best}")
         return self.summary("finished")
+
+    def another(self) -> bool:
+        """Whether there is a task to train on; a stream that is not drawn to its end is asked for it."""
+        while self.progress.task >= len(self.plan.stream):
+            longer = self.guarded("the next task", extended, self.plan)
+            if longer is None:
+                return False
+            self.plan = longer
+        return True
 
     def task(self, interrupted: Callable[[], bool]) -> bool:
         """The current task from where it stands; False if it was interrupted."""
@@ -170,7 +182,7 @@ class _Loop:
                 with contextlib.nullcontext() if compiled else self.log.waiting(f"compiling {self.compiled()}"):
                     metrics = self.guarded("training", self.stretch, feeder, until, interrupted, compiled)
                 compiled = True
-                if self.due(self.experiment.evaluation.every) and self.progress.done < steps:
+                if self.due(self.experiment.evaluation.every) and self.progress.done < steps and not self.progress.over:
                     self.evaluation()
                 if self.progress.done == steps or self.progress.over:
                     break
@@ -199,9 +211,16 @@ class _Loop:
 
     def stretch(self, feeder: Feeder, until: int, interrupted, timed: bool) -> dict[str, Any]:
         """Steps without a pause, until so many are done on the task; the last one's metrics, computed."""
+        waiting: list[Any] = []
         clock, metrics = Stretch(self.progress.seconds, timed), {}
         while self.progress.done < until and not interrupted():
-            fed = feeder.take(lambda: self.distributed.collect(self.state))
+            fed = feeder.take(lambda: self.distributed.collect(self.state), interrupted)
+            if fed is None:
+                # The source has ended, or the run is to stop before it goes on.
+                self.note(over=not interrupted())
+                break
+            if self.experiment.evaluation.prequential:
+                waiting.append(self.distributed.measure(self.state, fed.batch)[0])
             self.state, metrics = self.distributed.step(self.state, fed.batch)
             count = jax.process_count() if timed else 0
             self.progress = self.progress.after_step(fed.place, fed.examples * count, (fed.tokens or 0) * count)
@@ -213,6 +232,9 @@ class _Loop:
         self.watch.end()
         jax.block_until_ready(metrics)
         self.note(seconds=clock.end())
+        if waiting:
+            window = [*self.progress.tested, *finite(jax.device_get(waiting))]
+            self.note(tested=window[-self.experiment.evaluation.prequential :])
         return metrics
 
     def rates(self) -> dict[str, np.ndarray]:
@@ -258,6 +280,10 @@ class _Loop:
                 message = f"no better {spec.metric} in {self.progress.bad} evaluations, best {self.progress.best:.4g}"
                 self.log.event(progress.step, "patience", f"task {task} ended early: {message}")
                 self.note(over=True)
+        met = reached(budget.until, scores, watched)
+        if met is not None:
+            self.log.event(progress.step, "target", f"task {task} ended: {met}")
+            self.note(over=True)
         if budget.target is not None and not spec.better(budget.target, value):
             self.log.event(progress.step, "target", f"task {task} ended: {spec.metric} {value:.4g} is at the target")
             self.note(over=True)
@@ -265,22 +291,20 @@ class _Loop:
 
     def end_of_task(self, feeder: Feeder) -> None:
         """Methods take leave of the task, all sets are measured, everything is saved."""
-        task, count = self.plan.stream[self.progress.task].name, self.experiment.evaluation.memories
+        task = self.plan.stream[self.progress.task].name
         remembers = bool(self.distributed.after_task)
-        if remembers:
-            collect = lambda: self.distributed.collect(self.state)  # noqa: E731
-            taken = [feeder.take(collect).host for _ in range(count)]
-            padding = getattr(self.plan.model, "pad_token", 0)
-            batches = memories(taken, self.plan.shapes[self.progress.task], padding)
-            self.events(self.distributed.after_task, f"end of task {task}", batches)
+        stacks = shown(self.plan, self.progress.task, feeder, lambda: self.distributed.collect(self.state))
+        for name, act in self.distributed.after_task.items():
+            for batches in stacks(name):
+                self.events(Events({name: act}), f"end of task {task}", batches)
         if remembers or self.progress.evaluated != self.progress.step:
             self.evaluation()
         self.tell("task", task)
         scores = {}
-        if len(self.plan.stream) > 1:
+        if len(self.plan.stream) > 1 or self.plan.later is not None:
             scores[f"after {task}"] = self.progress.latest
         self.progress = self.progress.next_task(self.plan.steps[self.progress.task])
-        if self.progress.task == len(self.plan.stream):
+        if not self.another():
             kept = self.progress.best_scores if self.experiment.evaluation.keep_best else None
             scores["after"] = kept or self.progress.latest
         self.note(scores={**self.progress.scores, **scores})
@@ -299,6 +323,8 @@ class _Loop:
                 self.put(f"evaluation set {name!r}", self.distributed.put_whole),
                 self.distributed.shards,
             )
+        if self.progress.tested:
+            found[PREQUENTIAL] = tested(self.progress.tested, self.plan.metrics)
         tables = {name: scores.pop(CONFUSION) for name, scores in found.items() if CONFUSION in scores}
         found = finite(found)
         self.note(tables=finite(tables))

@@ -1,7 +1,7 @@
 """Everything of a run but the training: built, checked and traced, before any compute is spent."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from ft_jax.training.composition import (
 )
 from ft_jax.training.evaluate import measurer
 from ft_jax.training.experiment import Experiment
+from ft_jax.training.later import all_steps, growing_sets
 from ft_jax.training.limits import limits_of
 from ft_jax.training.loop.nonfinite import guarded
 from ft_jax.training.loop.numbers import check_hyper_at
@@ -34,8 +35,8 @@ from ft_jax.training.metrics import (
 )
 from ft_jax.training.objective import target_of
 from ft_jax.training.parallel import Distributed, check_divides, parallelise
-from ft_jax.training.stream import Batch, Feed, Stream, check_batch, check_stream, classes_of, first_batch
-from ft_jax.training.tracing import task_batches, trace
+from ft_jax.training.stream import Batch, Feed, Stream, Task, check_batch, classes_of, first_batch, opened
+from ft_jax.training.tracing import PREQUENTIAL, task_batches, trace
 from ft_jax.transfer.half_precision import in_half, master_copies, stochastic_rounding
 
 HALF_PRECISION = ("transfer.master_copies", "transfer.stochastic_rounding")
@@ -59,6 +60,8 @@ class Plan:
       limits: what batches are checked against, see `ft_jax.training.limits`.
       shapes: of each task a host batch of every shape that it may train on.
       classes: names of the class ids, the same in all tasks; empty where there are none.
+      plain: its program on one device.
+      later: the tasks of a stream that are not drawn yet; None where all are in `stream`.
     """
 
     experiment: Experiment
@@ -74,6 +77,8 @@ class Plan:
     limits: Mapping[str, int]
     shapes: tuple[list[Batch], ...]
     classes: tuple[str, ...] = ()
+    plain: Program | None = None
+    later: Iterator[Task] | None = None
 
     @property
     def program(self) -> Program:
@@ -96,7 +101,8 @@ class Plan:
         given = {id(batches) for batches in self.stream[task].evaluations.values()}
         own = [name for name, batches in self.sets.items() if id(batches) in given]
         named = [name for name in own if name == called or name.startswith(f"{called}/")]
-        return next(iter([*named, *own, *self.sets]), None)
+        tested = [PREQUENTIAL] if self.experiment.evaluation.prequential else []
+        return next(iter([*named, *own, *self.sets, *tested]), None)
 
     def parameters(self) -> dict[str, Any]:
         """Counts of learned and of all parameters, and the learned ones' paths and sizes."""
@@ -135,8 +141,9 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
     keys = {name: jax.random.fold_in(root, digest(name)) for name in ("model", "methods", "state")}
     spec = experiment.model.for_data(experiment.data) if hasattr(experiment.model, "for_data") else experiment.model
     model = built(spec, keys["model"], outline)
-    stream = check_stream(experiment.data.build(model, _feed(experiment)))
-    sets = evaluation_sets(stream)
+    stream, later = opened(experiment.data.build(model, _feed(experiment)))
+    stream = stream[: experiment.budget.tasks]
+    sets = evaluation_sets(stream) if later is None else growing_sets(stream)
     example = _example(stream, sets)
     first = next((task for task in stream if not task.on_policy), None)
     shapes = tuple(task_batches(task, example if task is first else None) for task in stream)
@@ -162,7 +169,7 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
     if experiment.metrics is None and experiment.predict is None and prefers and {"chosen", "rejected"} <= {*first_set}:
         metrics |= preference_metrics()
     predict = experiment.predict or default_predict(bool(composition.inwards("lift")), target)
-    optimizer = experiment.optimizer.build(sum(steps))
+    optimizer = experiment.optimizer.build(sum(steps) if later is None else all_steps(experiment))
     loss = experiment.loss_of(model, example)
 
     def build(axis):
@@ -187,6 +194,8 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
         limits=limits,
         shapes=shapes,
         classes=classes_of(stream),
+        plain=plain,
+        later=later,
     )
     if not jax.tree.leaves(plan.abstract.params):
         raise ValueError(

@@ -100,6 +100,7 @@ class Progress:
       best, bad: the best watched value of the task, and evaluations since.
       over: early stopping has ended the task.
       evaluated: the step of the latest evaluation.
+      tested: of the latest batches of the task what they gave before they were trained on, see `EvaluationSpec`.
       ended: how the last task stood when it ended, and ``steps`` it was to have: a finished run may go on from there.
       scores: by phase, as in `Result`.
       latest, best_scores: scores of the latest and of the best evaluation.
@@ -115,6 +116,7 @@ class Progress:
     bad: int = 0
     over: bool = False
     evaluated: int | None = None
+    tested: Sequence[Mapping[str, Any]] = ()
     ended: Mapping[str, Any] | None = None
     scores: Mapping[str, Scores] = dataclasses.field(default_factory=dict)
     latest: Scores = dataclasses.field(default_factory=dict)
@@ -141,7 +143,7 @@ class Progress:
         """At the start of the next task; this one was to have so many steps."""
         ended = {"done": self.done, "place": self.place, "best": self.best, "bad": self.bad, "steps": steps}
         return dataclasses.replace(
-            self, task=self.task + 1, done=0, place=None, best=None, bad=0, over=False, ended=ended
+            self, task=self.task + 1, done=0, place=None, best=None, bad=0, over=False, tested=(), ended=ended
         )
 
     def before_the_end(self) -> "Progress":

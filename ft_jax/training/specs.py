@@ -179,7 +179,8 @@ class Texts:
             texts = self._tokens(texts_of(self.unlabelled).select("text"), model)
             source = beside(source, texts, self.unlabelled_batch, feed, **self._shape(model))
         about = summary(train)
-        return Task(short(address), source, evaluations, len(train), classes=train.classes, columns=about)
+        once = self._evaluation(train, model, feed)
+        return Task(short(address), source, evaluations, len(train), once=once, classes=train.classes, columns=about)
 
     def _evaluation(self, examples, model, feed):
         tokens = self._tokens(check_targets(examples, model), model)
@@ -223,7 +224,9 @@ class Images:
     def _task(self, name, examples, evaluations, feed):
         examples = examples if self.labelled is None else data.sample(examples, self.labelled, feed.seed)
         source = data.batches(examples, feed.batch_size, seed=feed.seed, **share(feed))
-        return Task(name, source, evaluations, len(examples), classes=examples.classes, columns=summary(examples))
+        once = data.evaluation_batches(examples, feed.batch_size)
+        about = summary(examples)
+        return Task(name, source, evaluations, len(examples), once=once, classes=examples.classes, columns=about)
 
 
 def check_targets(examples: data.Dataset, model: Any) -> data.Dataset:

@@ -55,6 +55,9 @@ class Task:
         Every process is given all of them.
       examples: how many training examples there are, for budgets in epochs.
       steps: updates on this task in place of the budget's.
+      once: one pass over its training examples: each exactly once, in the data's order, rows that fill the last batch
+        of weight 0, such as `ft_jax.data.evaluation_batches` gives. Methods that are ``aligned`` need it.
+      ends: whether the source may end, which ends the task: a stream seen once, or a live one that is told to stop.
       classes: names of the class ids in its labels; all tasks of a run have the same, or none.
       columns: what was understood of its data's columns, for dry runs.
     """
@@ -64,6 +67,8 @@ class Task:
     evaluations: Mapping[str, Iterable[Batch]] = dataclasses.field(default_factory=dict)
     examples: int | None = None
     steps: int | None = None
+    once: Iterable[Batch] | None = None
+    ends: bool = False
     classes: tuple[str, ...] = ()
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -74,6 +79,20 @@ class Task:
 
 
 Stream = tuple[Task, ...]
+
+
+def opened(stream: Any) -> tuple[Stream, Iterator[Task] | None]:
+    """What a data spec built, as tasks that are there and an iterator of those that are to come, or None.
+
+    Of an iterator, which may be without end, only the first task is drawn.
+
+    Raises:
+      ValueError: an iterator without a task, and what `check_stream` refuses.
+    """
+    if not isinstance(stream, Iterator):
+        return check_stream(stream), None
+    first = next(stream, None)
+    return check_stream(() if first is None else first), stream
 
 
 def check_stream(stream: Any) -> Stream:
@@ -189,6 +208,10 @@ class Fed:
     place: Any
 
 
+WAIT = 0.2
+"""Seconds between two looks at whether a run that waits for data was told to stop."""
+
+
 class Feeder:
     """Batches of a task, made, checked and moved to the devices ahead of their turn.
 
@@ -200,25 +223,43 @@ class Feeder:
         """`put` checks a host batch and moves it to the devices."""
         self._task, self._put = task, put
         self._queue: queue.Queue = queue.Queue(maxsize=ahead)
+        self._ended = False
         self._stop = threading.Event()
         self._thread = None
         if not task.on_policy:
             self._thread = threading.Thread(target=self._work, name=f"feed {task.name}", daemon=True)
             self._thread.start()
 
-    def take(self, state: Callable[[], Any]) -> Fed:
-        """The next batch; an on-policy source makes it from ``state()``."""
+    def take(self, state: Callable[[], Any], stop: Callable[[], bool] = lambda: False) -> Fed | None:
+        """The next batch; an on-policy source makes it from ``state()``.
+
+        None where the source has ended, or where ``stop()`` holds before a live one has anything new.
+        """
         if self._task.on_policy:
             batch = self._task.train(state())
             return self._make(batch, getattr(self._task.train, "get_state", lambda: None)())
-        item = self._queue.get()
+        item = self._wait(stop)
         if isinstance(item, BaseException):
             raise item
         return item
 
+    def _wait(self, stop):
+        while not self._ended:
+            try:
+                item = self._queue.get(timeout=WAIT)
+            except queue.Empty:
+                if stop():
+                    return None
+                continue
+            self._ended = item is None
+            return item
+        return None
+
     def close(self) -> None:
         """Ends the thread; batches made ahead are dropped."""
         self._stop.set()
+        if hasattr(self._task.train, "stop"):
+            self._task.train.stop()
         if self._thread is not None:
             while self._thread.is_alive():
                 self._drain()
@@ -243,7 +284,10 @@ class Feeder:
     def _work(self):
         while not self._stop.is_set():
             try:
-                batch = next_batch(self._task)
+                batch = next(self._task.train, None) if self._task.ends else next_batch(self._task)
+                if batch is None:
+                    self._queue.put(None)
+                    return
                 self._queue.put(self._make(batch, self._task.train.get_state()))
             except BaseException as error:
                 self._queue.put(error)

@@ -16,6 +16,9 @@ from ft_jax.training.limits import check_limits
 from ft_jax.training.metrics import HostMetric
 from ft_jax.training.stream import Batch, Task, check_batch, first_batch, size, stack
 
+PREQUENTIAL = "prequential"
+"""The evaluation set of the latest training batches, each measured before it was trained on."""
+
 
 def shapes_of(batch: Batch) -> tuple:
     """A batch's fields with their types and shapes: what a compiled program is for."""
@@ -77,15 +80,24 @@ def trace(plan: Any, program: Program) -> None:
     _trace_steps(plan, program)
     sums = _trace_evaluation(plan, program)
     evaluation = plan.experiment.evaluation
+    if evaluation.prequential and sums.keys() & {PREQUENTIAL}:
+        raise ValueError(f"an evaluation set is called {PREQUENTIAL!r}, as the tested batches are; rename it")
+    if evaluation.prequential:
+        sums |= {PREQUENTIAL: _tested(plan, program, sums)}
     if evaluation.on is not None and evaluation.on not in sums:
         raise KeyError(
             f"evaluation.on is {printable(evaluation.on)}, but the data's evaluation sets are {listed(sums)}"
         )
-    needs = evaluation.keep_best or plan.experiment.budget.patience or plan.experiment.budget.target is not None
+    budget = plan.experiment.budget
+    needs = evaluation.keep_best or budget.patience or budget.target is not None or budget.until
     if needs and not sums:
-        raise ValueError("keep_best, patience and target need an evaluation set, and the data has none; give it one")
+        raise ValueError(
+            "keep_best, patience, target and until need an evaluation set, and the data has none; give it one, or set "
+            "evaluation.prequential"
+        )
     if not sums:
         return
+    _check_targets(plan, sums)
     known = list(dict.fromkeys([*next(iter(sums.values())), *plan.metrics]))
     if evaluation.metric not in known:
         raise KeyError(
@@ -113,12 +125,46 @@ def _trace_steps(plan: Any, program: Program) -> None:
                 seen.add(shapes_of(batch))
                 with _on(f"a step on task {task.name!r}", batch):
                     jax.eval_shape(program.step, plan.abstract, dict(batch))
-        if leaves and batches:
-            several = memories([batches[0]] * plan.experiment.evaluation.memories, batches)
-            if shapes_of(several) not in ends:
-                ends.add(shapes_of(several))
+        for name, act in program.after_task.items() if leaves and batches else ():
+            several = memories([_shown(plan, task, name, batches)] * plan.experiment.evaluation.memories, batches)
+            if (name, shapes_of(several)) not in ends:
+                ends.add((name, shapes_of(several)))
                 with _on(f"the end of task {task.name!r}", several):
-                    jax.eval_shape(program.after_task, plan.abstract, several)
+                    jax.eval_shape(act, plan.abstract, several)
+
+
+def _shown(plan: Any, task: Task, name: str, batches: list[Batch]) -> Batch:
+    """A batch as a method sees it when a task ends."""
+    aligned = any(part.aligned for part in plan.composition if part.name == name)
+    if not aligned and not task.ends:
+        return batches[0]
+    first = None if task.once is None else next(iter(task.once), None)
+    if first is None:
+        why = "goes once through a task's examples" if aligned else "looks at a task's examples after its source ended"
+        raise ValueError(f"{name} {why}, and task {task.name!r} gives no such pass; give the Task once=...")
+    return fill(first, size(first))
+
+
+def _tested(plan: Any, program: Program, sums: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the test of a training batch gives."""
+    batch = next((batches[0] for batches in plan.shapes if batches), None)
+    if batch is None:
+        return next(iter(sums.values()), {})
+    with _on("the test of a training batch", batch):
+        return jax.eval_shape(measurer(plan.metrics)(program, None), plan.abstract, dict(batch))[0]
+
+
+def _check_targets(plan: Any, sums: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises KeyError on a target that no evaluation gives."""
+    for name in plan.experiment.budget.until:
+        owner, _, metric = name.rpartition("/")
+        if owner and owner not in sums:
+            raise KeyError(f"budget.until names the evaluation set {owner!r}, but there are {', '.join(sums)}")
+        metric = metric.removeprefix("max_")
+        made = sums[owner] if owner else next(iter(sums.values()))
+        known = list(dict.fromkeys([*made, *(() if owner == PREQUENTIAL else plan.metrics)]))
+        if metric not in known:
+            raise KeyError(f"budget.until ends a task at {name!r}, but the evaluation gives {', '.join(known)}")
 
 
 def _trace_evaluation(plan: Any, program: Program) -> dict[str, Mapping[str, Any]]:

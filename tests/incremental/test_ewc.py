@@ -35,7 +35,7 @@ def after_task(method, apply, params, batches):
 def test_empirical_fisher_equals_the_closed_form_of_softmax_regression():
     batch = regression_task(12)
     w = jax.random.normal(jax.random.key(5), (FEATURES, CLASSES))
-    state = after_task(ewc(empirical=True), softmax_regression, {"w": w}, stacked(batch, 3))
+    state = after_task(ewc(fisher="empirical"), softmax_regression, {"w": w}, stacked(batch, 3))
     residual = jax.nn.softmax(batch["x"] @ w) - jax.nn.one_hot(batch["labels"], CLASSES)
     expected = jnp.mean(jnp.square(batch["x"][:, :, None] * residual[:, None, :]), axis=0)
     np.testing.assert_allclose(state.memory["incremental.ewc"]["fisher"]["w"], expected, rtol=1e-5)
@@ -52,9 +52,25 @@ def test_sampled_fisher_converges_to_the_closed_form_and_ignores_the_labels():
     np.testing.assert_allclose(state.memory["incremental.ewc"]["fisher"]["w"], expected, rtol=0.06)
 
 
+def test_exact_fisher_is_the_closed_form_at_once():
+    batch = regression_task(12)
+    w = jax.random.normal(jax.random.key(5), (FEATURES, CLASSES))
+    state = after_task(ewc(fisher="exact"), softmax_regression, {"w": w}, stacked(batch, 3))
+    p = jax.nn.softmax(batch["x"] @ w)
+    expected = jnp.mean(jnp.square(batch["x"])[:, :, None] * (p * (1 - p))[:, None, :], axis=0)
+    np.testing.assert_allclose(state.memory["incremental.ewc"]["fisher"]["w"], expected, rtol=1e-5)
+
+
+def test_exact_fisher_of_texts_and_an_unknown_kind_are_refused():
+    with pytest.raises(ValueError, match="fisher='exact' weighs every label of an example, and these have"):
+        after_task(ewc(fisher="exact"), tiny.apply, tiny.params(), stacked(tiny.batch(), 2))
+    with pytest.raises(ValueError, match="got fisher='diagonal'; use one of 'sampled', 'empirical', 'exact'"):
+        ewc(fisher="diagonal")
+
+
 def test_a_text_counts_as_the_sum_of_its_weighted_tokens():
     batch = tiny.batch()
-    state = after_task(ewc(empirical=True), tiny.apply, tiny.params(), stacked(batch, 2))
+    state = after_task(ewc(fisher="empirical"), tiny.apply, tiny.params(), stacked(batch, 2))
 
     def log_probability(params, row):
         logits = tiny.apply(params, {"input_ids": batch["input_ids"][row][None]}, None).logits[0]
@@ -71,8 +87,8 @@ def test_padding_examples_do_not_dilute_the_fisher():
     batch = tiny.batch()
     padded = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), batch)
     padded["weights"] = padded["weights"].at[tiny.BATCH :].set(0.0)
-    one = after_task(ewc(empirical=True), tiny.apply, tiny.params(), stacked(batch, 2))
-    other = after_task(ewc(empirical=True), tiny.apply, tiny.params(), stacked(padded, 2))
+    one = after_task(ewc(fisher="empirical"), tiny.apply, tiny.params(), stacked(batch, 2))
+    other = after_task(ewc(fisher="empirical"), tiny.apply, tiny.params(), stacked(padded, 2))
     chex.assert_trees_all_close(one.memory, other.memory, rtol=1e-5, atol=1e-7)
 
 
@@ -94,7 +110,7 @@ def test_the_penalty_and_its_gradient_are_equation_3():
 def test_decay_forgets_earlier_tasks_and_the_anchor_is_the_latest():
     batches = [stacked(regression_task(8, seed), 2) for seed in (0, 7)]
     w = jax.random.normal(jax.random.key(5), (FEATURES, CLASSES))
-    program = make_step(supervised(softmax_regression), optax.sgd(0.1), ewc(decay=0.25, empirical=True))
+    program = make_step(supervised(softmax_regression), optax.sgd(0.1), ewc(decay=0.25, fisher="empirical"))
     state = program.init({"w": w}, jax.random.key(3))
     first = program.after_task(state, batches[0])
     second = program.after_task(first.replace(params={"model": {"w": w + 1}}), batches[1])
@@ -141,9 +157,9 @@ def test_the_fisher_of_episodes_and_preferences_is_that_of_their_examples():
         "query": jax.tree.map(lambda x: x[:, :, 1:], tasks),
     }
     preferences = {"chosen": batches, "rejected": jax.tree.map(jnp.zeros_like, batches)}
-    expected = after_task(ewc(empirical=True), tiny.apply, tiny.params(), batches)
+    expected = after_task(ewc(fisher="empirical"), tiny.apply, tiny.params(), batches)
     for layout in (episodes, preferences):
-        other = after_task(ewc(empirical=True), tiny.apply, tiny.params(), layout)
+        other = after_task(ewc(fisher="empirical"), tiny.apply, tiny.params(), layout)
         chex.assert_trees_all_close(other.memory, expected.memory, rtol=1e-5, atol=1e-7)
 
 
@@ -167,5 +183,5 @@ def test_the_fisher_needs_labels_and_to_sample_them_a_head():
 
     program = make_step(headless, optax.sgd(0.1), ewc())
     state = program.init({"w": jnp.ones(2)}, jax.random.key(0))
-    with pytest.raises(ValueError, match="no head to sample labels from; use incremental.ewc with empirical=True"):
+    with pytest.raises(ValueError, match="no head to sample labels from; use incremental.ewc with fisher='empirical'"):
         program.after_task(state, stacked(regression_task(4), 2))

@@ -78,7 +78,7 @@ def ewc_run(tmp_path, name, buckets, **changes):
         model=TextModel(),
         out=tmp_path / name,
         texts={"buckets": buckets},
-        method=(Use("incremental.ewc", weight=10.0, empirical=True), Use("transfer.full")),
+        method=(Use("incremental.ewc", weight=10.0, fisher="empirical"), Use("transfer.full")),
         budget=Budget(steps=3, batch_size=8),
         evaluation=EvaluationSpec(memories=2),
         **changes,
