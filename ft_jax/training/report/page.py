@@ -244,6 +244,14 @@ PAGE = """<!DOCTYPE html>
 {% endfor %}</tbody></table></div>
 {% endif %}
 
+{% if run.tasks %}
+<h3>Tasks in turn: {{ run.tasks.metric }}</h3>
+<div class="card scroll" tabindex="0" aria-label="Scores on every task after each">
+{{ run.tasks.svg }}
+<dl>{% for name, value in run.tasks.numbers %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
+</div>
+{% endif %}
+
 {% if run.attention %}
 <h3>Attention maps</h3>
 <div class="card">

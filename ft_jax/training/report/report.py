@@ -18,6 +18,7 @@ from ft_jax.training.report.attention import attention_section
 from ft_jax.training.report.charts import line_chart, number
 from ft_jax.training.report.data import PHASES, Run, Score
 from ft_jax.training.report.page import PAGE, STYLE
+from ft_jax.training.report.tasks import tasks_section
 from ft_jax.training.trials import Winner
 
 MOST_GROUPS = 20
@@ -141,6 +142,7 @@ def _section(run: Run, index: int, heading: str) -> dict[str, Any]:
             {key: example.get(key) for key in ("text", "label", "prediction", "probability")}
             for example in summary.get("examples", [])
         ],
+        "tasks": tasks_section(summary, _watched_metric(experiment)),
         "attention": attention_section(run.folder),
         "command": _command(experiment),
         "details": _details(run),
@@ -160,6 +162,12 @@ def _confusion(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         ]
         tables.append({"set": name, "classes": classes, "rows": list(zip(classes, cells, strict=False))})
     return tables
+
+
+def _watched_metric(experiment: Mapping[str, Any]) -> str:
+    """The metric of the matrix of tasks: the watched one where more of it is better, else accuracy."""
+    watched = experiment.get("evaluation") or {}
+    return watched["metric"] if watched.get("mode") == "max" and watched.get("metric") else "accuracy"
 
 
 def _facts(run: Run) -> list[str]:
