@@ -27,6 +27,7 @@ NEUTRAL = "it answers in place of the model's own head, so no number makes it tr
     example=lambda problem: nearest_mean(problem.apply, problem.params, problem.batch),
     neutral=NEUTRAL,
     pretrained=False,
+    mergeable=False,
 )
 def nearest_mean(
     apply: Callable, params: Params, example: Batch, *, normalise: bool = True, name: str = "incremental.nearest_mean"
@@ -79,6 +80,7 @@ def nearest_mean(
     example=lambda problem: slda(problem.apply, problem.params, problem.batch),
     neutral=NEUTRAL,
     pretrained=False,
+    mergeable=False,
 )
 def slda(
     apply: Callable, params: Params, example: Batch, shrinkage: float = 1e-4, *, name: str = "incremental.slda"
@@ -138,6 +140,7 @@ def slda(
     example=lambda problem: ranpac(problem.apply, problem.params, problem.batch, width=24),
     neutral=NEUTRAL,
     pretrained=False,
+    mergeable=False,
 )
 def ranpac(
     apply: Callable,

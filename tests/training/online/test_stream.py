@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from training.online import killed_stream
+from training.serving import small_runs
 from training.small import same_bits
 
 from ft_jax import data
 from ft_jax.cli import main
 from ft_jax.training.online import Entry, Journal, learner_of, record_of
 from ft_jax.training.seal import Damaged
+from ft_jax.training.serving import load_run, predict
 
 TESTS = Path(__file__).parents[2]
 
@@ -124,6 +126,31 @@ def test_a_file_that_grows_is_followed_until_told_to_stop(tmp_path):
     file.write_text("")
     with pytest.raises(ValueError, match="has 0 bytes and was read up to byte 4"):
         next(data.follow(file, seen[0].place))
+
+
+def test_a_finished_run_goes_on_with_what_learned_in_it_and_beside_it_as_its_predictions_were(tmp_path, capsys):
+    model, file = small_runs.encoder_folder(tmp_path / "encoder"), small_runs.texts(tmp_path / "reviews.csv")
+    run = small_runs.run(small_runs.classifier(model, file, "reviews"), tmp_path / "run").run
+    source, out = tmp_path / "lines.jsonl", tmp_path / "stream"
+    rows = [{"text": "the plot was great", "id": "a"}, {"text": "the plot was great", "label": "negative"}]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows * 3))
+    words = ["stream", str(run), "--from", str(source), "--end", "--out", str(out)]
+    assert main([*words, "--optimizer.learning_rate", "0.05"]) == 0
+    told = capsys.readouterr()
+    answers = [json.loads(line) for line in told.out.splitlines()]
+    assert [answer["line"] for answer in answers] == [1, 2, 3, 4, 5, 6] and answers[0]["id"] == "a"
+    expected = next(iter(predict(load_run(run), [rows[0]["text"]])))
+    assert answers[0]["label"] == expected.label
+    for name, p in expected.probabilities.items():
+        assert answers[0]["probabilities"][name] == pytest.approx(p, abs=1e-4)
+    assert answers[5]["probabilities"]["negative"] > answers[0]["probabilities"]["negative"] + 0.01
+    assert "6 lines, learned from 3" in told.err and "(99th percentile)" in told.err
+    # Nothing new: nothing is answered again; another rate is another stream.
+    assert main([*words, "--optimizer.learning_rate", "0.05"]) == 0
+    told = capsys.readouterr()
+    assert not told.out and "goes on after 6 lines" in told.err
+    assert main([*words, "--optimizer.learning_rate", "0.01"]) == 2
+    assert "holds another stream, whose optimizer.learning_rate is 0.05 and not 0.01" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
