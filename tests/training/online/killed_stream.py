@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from ft_jax import data, models
 from ft_jax.models import EncoderConfig
 from ft_jax.training import Experiment, OptimizerSpec, Use
-from ft_jax.training.online import learner_of, serve
+from ft_jax.training.online import Journal, learner_of, serve
 from ft_jax.training.online.learner import Blank
 from ft_jax.training.online.serve import Stand
 
@@ -44,7 +44,7 @@ EXPERIMENT = Experiment(
     model=Tiny(),
     data=Blank(32),
     method=(Use("incremental.replay", capacity=12, size=4),),
-    optimizer=OptimizerSpec("adam", 0.01),
+    optimizer=OptimizerSpec("sgd", 0.1),
 )
 
 
@@ -72,12 +72,10 @@ def stream(folder: Path, source: Path, write=lambda answer: None):
 def killing(moment: str, number: int):
     """Kills the process at the so-manieth time that it comes to a moment."""
     from ft_jax.training.checkpoint import Checkpoints
-    from ft_jax.training.online import journal
-    from ft_jax.training.online import serve as loop
 
     owner, name = {
-        "before the journal": (loop.Stand, "note"),
-        "before learning": (journal.Journal, "append"),
+        "before the journal": (Stand, "note"),
+        "before learning": (Journal, "append"),
         "in a checkpoint": (Checkpoints, "save"),
     }[moment]
     before, count = getattr(owner, name), [0]
