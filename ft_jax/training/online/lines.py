@@ -54,9 +54,8 @@ def record_of(text: str, classes: Sequence[str] = (), count: int | None = None) 
         raise ValueError(f"is a {type(found).__name__}; write an object with 'text' or 'images'")
     inputs = {name: found[name] for name in INPUTS if name in found}
     if len(inputs) != 1:
-        raise ValueError(
-            f"has the fields {printable(', '.join(found), 80) or 'none'}; give it one of 'text' and 'images'"
-        )
+        fields = printable(", ".join(found), 80) if found else "none"
+        raise ValueError(f"has the fields {fields}; give it one of 'text' and 'images'")
     if "text" in inputs and not isinstance(inputs["text"], str):
         raise ValueError(f"has {printable(inputs['text'], 40)} for its text; write a string")
     if "images" in inputs and not _finite(inputs["images"]):

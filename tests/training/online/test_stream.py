@@ -69,7 +69,7 @@ def np_leaves(tree):
 BAD = [
     ("{", "line 1 is not JSON"),
     ("[]", "line 1 is a list; write an object with 'text' or 'images'"),
-    ('{"label": "positive"}', "line 1 has the fields label; give it one of 'text' and 'images'"),
+    ('{"label": "positive"}', "line 1 has the fields 'label'; give it one of 'text' and 'images'"),
     ('{"text": 5}', "line 1 has 5 for its text; write a string"),
     ('{"images": [1.0, NaN]}', "line 1 "),
     ('{"text": "a good film", "label": "odd"}', "label 'odd' is none of the classes negative, positive"),
