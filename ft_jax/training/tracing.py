@@ -13,7 +13,7 @@ from ft_jax.outside import listed, printable
 from ft_jax.training.causes import fields_of, one_sentence
 from ft_jax.training.evaluate import fill, measurer
 from ft_jax.training.limits import check_limits
-from ft_jax.training.metrics import HostMetric
+from ft_jax.training.metrics import CONFUSION, HostMetric
 from ft_jax.training.stream import Batch, Task, check_batch, first_batch, size, stack
 
 PREQUENTIAL = "prequential"
@@ -162,7 +162,8 @@ def _check_targets(plan: Any, sums: Mapping[str, Mapping[str, Any]]) -> None:
             raise KeyError(f"budget.until names the evaluation set {owner!r}, but there are {', '.join(sums)}")
         metric = metric.removeprefix("max_")
         made = sums[owner] if owner else next(iter(sums.values()))
-        known = list(dict.fromkeys([*made, *(() if owner == PREQUENTIAL else plan.metrics)]))
+        every = dict.fromkeys([*made, *(() if owner == PREQUENTIAL else plan.metrics)])
+        known = [name for name in every if name != CONFUSION]
         if metric not in known:
             raise KeyError(f"budget.until ends a task at {name!r}, but the evaluation gives {', '.join(known)}")
 
