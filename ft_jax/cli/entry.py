@@ -19,6 +19,7 @@ FILE_ERRORS = FileNotFoundError | FileExistsError | NotADirectoryError | IsADire
 COMMANDS = {
     "run": ("ft_jax.cli.run", "train an experiment; any of its fields can be overridden"),
     "sweep": ("ft_jax.cli.sweep", "try values of an experiment's fields, cross-validated; the winner runs"),
+    "choose": ("ft_jax.cli.choose", "find which adapter or network suits a task, or a file of your own"),
     "list": ("ft_jax.cli.experiments", "list the experiments"),
     "data": ("ft_jax.cli.data", "show what is understood of files: columns, classes, lengths, tokens with loss"),
     "methods": ("ft_jax.cli.methods", "list the methods, or show one method's documentation"),

@@ -51,7 +51,9 @@ class Method:
         parameters. Training goes on with what it was.
       report: ``state -> {name: scalar}`` for the step's metrics.
       lift: ``(program, build) -> program`` maps the whole program, such as to many members at once;
-        ``build(composition)`` makes another one of the same loss, optimizer and options.
+        ``build(composition)`` makes another one of the same loss, optimizer and options, ``build(composition, loss)``
+        one of another loss, such as that of another network; with ``place=name`` the composition stands in that
+        part's place, and the run's other parts that lift nothing stay round it.
       after_step, after_task, after_eval: ``(state, event) -> state``.
       aligned: its ``after_task`` is called again and again, over one pass through all of the task's examples: each
         exactly once and in the data's order, a stack of batches a call, filled up with rows of weight 0. Others see

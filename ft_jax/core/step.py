@@ -62,7 +62,10 @@ def make_step(
     per_term = any(part.per_term for part in method)
     listens = method.inwards("after_step")
 
-    def build(composition):
+    def build(composition, loss=loss, place=None):
+        if place is not None:
+            stays = [part for part in method if part.name == place or part.lift is None]
+            composition = compose(*(composition if part.name == place else part for part in stays))
         return make_step(loss, optimizer, composition, accumulate=accumulate, axis=axis, predict=predict)
 
     def init(params, key):

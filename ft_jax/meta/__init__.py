@@ -4,9 +4,11 @@
 - `meta_sgd`: a rate for every parameter beside the start.
 - `reptile`, `imaml`: without derivatives of the inner steps.
 - `prototypical`, `simple_shot`: new classes by the nearest mean of features.
+- `choose`: which of several architectures suits the task, decided while they train; more in `ft_jax.meta.choosing`.
 - `episodes`: a batch as tasks with support and query examples.
 """
 
+from ft_jax.meta.choosing import choose
 from ft_jax.meta.episodes import PerTask, episodes
 from ft_jax.meta.imaml import imaml
 from ft_jax.meta.maml import anil, fomaml, maml
@@ -17,6 +19,7 @@ from ft_jax.meta.reptile import reptile
 __all__ = [
     "PerTask",
     "anil",
+    "choose",
     "episodes",
     "fomaml",
     "imaml",
