@@ -135,9 +135,9 @@ class Thompson(_Linear):
       ridge: of the constant feature.
 
     Example:
-      >>> record = Thompson().learn(Thompson().start(1, 1), 0, jnp.ones((1, 1)), 1.0)
+      >>> record = Thompson().learn(Thompson().start(1, 1), 0, jnp.ones((1, 1)), 1.25)
       >>> Thompson().scores(record, jnp.ones((1, 1)), 0.0, jax.random.key(0))[0].round(2).tolist()
-      [0.8]
+      [1.0]
     """
 
     exploration: float = SPREAD
