@@ -12,7 +12,7 @@ from ft_jax.core.method import Method
 from ft_jax.core.outputs import Outputs
 from ft_jax.core.params import Params
 from ft_jax.core.state import Batch
-from ft_jax.core.weights import shape
+from ft_jax.core.weights import materialize, shape
 from ft_jax.incremental.examples import examples
 
 UNSEEN = -1e9
@@ -26,8 +26,6 @@ NEUTRAL = "it answers in place of the model's own head, so no number makes it tr
     paper="Rebuffi et al. 2017 (iCaRL), arXiv:1611.07725, equation 2; Mensink et al. 2013 (nearest class mean)",
     example=lambda problem: nearest_mean(problem.apply, problem.params, problem.batch),
     neutral=NEUTRAL,
-    pretrained=False,
-    mergeable=False,
 )
 def nearest_mean(
     apply: Callable, params: Params, example: Batch, *, normalise: bool = True, name: str = "incremental.nearest_mean"
@@ -79,8 +77,6 @@ def nearest_mean(
     paper="Hayes and Kanan 2020, arXiv:1909.01520, equations 1 to 4",
     example=lambda problem: slda(problem.apply, problem.params, problem.batch),
     neutral=NEUTRAL,
-    pretrained=False,
-    mergeable=False,
 )
 def slda(
     apply: Callable, params: Params, example: Batch, shrinkage: float = 1e-4, *, name: str = "incremental.slda"
@@ -139,8 +135,6 @@ def slda(
     paper="McDonnell et al. 2023, arXiv:2307.02251, equations 5 to 7",
     example=lambda problem: ranpac(problem.apply, problem.params, problem.batch, width=24),
     neutral=NEUTRAL,
-    pretrained=False,
-    mergeable=False,
 )
 def ranpac(
     apply: Callable,
@@ -229,12 +223,17 @@ def _closed(name, apply, params, example, features, start, see, solve, hyper=Non
             if context.train:
                 return outputs
             own = context.memory[name]
-            seen = own["counts"] > 0
-            bias = jnp.where(seen | ~jnp.any(seen), own["head"]["bias"], UNSEEN)
+            seen, hidden = own["counts"] > 0, outputs.hidden.astype(jnp.float32)
+            any_seen = jnp.any(seen)
+            before = materialize(outputs.unembedding).astype(jnp.float32)
+            bias = jnp.zeros(classes) if outputs.bias is None else outputs.bias.astype(jnp.float32)
+            # Both heads side by side, of which one is 0: until a task has ended it is the model's own that answers.
             return Outputs(
-                hidden=features(outputs.hidden.astype(jnp.float32), own),
-                unembedding=own["head"]["kernel"],
-                bias=bias,
+                hidden=jnp.concatenate([hidden, features(hidden, own)], axis=-1),
+                unembedding=jnp.concatenate(
+                    [jnp.where(any_seen, 0.0, before), jnp.where(any_seen, own["head"]["kernel"], 0.0)]
+                ),
+                bias=jnp.where(any_seen, jnp.where(seen, own["head"]["bias"], UNSEEN), bias),
                 states={**outputs.states, name: outputs.hidden},
             )
 
