@@ -7,6 +7,7 @@ import numpy as np
 
 from ft_jax.data.checks import check_columns, check_not_empty
 from ft_jax.data.dataset import Dataset
+from ft_jax.outside import printable
 
 
 def by_class(dataset: Dataset, groups: Sequence[Sequence[int | str]] | int) -> dict[str, Dataset]:
@@ -50,7 +51,7 @@ def by_class(dataset: Dataset, groups: Sequence[Sequence[int | str]] | int) -> d
 def _id(one: int | str, classes: Sequence[str]) -> int:
     if isinstance(one, str):
         if one not in classes:
-            raise ValueError(f"no class is called {one!r}; the data names {', '.join(classes) or 'none'}")
+            raise ValueError(f"no class is called {printable(one)}; the data names {', '.join(classes) or 'none'}")
         return classes.index(one)
     return int(one)
 
@@ -72,7 +73,9 @@ def by_value(dataset: Dataset, column: str) -> dict[str, Dataset]:
     for place in range(len(dataset)):
         value = values[place]
         if value is None or value != value or not str(value).strip():
-            raise ValueError(f"example {place} has no value in column {column!r}; give it one or drop the example")
+            raise ValueError(
+                f"example {place} has no value in column {printable(column)}; give it one or drop the example"
+            )
         places.setdefault(str(value), []).append(place)
     return {value: dataset.take(found) for value, found in places.items()}
 
@@ -98,7 +101,9 @@ def by_time(dataset: Dataset, column: str, edges: Sequence[float] | int) -> dict
     times = np.asarray(check_columns(check_not_empty(dataset), [column]).columns[column])
     lacks = [place for place, time in enumerate(times.tolist()) if time is None or time != time or time == ""]
     if lacks:
-        raise ValueError(f"example {lacks[0]} has no time in column {column!r}; give it one or drop the example")
+        raise ValueError(
+            f"example {lacks[0]} has no time in column {printable(column)}; give it one or drop the example"
+        )
     order = np.argsort(times, kind="stable")
     if isinstance(edges, int):
         edges = time_edges(times, edges, column)
@@ -109,7 +114,7 @@ def by_time(dataset: Dataset, column: str, edges: Sequence[float] | int) -> dict
     names = [*names, f"{column} from {named[-1]}"] if named else [f"all {column}s"]
     for name, part in zip(names, parts, strict=True):
         if not len(part):
-            raise ValueError(f"the experience {name!r} has no example; give edges that leave it some")
+            raise ValueError(f"the experience {printable(name)} has no example; give edges that leave it some")
     return {name: dataset.take(part) for name, part in zip(names, parts, strict=True)}
 
 
@@ -125,8 +130,10 @@ def time_edges(times: Sequence, count: int, column: str = "time") -> list:
     """
     ordered = np.sort(np.asarray(times))
     if not 1 <= count <= len(np.unique(ordered)):
-        raise ValueError(f"{count} experiences need as many different values of {column!r}; give fewer")
+        raise ValueError(f"{count} experiences need as many different values of {printable(column)}; give fewer")
     edges = [ordered[len(ordered) * at // count] for at in range(1, count)]
     if len(np.unique(edges)) < len(edges) or (edges and edges[0] == ordered[0]):
-        raise ValueError(f"column {column!r} repeats a value too often for {count} equal experiences; give the edges")
+        raise ValueError(
+            f"column {printable(column)} repeats a value too often for {count} equal experiences; give the edges"
+        )
     return [edge.item() for edge in edges]

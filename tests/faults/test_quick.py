@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from faults import torture
 from faults.flips import flips
 from faults.fuzz import a_sentence, fuzzed, kept, original, outcome
 
@@ -44,3 +45,10 @@ def test_killed_runs_of_each_kind_end_in_the_same_bits():
     assert {line["kind"] for line in lines} == {"supervised", "stream", "population", "on-policy"}, done.stderr[-900:]
     assert [line["lost"] for line in lines if line["lost"]] == []
     assert sum(line["kills"] for line in lines) >= 2
+
+
+def test_security_quotes_the_counts():
+    found = torture.counted()
+    assert not found["wrong"] and found["inputs"] >= 3000 and found["flips"] == found["noticed"] >= 500
+    said = " ".join((ROOT / "SECURITY.md").read_text().split())
+    assert torture.sentence(found) in said
