@@ -69,12 +69,23 @@ def check_refusal(pair: Pair) -> None:
 
 
 def check_traces(subject: Subject) -> None:
-    """Raises an AssertionError unless a step gives back the state's shapes; nothing is computed."""
+    """Raises an AssertionError unless a step gives back the state's shapes; nothing is computed.
+
+    What maps the whole program is evaluated too: predictions have the trials' axes and those of the batch.
+    """
     state = jax.eval_shape(subject.program.init, problem(subject.layers).params, jax.random.key(3))
     after, metrics = jax.eval_shape(subject.program.step, state, subject.batch)
     shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), one) for one in (state, after)]
     assert shapes[0] == shapes[1], f"a step of {subject.name} changes the state's shapes"
     assert "loss" in metrics
+    if subject.lifts:
+        plain = problem(subject.layers).batch
+        found = jax.eval_shape(subject.program.evaluate, state, plain)
+        shape = (*subject.program.trials, *plain["labels"].shape)
+        assert found.predictions.shape[:-1] == shape, f"{subject.name} predicts {found.predictions.shape}, not {shape}"
+        known = jax.ShapeDtypeStruct(subject.program.trials, jnp.float32)
+        after = jax.eval_shape(subject.program.after_eval, state, dict.fromkeys(("loss", "task"), known))
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
 
 
 def losses(subject: Subject, steps: int = 5) -> tuple[float, float, bool]:

@@ -24,7 +24,8 @@ def fused_draws(name: str, count: int, fusion: str) -> Callable[[Program, Any], 
     def lift(program: Program, build) -> Program:
         def evaluate(state, batch):
             def one(draw):
-                memory: Mapping[str, Any] = {**state.memory[name], DRAW: draw}
+                own = state.memory[name]  # With an axis of members where a lift inside has them.
+                memory: Mapping[str, Any] = {**own, DRAW: jnp.broadcast_to(draw, jnp.shape(own[DRAW]))}
                 return program.evaluate(state.remember(name, memory), batch)
 
             terms, predictions, weights = mapped(one, count)(jnp.arange(count))
