@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ft_jax.core.batches import divisor, example_weights, named, weighted_mean
@@ -107,14 +108,18 @@ def prototypical(
 
         return over_tasks(name, plain, task)
 
-    return Method(name=name, loss=loss, gives="episodes")
+    return Method(name=name, loss=loss, drops=(term,), gives="episodes")
+
+
+OUTLINE = {"input_ids": np.zeros((2, 4), np.int32)}
+"""A batch as the network of the laws reads it."""
 
 
 @register(
     "meta",
     paper="Wang et al. 2019, arXiv:1911.04623, section 3 (CL2N)",
     needs=("support", "query"),
-    example=lambda problem: simple_shot(problem.apply, problem.params, problem.batch, ways=2),
+    example=lambda problem: simple_shot(problem.apply, problem.params, OUTLINE, ways=2),
     neutral=Neutral({}),
 )
 def simple_shot(

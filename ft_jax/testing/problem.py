@@ -77,7 +77,7 @@ def example(name: str, *inside: str, whole: tuple[str, ...] = (), layers: int = 
     inner = layout_of(*inside)(given.batch)
     try:
         outer = layout_of(*whole)(given.batch)
-    except (KeyError, TypeError):  # No batch is for all of them, which composing refuses.
+    except (KeyError, TypeError, ValueError):  # No batch is for all of them, which composing refuses.
         outer = inner
     return catalogue[name].example(dataclasses.replace(given, batch=inner, whole=outer))
 
