@@ -1,7 +1,7 @@
 """Episodes: a task's support examples to learn it from, and its query examples to be judged on."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ft_jax.core.batches import named, shares, without_shares
 from ft_jax.core.mesh import mapped
-from ft_jax.core.method import Loss, Terms
+from ft_jax.core.method import Loss, Method, Terms
 from ft_jax.core.outputs import Outputs
 from ft_jax.core.params import Params
 from ft_jax.core.state import Batch, Context, direct
@@ -60,6 +60,19 @@ def merged_part(batch: Batch, part: str = "query") -> Batch:
 
 Task = Callable[[Params, Batch, Batch, Context], tuple[Terms, Outputs]]
 """``(params, support, query, context) -> (terms, outputs of the query)`` of one task."""
+
+
+def one_of_episodes(parts: Iterable[Method]) -> str | None:
+    """`Method.refuses` of a method over episodes: a second one would need episodes of episodes.
+
+    Example:
+      >>> one_of_episodes((Method("meta.maml", gives="episodes"), Method("meta.anil", gives="episodes")))
+      'meta.anil and meta.maml both learn over episodes, which the data gives once; leave one of the two out'
+    """
+    found = sorted(part.name for part in parts if part.gives == "episodes")
+    if len(found) < 2:
+        return None
+    return f"{found[0]} and {found[1]} both learn over episodes, which the data gives once; leave one of the two out"
 
 
 def over_tasks(name: str, plain: Loss, task: Task) -> Loss:

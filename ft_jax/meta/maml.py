@@ -9,7 +9,7 @@ from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.params import combine
 from ft_jax.meta.adaptation import Adaptation, total
-from ft_jax.meta.episodes import episodes, merged_part, over_tasks
+from ft_jax.meta.episodes import episodes, merged_part, one_of_episodes, over_tasks
 
 Inner = str | Callable[..., optax.GradientTransformation]
 
@@ -166,4 +166,4 @@ def _unrolled(inner: Adaptation, numbers: dict[str, float], first_order: bool = 
 
         return over_tasks(inner.name, plain, task)
 
-    return Method(name=inner.name, hyper=numbers, loss=loss, gives="episodes")
+    return Method(name=inner.name, hyper=numbers, loss=loss, gives="episodes", refuses=one_of_episodes)

@@ -16,7 +16,7 @@ from ft_jax.core.outputs import Outputs, logits_of, pooled
 from ft_jax.core.params import Params
 from ft_jax.core.state import Batch
 from ft_jax.core.weights import shape
-from ft_jax.meta.episodes import episodes, over_tasks
+from ft_jax.meta.episodes import episodes, one_of_episodes, over_tasks
 
 ABSENT = -1e9
 """The bias of a class that has no support example."""
@@ -108,7 +108,7 @@ def prototypical(
 
         return over_tasks(name, plain, task)
 
-    return Method(name=name, loss=loss, drops=(term,), gives="episodes")
+    return Method(name=name, loss=loss, drops=(term,), gives="episodes", refuses=one_of_episodes)
 
 
 OUTLINE = {"input_ids": np.zeros((2, 4), np.int32)}
