@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ft_jax.core.batches import counted
 from ft_jax.core.catalogue import register
@@ -21,10 +22,14 @@ UNSEEN = -1e9
 NEUTRAL = "it answers in place of the model's own head, so no number makes it train or answer like the step without it"
 
 
+OUTLINE = {"input_ids": np.zeros((2, 4), np.int32)}
+"""A batch as the network of the laws reads it."""
+
+
 @register(
     "incremental",
     paper="Rebuffi et al. 2017 (iCaRL), arXiv:1611.07725, equation 2; Mensink et al. 2013 (nearest class mean)",
-    example=lambda problem: nearest_mean(problem.apply, problem.params, problem.batch),
+    example=lambda problem: nearest_mean(problem.apply, problem.params, OUTLINE),
     neutral=NEUTRAL,
 )
 def nearest_mean(
@@ -75,7 +80,7 @@ def nearest_mean(
 @register(
     "incremental",
     paper="Hayes and Kanan 2020, arXiv:1909.01520, equations 1 to 4",
-    example=lambda problem: slda(problem.apply, problem.params, problem.batch),
+    example=lambda problem: slda(problem.apply, problem.params, OUTLINE),
     neutral=NEUTRAL,
 )
 def slda(
@@ -133,7 +138,7 @@ def slda(
 @register(
     "incremental",
     paper="McDonnell et al. 2023, arXiv:2307.02251, equations 5 to 7",
-    example=lambda problem: ranpac(problem.apply, problem.params, problem.batch, width=24),
+    example=lambda problem: ranpac(problem.apply, problem.params, OUTLINE, width=24),
     neutral=NEUTRAL,
 )
 def ranpac(

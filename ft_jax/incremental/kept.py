@@ -6,13 +6,20 @@ import jax.numpy as jnp
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.state import Batch
+from ft_jax.incremental.examples import examples
 from ft_jax.incremental.replay import rehearsal, rows_like
+
+
+def _labelled(batch: Batch) -> Batch:
+    """Examples with labels out of a batch of the laws."""
+    found = examples(batch, ("labels",))
+    return {**batch, "labels": batch["input_ids"]} if found is None else found
 
 
 @register(
     "incremental",
     paper="Chrysakis and Moens 2020, Online continual learning from imbalanced data, ICML, algorithm 1 (CBRS)",
-    example=lambda problem: balanced_replay(6, 4, problem.batch, classes=32, weight=0.05),
+    example=lambda problem: balanced_replay(6, 4, _labelled(problem.batch), classes=32, weight=0.05),
     neutral=Neutral({"weight": 0.0}),
 )
 def balanced_replay(
