@@ -80,4 +80,4 @@ def er_ace(
     def admit(memory, batch, event, numbers):
         return insert(memory, batch, event.key)
 
-    return rehearsal(name, capacity, size, like, weight, admit, prepare=prepare, forward=forward)
+    return rehearsal(name, capacity, size, like, weight, admit, prepare=prepare, forward=forward, reads="examples")

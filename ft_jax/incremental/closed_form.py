@@ -14,7 +14,7 @@ from ft_jax.core.outputs import Outputs
 from ft_jax.core.params import Params
 from ft_jax.core.state import Batch
 from ft_jax.core.weights import materialize, shape
-from ft_jax.incremental.examples import examples
+from ft_jax.incremental.examples import examples, no_rows
 
 UNSEEN = -1e9
 """The logit of a class that no example was seen of, while others were."""
@@ -270,4 +270,12 @@ def _closed(name, apply, params, example, features, start, see, solve, hyper=Non
         kernel, bias = solve(sums, counts, state.hyper.get(name, {}))
         return state.remember(name, {**own, **sums, "counts": counts, "head": {"kernel": kernel, "bias": bias}})
 
-    return Method(name=name, hyper=hyper or {}, memory=memory, forward=forward, after_task=after_task, aligned=True)
+    return Method(
+        name=name,
+        hyper=hyper or {},
+        memory=memory,
+        forward=forward,
+        after_task=after_task,
+        aligned=True,
+        refuses=no_rows(name),
+    )

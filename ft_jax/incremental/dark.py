@@ -5,10 +5,10 @@ import jax.numpy as jnp
 
 from ft_jax.core.batches import weighted_mean
 from ft_jax.core.catalogue import Neutral, register
-from ft_jax.core.method import Method, layout_of
+from ft_jax.core.method import Method
 from ft_jax.core.params import digest
 from ft_jax.core.state import Batch
-from ft_jax.incremental.examples import no_rows
+from ft_jax.incremental.examples import no_answers
 from ft_jax.incremental.replay import insert, remembered, rows_like
 
 LOGITS = "remembered_logits"
@@ -100,15 +100,6 @@ def der(
         key = jax.random.fold_in(event.key, digest(f"{name}/reservoir"))
         return state.remember(name, insert(state.memory[name], entry, key))
 
-    def refuses(parts):
-        found, giver = layout_of(parts)
-        if found == "episodes":
-            return (
-                f"{name} remembers the model's answer to every example, and {giver} has those to the query alone; "
-                "leave one of them out"
-            )
-        return no_rows(name)(parts)
-
     return Method(
         name=name,
         hyper={"alpha": alpha, "beta": beta},
@@ -116,5 +107,5 @@ def der(
         loss=loss,
         after_step=after_step,
         reads="examples",
-        refuses=refuses,
+        refuses=no_answers(name),
     )

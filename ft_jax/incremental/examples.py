@@ -60,6 +60,23 @@ def no_rows(name: str, remembers: str | None = None) -> Callable[[tuple[Method, 
     return refuses
 
 
+def no_answers(name: str) -> Callable[[tuple[Method, ...]], str | None]:
+    """`Method.refuses` of a method that reads the model's answer to every row that it remembers.
+
+    Example:
+      >>> no_answers("incremental.der")((Method("incremental.der"), Method("meta.maml", gives="episodes")))
+      'incremental.der reads the answer to every example, but meta.maml has those to the query alone; leave one out'
+    """
+
+    def refuses(parts):
+        found, giver = layout_of(parts)
+        if found == "episodes":
+            return f"{name} reads the answer to every example, but {giver} has those to the query alone; leave one out"
+        return no_rows(name)(parts)
+
+    return refuses
+
+
 def examples(batch: Batch, fields: Iterable[str], leading: int = 0) -> Batch | None:
     """The part of `batch` that has `fields`, as one batch of examples; None where no part has them.
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.state import Batch
-from ft_jax.incremental.examples import examples
+from ft_jax.incremental.examples import examples, no_answers
 from ft_jax.incremental.replay import rehearsal, rows_like
 
 
@@ -96,7 +96,7 @@ def balanced_replay(
 
         return jax.lax.scan(one, memory, (batch, labels, keys))[0]
 
-    return rehearsal(name, capacity, size, like, weight, admit, more)
+    return rehearsal(name, capacity, size, like, weight, admit, more, reads="examples")
 
 
 def _class_of(batch):
@@ -163,7 +163,18 @@ def replay_by_loss(
         return {**memory, "buffer": buffer, "seen": seen, "keys": best}
 
     more = {"keys": jnp.full(capacity, -jnp.inf)}
-    return rehearsal(name, capacity, size, like, weight, admit, more, hyper={"power": power})
+    return rehearsal(
+        name,
+        capacity,
+        size,
+        like,
+        weight,
+        admit,
+        more,
+        hyper={"power": power},
+        reads="examples",
+        refuses=no_answers(name),
+    )
 
 
 def _losses(batch, logits, name):

@@ -122,9 +122,7 @@ def rehearsal(
         memory=memory,
         loss=loss,
         after_step=after_step,
-        reads=layout(like),
-        refuses=no_rows(name),
-        **parts,
+        **{"reads": layout(like), "refuses": no_rows(name), **parts},
     )
 
 
