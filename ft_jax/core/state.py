@@ -70,8 +70,22 @@ class TrainState:
         return self.replace(memory={**self.memory, name: value})
 
 
+@dataclasses.dataclass(frozen=True)
+class Ungathered:
+    """A coupled loss that talks to the other devices by itself, such as around a ring, see `Context.couple`.
+
+    Attributes:
+      function: ``(rows, shared, aligned, axis) -> scalar``, or a tree of scalars, of this device's rows; `axis` is the
+        mapped device axis or None. The mean over the devices is the value of the whole batch.
+    """
+
+    function: Callable
+
+
 def direct(function: Callable, rows: Any, shared: Any, aligned: Any, axis: str | None) -> Any:
     """A coupled loss over the rows that are here and those of the other devices, see `Context.couple`."""
+    if isinstance(function, Ungathered):
+        return function.function(rows, shared, aligned, axis)
     everyone, all_aligned, start = rows, aligned, 0
     if axis is not None:
         everyone, all_aligned = jax.lax.all_gather((rows, aligned), axis, tiled=True)
@@ -138,7 +152,7 @@ class Context:
         Args:
           function: ``(own, everyone, start, shared, own_aligned, all_aligned) -> scalar``, or a tree of scalars: this
             device's rows against those of all devices, whose row ``start`` is the first of `own`. The mean over the
-            devices is the value of the whole batch.
+            devices is the value of the whole batch. Or `Ungathered`, for a loss that needs no gather.
           rows: differentiated arrays ``[batch, ...]``, such as embeddings.
           shared: differentiated and the same for all rows, such as a temperature.
           aligned: arrays ``[batch, ...]`` that are not differentiated, such as labels or shares.

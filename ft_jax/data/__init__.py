@@ -27,6 +27,8 @@ from ft_jax.data.judgements import judgements
 from ft_jax.data.labels import one_mapping
 from ft_jax.data.live import follow
 from ft_jax.data.masking import mask_tokens
+from ft_jax.data.media import image_places
+from ft_jax.data.modalities import Audio, Collected, Image, Skipped, modalities, referenced, shards
 from ft_jax.data.packing import pack
 from ft_jax.data.pipeline import Batches, EvaluationBatches, batches, evaluation_batches
 from ft_jax.data.preferences import preferences
@@ -39,10 +41,14 @@ from ft_jax.data.tokens import encode, special_ids, tokenize
 
 __all__ = [
     "DOMAINS",
+    "Audio",
     "Batches",
+    "Collected",
     "Computed",
     "Dataset",
     "EvaluationBatches",
+    "Image",
+    "Skipped",
     "augmented",
     "batches",
     "by_class",
@@ -64,11 +70,13 @@ __all__ = [
     "follow",
     "from_file",
     "from_tfds",
+    "image_places",
     "in_turn",
     "judgements",
     "load",
     "mask_tokens",
     "mnist",
+    "modalities",
     "nested_folds",
     "next_tokens",
     "one_mapping",
@@ -76,8 +84,10 @@ __all__ = [
     "preferences",
     "prefetch_to_device",
     "put",
+    "referenced",
     "sample",
     "sentiment",
+    "shards",
     "special_ids",
     "tokenize",
     "unlabelled",

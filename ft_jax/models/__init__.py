@@ -20,6 +20,7 @@ from ft_jax.models.model import (
     vit,
 )
 from ft_jax.models.networks.audio import Whisper, WhisperConfig
+from ft_jax.models.networks.captioner import Captioner, CaptionerConfig
 from ft_jax.models.networks.decoder import Decoder, DecoderConfig
 from ft_jax.models.networks.dual import Dual, DualConfig, TextTowerConfig, sigmoid_contrastive
 from ft_jax.models.networks.encoder import Encoder, EncoderConfig
@@ -29,7 +30,9 @@ from ft_jax.models.networks.parts.attention import Mask, attention
 from ft_jax.models.networks.parts.experts import load_balance
 from ft_jax.models.networks.parts.rope import RopeScaling
 from ft_jax.models.networks.parts.stacking import stack_layers, unstack_layers
+from ft_jax.models.networks.signal import Signal, SignalConfig
 from ft_jax.models.networks.t5 import T5, T5Config
+from ft_jax.models.networks.tabular import Tabular, TabularConfig
 from ft_jax.models.networks.vision import MLPConfig, Perceptron, VisionTransformer, ViTConfig
 from ft_jax.models.networks.vlm import VisionLanguage, VisionLanguageConfig
 from ft_jax.models.peft.files import load_adapter, save_adapter
@@ -38,6 +41,8 @@ from ft_jax.models.vocabulary import resized, untied, with_tokens
 __all__ = [
     "HEADS",
     "T5",
+    "Captioner",
+    "CaptionerConfig",
     "Decoder",
     "DecoderConfig",
     "Dual",
@@ -53,8 +58,12 @@ __all__ = [
     "ModernEncoderConfig",
     "Perceptron",
     "RopeScaling",
+    "Signal",
+    "SignalConfig",
     "Speculation",
     "T5Config",
+    "Tabular",
+    "TabularConfig",
     "TextTowerConfig",
     "ViTConfig",
     "VisionLanguage",

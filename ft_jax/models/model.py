@@ -16,13 +16,16 @@ from ft_jax.core.weights import Transposed, is_weight
 from ft_jax.models.architectures.naming import Between
 from ft_jax.models.heads import HEADS, pool, through
 from ft_jax.models.networks.audio import Whisper, WhisperConfig
+from ft_jax.models.networks.captioner import Captioner, CaptionerConfig
 from ft_jax.models.networks.decoder import Decoder, DecoderConfig
 from ft_jax.models.networks.dual import Dual, DualConfig
 from ft_jax.models.networks.encoder import Encoder, EncoderConfig
 from ft_jax.models.networks.modern_encoder import ModernEncoder, ModernEncoderConfig
 from ft_jax.models.networks.parts.layers import graft_onto, unit
 from ft_jax.models.networks.parts.stacking import stack_layers, unstack_layers
+from ft_jax.models.networks.signal import Signal, SignalConfig
 from ft_jax.models.networks.t5 import T5, T5Config
+from ft_jax.models.networks.tabular import Tabular, TabularConfig
 from ft_jax.models.networks.vision import MLPConfig, Perceptron, VisionTransformer, ViTConfig
 from ft_jax.models.networks.vlm import VisionLanguage, VisionLanguageConfig
 from ft_jax.outside import printable
@@ -37,6 +40,9 @@ MODULES = {
     T5Config: T5,
     WhisperConfig: Whisper,
     VisionLanguageConfig: VisionLanguage,
+    CaptionerConfig: Captioner,
+    SignalConfig: Signal,
+    TabularConfig: Tabular,
 }
 """The network of each kind of configuration."""
 

@@ -1,41 +1,36 @@
 """Contrastive learning of two towers over pairs."""
 
-import dataclasses
-import math
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from ft_jax.core.batches import named, shares
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
-from ft_jax.core.outputs import Outputs, pooled
-from ft_jax.core.params import Params, path_of
+from ft_jax.core.params import Params
 from ft_jax.core.state import Batch
-from ft_jax.core.weights import matmul, shape
-
-SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
-"""Where the logits' scale starts and what it is clipped at, section 2.5 of the paper."""
+from ft_jax.core.weights import shape
+from ft_jax.multimodal.towers import beside, counted_mean, seen_by, unit_vectors
 
 
-def _paired_with_itself(batch):
+def paired_with_itself(batch):
+    """The law's batch with the model's own tokens as the second tower's."""
     return {**batch, "paired": {"input_ids": batch["input_ids"]}}
 
 
-def _twin(problem):
+def twin(build, problem, **options):
+    """The law's method: the model beside itself as the second tower."""
     wide = shape(problem.params["head"]["kernel"])[0]
-    return clip(problem.apply, problem.params, width=8, inputs=(wide, wide))
+    return build(problem.apply, problem.params, width=8, inputs=(wide, wide), **options)
 
 
 @register(
     "multimodal",
     paper="Radford et al. 2021, arXiv:2103.00020, figure 3",
     needs=("paired",),
-    example=_twin,
-    batch=_paired_with_itself,
+    example=lambda problem: twin(clip, problem),
+    batch=paired_with_itself,
     neutral=Neutral({"weight": 0.0}),
 )
 def clip(
@@ -76,61 +71,11 @@ def clip(
       >>> clip(lambda params, batch, key: Outputs(batch["images"]), {}, width=64, inputs=(384, 64))
       Method('multimodal.clip', weight=1)
     """
-    inputs = (width, width) if inputs is None else inputs
-    largest = math.log(LARGEST_SCALE)
 
-    def surgery(whole, key):
-        first, second = jax.random.split(key)
-        own = {
-            "tower": params,
-            "projection": {"kernel": jax.random.normal(first, (inputs[0], width)) / math.sqrt(inputs[0])},
-            "other_projection": {"kernel": jax.random.normal(second, (inputs[1], width)) / math.sqrt(inputs[1])},
-            "log_scale": jnp.float32(math.log(SCALE)),
-        }
-        return {**whole, name: own}
+    def value(pair, context):
+        return context.couple(contrastive_rows, (pair.x, pair.y), jnp.exp(pair.own["log_scale"]), pair.counts)
 
-    def loss(inner):
-        def contrasted(params, batch, context):
-            if other not in batch and context.train:
-                raise KeyError(
-                    f"{name} needs the second tower's batch under {other!r}, but the batch has {named(batch)}; "
-                    "add it, or name the field with other=..."
-                )
-            terms, outputs = inner(params, batch, context)
-            if other not in batch:
-                return terms, outputs
-            own = context.join(params)[name]
-            key = context.drawing(name).dropout_key
-            x = _unit(own["projection"], outputs, batch, name)
-            y = _unit(own["other_projection"], apply(own["tower"], batch[other], key), batch[other], name)
-            counts = jnp.minimum(shares(batch, x.shape[:1]), shares(batch[other], y.shape[:1]))
-            value = context.couple(contrastive_rows, (x, y), jnp.exp(own["log_scale"]), counts)
-            states = {**outputs.states, f"{name}/model": x, f"{name}/other": y}
-            terms = {**terms, name: context.hyper[name]["weight"] * value}
-            return terms, dataclasses.replace(outputs, states=states)
-
-        return contrasted
-
-    def update(inner):
-        def clipped(gradients, state, params=None, *, event):
-            updates, state = inner.update(gradients, state, params, event=event)
-
-            def hold(path, u, p):
-                return jnp.where(p + u > largest, largest - p, u) if path_of(path) == f"{name}/log_scale" else u
-
-            return jax.tree_util.tree_map_with_path(hold, updates, params), state
-
-        return optax.GradientTransformationExtraArgs(inner.init, clipped)
-
-    return Method(
-        name=name,
-        hyper={"weight": weight},
-        surgery=surgery,
-        loss=loss,
-        update=update,
-        reads="examples",
-        fields=(other,),
-    )
+    return beside(name, apply, params, width, other, inputs, value, weight=weight)
 
 
 def contrastive(
@@ -154,14 +99,12 @@ def contrastive(
 
 def contrastive_rows(own, everyone, start, scale, counts, all_counts) -> Float[Array, ""]:
     """`contrastive` of this device's pairs among all devices', those of count 0 left out: for `Context.couple`."""
-    place = start + jnp.arange(own[0].shape[0])
-    itself = jnp.arange(all_counts.shape[0]) == place[:, None]
-    seen = (all_counts > 0) | itself  # a row is never without a class
+    place, seen = seen_by(counts, all_counts, start)
     sides = [
         optax.softmax_cross_entropy_with_integer_labels(jnp.where(seen, scale * mine @ theirs.T, -jnp.inf), place)
         for mine, theirs in ((own[0], everyone[1]), (own[1], everyone[0]))
     ]
-    return jnp.mean(counts * (sides[0] + sides[1]) / 2) / jnp.maximum(jnp.mean(all_counts), 1e-9)
+    return counted_mean((sides[0] + sides[1]) / 2, counts, all_counts)
 
 
 def embed(
@@ -181,19 +124,6 @@ def embed(
       other, name: as in `clip`.
     """
     own = params[name]
-    x = _unit(own["projection"], apply(params["model"], batch, None), batch, name)
-    y = _unit(own["other_projection"], other_apply(own["tower"], batch[other], None), batch[other], name)
+    x = unit_vectors(own["projection"], apply(params["model"], batch, None), batch, name)
+    y = unit_vectors(own["other_projection"], other_apply(own["tower"], batch[other], None), batch[other], name)
     return x, y
-
-
-def _unit(projection, outputs: Outputs, batch: Batch, name: str) -> Float[Array, "batch width"]:
-    """The pooled representation of each example in the shared space, of length 1 and in float32."""
-    representation = pooled(outputs, batch)
-    wide = projection["kernel"].shape[0]
-    if representation.shape[-1] != wide:
-        raise ValueError(
-            f"{name} projects representations of width {wide}, but a tower gives {representation.shape[-1]}; "
-            "pass inputs=(width of the model's, width of the second tower's)"
-        )
-    projected = matmul(projection["kernel"], representation)
-    return projected * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(projected), axis=-1, keepdims=True), 1e-12))

@@ -1,19 +1,31 @@
 """``ft-jax predict``: a run's classes for texts or the examples of a file, a JSON line each."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ft_jax.cli.entry import Parser
+
+MODALITIES = {"image": "FILE", "audio": "FILE", "text": "TEXT"}
+"""What a model of several may be given of one example."""
 
 
 def command(words: Sequence[str]) -> int:
     """Prints the class and the probabilities of every example, its vector or its numbers."""
     parser = Parser(prog="ft-jax predict", description="A run's classes with probabilities, a JSON line an example.")
     parser.add_argument("run", help="the folder of a finished run")
-    parser.add_argument("what", nargs="+", metavar="FILE|TEXT", help="a file with a column text or images, or texts")
+    parser.add_argument("what", nargs="*", metavar="FILE|TEXT", help="a file with a column text or images, or texts")
     parser.add_argument("--base", metavar="ADDRESS", help="where the model that was tuned is, if it moved")
+    for name, meant in MODALITIES.items():
+        parser.add_argument(
+            f"--{name}", metavar=meant, help=f"of a model of several modalities, the {name} of one example"
+        )
     options = parser.parse_args(words)
+    parts = {name: value for name in MODALITIES if (value := getattr(options, name)) is not None}
+    if bool(parts) == bool(options.what):
+        raise ValueError("give either FILE or TEXT, or the modalities of one example by --image, --audio and --text")
+    if parts:
+        return several(options.run, options.base, parts)
 
     from ft_jax.training.serving import gives_numbers, load_run, numbers, predict
 
@@ -30,6 +42,17 @@ def command(words: Sequence[str]) -> int:
         shown = {"example": index} if texts is None else {"text": texts[index]}
         rounded = {name: round(value, 6) for name, value in found.probabilities.items()}
         print(json.dumps({**shown, "label": found.label, "probabilities": rounded}, ensure_ascii=False), flush=True)
+    return 0
+
+
+def several(run: str, base: str | None, parts: Mapping[str, str]) -> int:
+    """Prints the classes of one example of several modalities."""
+    from ft_jax.training.serving.kept import load_run
+    from ft_jax.training.serving.several import predict_parts
+
+    found = predict_parts(load_run(run, base), parts)
+    rounded = {name: round(value, 6) for name, value in found.probabilities.items()}
+    print(json.dumps({**parts, "label": found.label, "probabilities": rounded}, ensure_ascii=False), flush=True)
     return 0
 
 
