@@ -123,7 +123,7 @@ def test_parts_are_frozen_and_adapted_by_filters():
     whole = network("resampler")
     method = compose(
         Method("still", trainable=never("model/encoders/text/*")),
-        lora(rank=2, targets="*/encoders/image/*attention/*/kernel", also="*/head/*"),
+        lora(rank=2, targets="*/encoders/image/*attention/*/kernel", also=("*/head/*",)),
     )
     state = make_step(supervised(whole.apply), optax.sgd(0.1), method).init(whole.params, jax.random.key(0))
     paths = [
