@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from ft_jax.outside import printable
+
 MOST_PIXELS = 1 << 26
 """Of an image; a file that claims more is not decoded."""
 
@@ -115,5 +117,5 @@ def image_places(prompt: str, count: int, mark: str = "<image>") -> str:
     """
     places = prompt.count(mark)
     if places != 1:
-        raise ValueError(f"prompt {prompt!r:.60} has {places} places for its image; write {mark} in it once")
+        raise ValueError(f"prompt {printable(prompt)} has {places} places for its image; write {mark} in it once")
     return prompt.replace(mark, mark * count)

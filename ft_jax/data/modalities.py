@@ -14,6 +14,7 @@ from ft_jax.assets.archives import allowed, escapes, open_archive
 from ft_jax.data.dataset import Computed, Dataset
 from ft_jax.data.media import Broken, audio_of, image_of
 from ft_jax.data.tables import read_table
+from ft_jax.outside import printable
 
 PRESENT = "present"
 MOST_MEMBER = 1 << 28
@@ -170,14 +171,18 @@ def referenced(
         value = str(value)
         target = (folder / value).resolve()
         if escapes(value) or not target.is_relative_to(folder):
-            raise ValueError(f"{path.name}, row {row}: {value!r} leaves the folder {folder}; give paths inside it")
+            raise ValueError(
+                f"{path.name}, row {row}: {printable(value)} leaves the folder {folder}; give paths inside it"
+            )
         if not target.is_file():
             raise Broken(f"there is no file {value}")
         return lambda: open(target, "rb")
 
     for name, part in parts.items():
         if part.column not in columns:
-            raise KeyError(f"{path.name} has no column {part.column!r} for {name!r}; it has {', '.join(columns)}")
+            raise KeyError(
+                f"{path.name} has no column {printable(part.column)} for {printable(name)}; it has {', '.join(columns)}"
+            )
     used = {part.column for part in parts.values()}
     rows = range(len(next(iter(columns.values()))))
     kept, streams, skipped = _checked(path.name, rows, parts, opened, broken)
@@ -218,10 +223,14 @@ def shards(
                 folder, slash, name = member.rpartition("/")
                 key, _, ending = name.partition(".")
                 if archive.sizes[member] > MOST_MEMBER:
-                    raise ValueError(f"{path.name}: member {member!r} has {archive.sizes[member]} bytes; cut it up")
+                    raise ValueError(
+                        f"{path.name}: member {printable(member)} has {archive.sizes[member]} bytes; cut it up"
+                    )
                 fields = examples.setdefault(f"{path.name}:{folder}{slash}{key}", {})
                 if ending.lower() in fields:
-                    raise ValueError(f"{path.name}: {member!r} is there twice; give every example a key of its own")
+                    raise ValueError(
+                        f"{path.name}: {printable(member)} is there twice; give every example a key of its own"
+                    )
                 with archive.open(member) as stream:
                     fields[ending.lower()] = stream.read(MOST_MEMBER)
     keys = list(examples)
@@ -255,7 +264,7 @@ def _told(key: str, fields: Mapping[str, bytes]) -> dict[str, Any]:
 def _checked(title, rows, parts, opened, broken, keys=None):
     """The rows that are whole, their streams by modality, and those that are not."""
     if broken not in ("refuse", "skip"):
-        raise ValueError(f"broken is {broken!r}; use 'refuse' or 'skip'")
+        raise ValueError(f"broken is {printable(broken)}; use 'refuse' or 'skip'")
     kept, streams, skipped = [], {name: [] for name in parts}, []
     for row in rows:
         label = row if keys is None else keys[row]
@@ -307,5 +316,5 @@ def _there(value: Any) -> bool:
 def _empty(name, field, column, there) -> Any:
     first = next((value for value, seen in zip(column, there, strict=True) if seen), None)
     if first is None:
-        raise ValueError(f"no example has a value in {field!r} for {name!r}; leave the part out")
+        raise ValueError(f"no example has a value in {printable(field)} for {printable(name)}; leave the part out")
     return np.zeros(0 if field == "input_ids" else np.shape(first), np.asarray(first).dtype)
