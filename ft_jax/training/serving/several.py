@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from ft_jax import data
+from ft_jax.outside import printable
 from ft_jax.training.serving.kept import Kept
 from ft_jax.training.serving.use import Prediction, class_names
 
@@ -35,7 +36,7 @@ def predict_parts(kept: Kept, parts: Mapping[str, str | Path]) -> Prediction:
         )
     lacks = [name for name in parts if name not in known]
     if lacks:
-        raise ValueError(f"the model of {kept.run} has no modality {lacks[0]!r}; it has {', '.join(known)}")
+        raise ValueError(f"the model of {kept.run} has no modality {printable(lacks[0])}; it has {', '.join(known)}")
     batch = {name: _read(kept, name, known[name].config, what) for name, what in parts.items()}
     logits = np.asarray(jax.jit(kept.model.apply)(kept.model.params, batch).logits, np.float64)[0]
     shares = np.exp(logits - logits.max())
@@ -51,7 +52,7 @@ def _read(kept: Kept, name: str, config: Any, what: str | Path) -> dict[str, np.
     if getattr(config, "mels", None):
         return {"audio": _file(what, data.Audio(name, 16000, config.samples))[None]}
     if kept.model.tokenizer is None or not hasattr(config, "vocabulary"):
-        raise ValueError(f"{name!r} can't be given as a file or a text; use the model in Python")
+        raise ValueError(f"{printable(name)} can't be given as a file or a text; use the model in Python")
     one = data.Dataset({"text": [str(what)]})
     tokens = data.tokenize(one, kept.model.tokenizer, length=config.positions, too_long="truncate")
     return data.collate([{"input_ids": tokens[0]["input_ids"]}])
