@@ -173,6 +173,6 @@ def test_what_cannot_be_aligned_is_refused():
     with pytest.raises(KeyError, match=r"transfer.coral trains on batch\['unlabelled'\], which the batch lacks"):
         first_step(transfer.coral(MODEL.apply), {field: x for field, x in BATCH.items() if field != "unlabelled"})
     with pytest.raises(ValueError, match="aligns 'attention'; give it 'hidden' or 'logits'"):
-        transfer.mmd(None, on="attention")
+        transfer.mmd(MODEL.apply, on="attention")
     with pytest.raises(ValueError, match="grows over 0 steps"):
-        transfer.dann(None, {}, steps=0)
+        transfer.dann(MODEL.apply, {}, steps=0)

@@ -164,13 +164,13 @@ def test_unlabelled_points_show_the_gap_between_two_classes(method):
 
 def test_bad_numbers_and_batches_are_refused():
     with pytest.raises(ValueError, match="threshold 1.5; give it a probability"):
-        transfer.fixmatch(None, reverse, threshold=1.5)
+        transfer.fixmatch(MODEL.apply, reverse, threshold=1.5)
     with pytest.raises(ValueError, match="temperature 0; give it a positive one"):
-        transfer.uda(None, reverse, temperature=0)
+        transfer.uda(MODEL.apply, reverse, temperature=0)
     with pytest.raises(ValueError, match="ramp from step 5 to step 2"):
-        transfer.pseudo_labels(None, begin=5, end=2)
+        transfer.pseudo_labels(MODEL.apply, begin=5, end=2)
     with pytest.raises(ValueError, match="no schedule 'sqrt'; use one of 'log', 'linear', 'exp'"):
-        transfer.training_signal_annealing(None, steps=1, schedule="sqrt")
+        transfer.training_signal_annealing(MODEL.apply, steps=1, schedule="sqrt")
     with pytest.raises(KeyError, match=r"transfer.uda trains on batch\['unlabelled'\]"):
         metrics_of(transfer.uda(MODEL.apply, reverse), LABELLED)
     headless = transfer.pseudo_labels(lambda params, batch, key: Outputs(hidden=jnp.zeros((8, 2))))
