@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 import jax
 import jax.numpy as jnp
 
-from ft_jax.core.method import Method, layout_of
+from ft_jax.core.method import MADE, Method, layout_of
 from ft_jax.core.state import Batch
 
 LAYOUTS = {"support": "episodes", "chosen": "preferences"}
@@ -25,7 +25,7 @@ def layout(batch: Batch) -> str:
     return next((name for field, name in LAYOUTS.items() if field in batch), "examples")
 
 
-MADE = {"prompts": "prompts", "seeds": "seeds of episodes", "judgements": "judged answers"}
+ROWLESS = (*MADE, "judgements")
 """Layouts from which a method makes a batch of its own, whose rows are not the data's."""
 
 
@@ -45,9 +45,9 @@ def no_rows(name: str, remembers: str | None = None) -> Callable[[tuple[Method, 
 
     def refuses(parts):
         found, giver = layout_of(parts)
-        if found in MADE:
+        if found in ROWLESS:
             return (
-                f"{name} remembers rows of the data, but {giver} makes a batch of its own from {MADE[found]}; "
+                f"{name} remembers rows of the data, but {giver} makes a batch of its own from {found}; "
                 "leave one of them out"
             )
         if remembers is None or found == remembers:

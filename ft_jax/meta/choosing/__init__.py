@@ -5,8 +5,9 @@
 - `standings`, `why`: what it knows, and the reason for its choice in a sentence.
 """
 
-from ft_jax.meta.choosing.choose import Candidate, choose, chosen_candidate, recommended, standings, why
+from ft_jax.meta.choosing.choose import Candidate, choose
 from ft_jax.meta.choosing.controllers import Controller, Halving, Mixture, Thompson, Ucb, as_controller
+from ft_jax.meta.choosing.record import chosen_candidate, recommended, standings, why
 
 __all__ = [
     "Candidate",
