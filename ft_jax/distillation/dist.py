@@ -51,7 +51,9 @@ def dist(
       ValueError: a temperature that is not positive; when tracing, a teacher of another vocabulary or positions.
 
     Example:
-      >>> dist(None, {}, intra=None, hard_weight=None).hyper
+      >>> from ft_jax.core import Outputs
+      >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
+      >>> dist(apply, {}, intra=None, hard_weight=None).hyper
       {'weight': 1.0, 'inter': 1.0, 'temperature': 1.0}
     """
     check_temperature(temperature, name)

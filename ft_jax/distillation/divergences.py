@@ -48,7 +48,9 @@ def reverse_kl(
       ValueError: a temperature that is not positive; when tracing, a teacher of another vocabulary or positions.
 
     Example:
-      >>> reverse_kl(None, {}).hyper
+      >>> from ft_jax.core import Outputs
+      >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
+      >>> reverse_kl(apply, {}).hyper
       {'weight': 1.0, 'temperature': 1.0, 'hard_weight': 1.0}
     """
     check_temperature(temperature, name)
@@ -91,7 +93,9 @@ def jsd(
         vocabulary or positions.
 
     Example:
-      >>> jsd(None, {}, beta=0.1, hard_weight=None).hyper
+      >>> from ft_jax.core import Outputs
+      >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
+      >>> jsd(apply, {}, beta=0.1, hard_weight=None).hyper
       {'weight': 1.0, 'beta': 0.1, 'temperature': 1.0}
     """
     check_temperature(temperature, name)
@@ -138,7 +142,9 @@ def skewed_kl(
         vocabulary or positions.
 
     Example:
-      >>> skewed_kl(None, {}, hard_weight=None).hyper
+      >>> from ft_jax.core import Outputs
+      >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
+      >>> skewed_kl(apply, {}, hard_weight=None).hyper
       {'weight': 1.0, 'skew': 0.1, 'temperature': 1.0}
     """
     check_temperature(temperature, name)
@@ -179,7 +185,9 @@ def standardised(
       ValueError: a temperature that is not positive; when tracing, a teacher of another vocabulary or positions.
 
     Example:
-      >>> standardised(None, {}, hard_weight=0.1).hyper
+      >>> from ft_jax.core import Outputs
+      >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
+      >>> standardised(apply, {}, hard_weight=0.1).hyper
       {'weight': 9.0, 'temperature': 2.0, 'hard_weight': 0.1}
     """
     check_temperature(temperature, name)
@@ -224,7 +232,9 @@ def dkd(
       ValueError: a temperature that is not positive; when tracing, a teacher of another vocabulary or positions.
 
     Example:
-      >>> dkd(None, {}, hard_weight=None).hyper
+      >>> from ft_jax.core import Outputs
+      >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
+      >>> dkd(apply, {}, hard_weight=None).hyper
       {'weight': 1.0, 'alpha': 1.0, 'beta': 8.0, 'temperature': 4.0}
     """
     check_temperature(temperature, name)

@@ -51,7 +51,9 @@ def several(
         when tracing, a teacher of another vocabulary or positions.
 
     Example:
-      >>> several(None, [{}, {}], votes=(3.0, 1.0)).hyper["vote_0"]
+      >>> from ft_jax.core import Outputs
+      >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
+      >>> several(apply, [{}, {}], votes=(3.0, 1.0)).hyper["vote_0"]
       0.75
     """
     check_temperature(temperature, name)
@@ -135,7 +137,9 @@ def own_average(
       ValueError: a decay outside [0, 1), a temperature that is not positive.
 
     Example:
-      >>> own_average(None, decay=0.9).hyper
+      >>> from ft_jax.core import Outputs
+      >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
+      >>> own_average(apply, decay=0.9).hyper
       {'weight': 1.0, 'decay': 0.9, 'temperature': 1.0}
     """
     check_temperature(temperature, name)

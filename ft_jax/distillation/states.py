@@ -54,7 +54,8 @@ def hints(
         given, other positions.
 
     Example:
-      >>> hints(None, {}, layers=(1, 2), teacher_layers=(2, 4), widths=(64, 128)).collects
+      >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
+      >>> hints(apply, {}, layers=(1, 2), teacher_layers=(2, 4), widths=(64, 128)).collects
       ('hidden',)
     """
     pairs = tuple(layers) if teacher_layers is None else tuple(teacher_layers)
@@ -166,7 +167,8 @@ def rkd(
       ValueError: when tracing, a teacher of another number of examples.
 
     Example:
-      >>> rkd(None, {}).hyper
+      >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
+      >>> rkd(apply, {}).hyper
       {'weight': 1.0, 'distance': 1.0, 'angle': 2.0}
     """
 

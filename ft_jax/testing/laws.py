@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from ft_jax.core import Neutral, compose
+from ft_jax.core import Method, Neutral, compose
 from ft_jax.core.grafts import ungrafted
 from ft_jax.core.members import map_members, member
 from ft_jax.testing import padding, serving
@@ -20,11 +20,9 @@ DEVICES, MEMBERS = 2, 3
 
 def composing_has_an_identity_and_is_associative(subject: Subject) -> None:
     """Grouping methods, and composing with nothing, change nothing."""
-    from ft_jax.adaptive import uncertainty
-
     inner = compose(subject.method)
     assert compose(compose(), inner, compose()).parts == compose(inner).parts == inner.parts
-    a, b = (uncertainty(("task",), name=tag) for tag in ("a", "b"))
+    a, b = (Method(tag, hyper={"rate": 1.0}) for tag in ("a", "b"))
     assert compose(compose(a, b), inner).parts == compose(a, compose(b, inner)).parts == (a, b, *inner.parts)
 
 

@@ -37,7 +37,9 @@ def coral(apply: Callable, weight: float = 1.0, on: str = "hidden", *, name: str
       ValueError: another `on`.
 
     Example:
-      >>> coral(None, weight=10.0)
+      >>> from ft_jax.core import Outputs
+      >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
+      >>> coral(apply, weight=10.0)
       Method('transfer.coral', weight=10)
     """
     check_on(on, name)

@@ -56,7 +56,9 @@ def dann(
       ValueError: a number of steps that is not above 0.
 
     Example:
-      >>> dann(None, {}, steps=1000).hyper
+      >>> from ft_jax.core import Outputs
+      >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
+      >>> dann(apply, {}, steps=1000).hyper
       {'steps': 1000, 'strength': 1.0, 'gamma': 10.0}
     """
     if steps <= 0:

@@ -47,7 +47,9 @@ def fixmatch(
       ValueError: a threshold outside 0 to 1.
 
     Example:
-      >>> fixmatch(None, hide_tokens(0.3), threshold=0.9).hyper
+      >>> from ft_jax.core import Outputs
+      >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
+      >>> fixmatch(apply, hide_tokens(0.3), threshold=0.9).hyper
       {'weight': 1.0, 'threshold': 0.9}
     """
     check_threshold(threshold, name)

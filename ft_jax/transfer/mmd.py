@@ -50,7 +50,9 @@ def mmd(
       ValueError: no bandwidth, one that is not above 0, or another `on`.
 
     Example:
-      >>> mmd(None, weight=0.5, bandwidths=(1.0,)).hyper
+      >>> from ft_jax.core import Outputs
+      >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
+      >>> mmd(apply, weight=0.5, bandwidths=(1.0,)).hyper
       {'weight': 0.5}
     """
     check_on(on, name)

@@ -46,7 +46,9 @@ def pseudo_labels(
       ValueError: a threshold outside 0 to 1, or an end before the beginning.
 
     Example:
-      >>> pseudo_labels(None, threshold=0.8, end=100).hyper
+      >>> from ft_jax.core import Outputs
+      >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
+      >>> pseudo_labels(apply, threshold=0.8, end=100).hyper
       {'weight': 1.0, 'threshold': 0.8, 'begin': 0.0, 'end': 100}
     """
     check_threshold(threshold, name)

@@ -55,7 +55,8 @@ def uda(
 
     Example:
       >>> from ft_jax.core import compose
-      >>> compose(uda(None, hide_tokens(0.2)), training_signal_annealing(None, steps=500)).names
+      >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
+      >>> compose(uda(apply, hide_tokens(0.2)), training_signal_annealing(apply, steps=500)).names
       ('transfer.uda', 'transfer.training_signal_annealing')
     """
     if temperature <= 0:
@@ -116,7 +117,8 @@ def training_signal_annealing(
       ValueError: an unknown schedule.
 
     Example:
-      >>> training_signal_annealing(None, steps=500, schedule="exp").hyper
+      >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
+      >>> training_signal_annealing(apply, steps=500, schedule="exp").hyper
       {'steps': 500}
     """
     if schedule not in SCHEDULES:

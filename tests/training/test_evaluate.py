@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from ft_jax.core import Outputs, make_step, supervised
 from ft_jax.ensemble import members
-from ft_jax.training import HostMetric, evaluate
+from ft_jax.training import EvaluationSpec, HostMetric, evaluate
 from ft_jax.training.evaluate import fill, measurer, score
 from ft_jax.training.metrics import accuracy, calibration_error, f1, predict_tokens, roc_auc
 from ft_jax.training.prepare import Plan
@@ -134,6 +134,6 @@ def test_a_task_watches_its_own_set_where_all_tasks_share_theirs():
     sets = {"0-1": [{}], "2-3": [{}], "all": [{}]}
     stream = tuple(Task(name, iter, sets) for name in ("0-1", "2-3"))
     plan = types.SimpleNamespace(
-        experiment=types.SimpleNamespace(evaluation=types.SimpleNamespace(on=None)), stream=stream, sets=sets
+        experiment=types.SimpleNamespace(evaluation=EvaluationSpec()), stream=stream, sets=sets
     )
     assert [Plan.watched(plan, task) for task in (0, 1)] == ["0-1", "2-3"]
