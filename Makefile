@@ -20,14 +20,15 @@ venv: $(STAMP)  ## make .venv with ft_jax and everything it needs
 demo: $(STAMP)  ## fine-tune MiniLM for sentiment by a composition of methods and write the report
 	$(BIN)/python -m experiments.demo
 
-test: $(STAMP) lint  ## run the tests, the laws over every method and pair included
-	$(BIN)/pytest -n 2 --dist loadscope
+test: $(STAMP) lint  ## run the tests in under 20 minutes: of those that take long, what changed and a share in turn
+	$(BIN)/pytest -n 2 --dist loadscope --in-turn
 
 torture: $(STAMP)  ## kill runs, malform inputs and flip bits by the hundreds; the counts go to docs/results
 	cd tests && JAX_PLATFORMS=cpu PYTHONPATH=$(CURDIR) ../$(BIN)/python -m faults.torture $(ARGS)
 
-slow: $(STAMP)  ## run the slow tests
+slow: $(STAMP)  ## run every test, the slow ones too, and measure which of them take long
 	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 --dist loadscope --measure
 
 laws: $(STAMP)  ## run every law by itself over every method, and many triples
 	$(BIN)/pytest -n 2 -m laws

@@ -1,10 +1,11 @@
-"""Eight virtual CPU devices for every test and a compiler in a hurry, set before jax computes."""
+"""Eight virtual CPU devices for every test and a compiler in a hurry, set before jax computes; long tests in turn."""
 
 import collections
 import datetime
 import os
 
 import pytest
+import turns
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("FT_JAX_KEEP_MEMORY", "0")
@@ -16,16 +17,50 @@ LONG = ("slow", "experiment")
 """Tests whose programs run for minutes, and so are worth optimising."""
 
 COUNTS = pytest.StashKey[list]()
+TURNS = pytest.StashKey[str]()
+SPENT = collections.Counter()
+"""Seconds by unit, see `turns.unit`."""
+DAY = "FT_JAX_DAY"
+"""One number for all workers, whenever they start."""
+
+
+def pytest_addoption(parser):
+    """Long tests in turn, and what they take."""
+    parser.addoption("--in-turn", action="store_true", help="of the long tests run today's share, see tests/turns.py")
+    parser.addoption("--measure", action="store_true", help="write what the tests took to tests/seconds.json")
 
 
 def pytest_configure(config):
     """Everything else is optimised little: a program of a test runs for milliseconds."""
+    os.environ.setdefault(DAY, str(datetime.date.today().toordinal()))
     if config.option.markexpr not in LONG:
         import jax
 
         # The variable is for processes that tests start.
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Marks the long tests, and leaves out those whose turn it is not."""
+    known = turns.recorded()
+    long = [item for item in items if turns.unit(item.nodeid) in known]
+    for item in long:
+        item.add_marker("long")
+    if config.option.in_turn:
+        here = {turns.unit(item.nodeid) for item in long}
+        chosen = turns.todays(known, turns.digests_of(here), int(os.environ[DAY]))
+        config.stash[TURNS] = f"{len(chosen)} of {len(here)} long tests in their turn; make slow runs them all"
+        left = [item for item in long if turns.unit(item.nodeid) not in chosen]
+        config.hook.pytest_deselected(items=left)
+        out = {item.nodeid for item in left}
+        items[:] = [item for item in items if item.nodeid not in out]
+
+
+def pytest_runtest_logreport(report):
+    """Adds up what each test took, its fixtures included."""
+    SPENT[turns.unit(report.nodeid)] += report.duration
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -59,15 +94,21 @@ def law_counts(request):
 
 
 def pytest_sessionfinish(session):
-    """A worker hands its counts to the process that prints."""
+    """A worker hands its counts to the process that prints, and that one writes down what was measured."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["laws"] = session.config.stash.get(COUNTS, [])
+        session.config.workeroutput["turns"] = session.config.stash.get(TURNS, None)
+    elif session.config.option.measure:
+        turns.record(SPENT, turns.digests_of(SPENT))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error):
     """Gathers a worker's counts."""
-    node.config.stash.setdefault(COUNTS, []).extend(getattr(node, "workeroutput", {}).get("laws", []))
+    given = getattr(node, "workeroutput", {})
+    node.config.stash.setdefault(COUNTS, []).extend(given.get("laws", []))
+    if given.get("turns"):
+        node.config.stash[TURNS] = given["turns"]
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -78,3 +119,5 @@ def pytest_terminal_summary(terminalreporter, config):
     if counts:
         told = ", ".join(f"{number} {what}" for what, number in counts.items())
         terminalreporter.write_line(f"laws, {datetime.date.today()}: {told}")
+    if TURNS in config.stash:
+        terminalreporter.write_line(config.stash[TURNS])

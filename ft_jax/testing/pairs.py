@@ -120,7 +120,8 @@ def digests() -> dict[str, str]:
     A method's are its own file's and those of its family that it imports; the core's are all of ``ft_jax/core`` and
     the problem of the laws.
     """
-    found = {name: _digest(_sources(inspect.getsourcefile(entry.build))) for name, entry in catalogue.items()}
+    files = {name: inspect.getsourcefile(inspect.unwrap(entry.build)) for name, entry in catalogue.items()}
+    found = {name: _digest(_sources(file)) for name, file in files.items()}
     here = Path(__file__)
     return {**found, "core": _digest([*(PACKAGE / "core").rglob("*.py"), here, here.with_name("problem.py")])}
 
