@@ -39,9 +39,8 @@ def record(seconds: Mapping[str, float], digests: Mapping[str, str], path: Path 
     """Writes down what was measured; tests that did not run keep their line while their file is there."""
     kept = {name: one for name, one in recorded(path).items() if name not in seconds and file_of(name).exists()}
     found = {name: Long(round(took, 1), digests[name]) for name, took in seconds.items() if took >= LONG}
-    lines = [
-        f"{json.dumps(name)}: {json.dumps([one.seconds, one.digest])}" for name, one in sorted({**kept, **found}.items())
-    ]
+    both = sorted({**kept, **found}.items())
+    lines = [f"{json.dumps(name)}: {json.dumps([one.seconds, one.digest])}" for name, one in both]
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
