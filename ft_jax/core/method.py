@@ -218,11 +218,19 @@ def _check_layouts(parts: tuple[Method, ...]) -> None:
 
 MADE = ("prompts", "seeds")
 """Layouts of data without examples for a loss: a preparation makes them."""
+NESTED = ("episodes", "preferences")
+"""Layouts whose rows hold several examples, out of sight of a preparation that looks for fields."""
 
 
 def _check_fields(parts: tuple[Method, ...]) -> None:
-    """Refuses a part that reads fields of the data's examples where another makes the examples."""
+    """Refuses a part that reads fields of the data's examples where another makes the examples, or several a row."""
     layout, giver = layout_of(parts)
+    preparing = next((part for part in parts if part.fields and part.prepare), None)
+    if layout in NESTED and preparing is not None:
+        raise ValueError(
+            f"{preparing.name} reads {preparing.fields[0]!r} of a batch's rows, but {giver} takes {layout}, whose rows "
+            "hold several examples; leave one of the two out"
+        )
     reader = next((part for part in parts if part.fields), None)
     if layout in MADE and reader is not None:
         raise ValueError(
