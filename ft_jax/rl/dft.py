@@ -49,4 +49,4 @@ def dft(power: float = 1.0, *, term: str = "task", name: str = "rl.dft") -> Meth
 
         return rescaled
 
-    return Method(name=name, hyper={"power": power}, loss=loss)
+    return Method(name=name, hyper={"power": power}, loss=loss, reads="examples")

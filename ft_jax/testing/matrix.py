@@ -1,4 +1,4 @@
-"""Trains every ordered pair of methods and draws the picture: ``make matrix``."""
+"""Traces or trains every ordered pair of methods and draws the picture: ``make matrix``."""
 
 import argparse
 import datetime
@@ -13,13 +13,14 @@ import jax
 import numpy as np
 
 import ft_jax
-from ft_jax.testing.pairs import Pair, check_refusal, composition, digest_of, digests, losses, refusal
+from ft_jax.testing.pairs import Pair, check_refusal, check_traces, composition, digest_of, digests, losses, refusal
 from ft_jax.testing.quick import compile_quickly
 
 LINES = Path(__file__).parents[2] / "docs" / "matrix.jsonl"
 FORGET = 100
 """Pairs after which compiled programs are forgotten."""
-RESULTS = {"trains": 2, "refused": 1, "fails": 0}
+RESULTS = {"trains": 3, "traces": 2, "refused": 1, "fails": 0}
+COLOURS = {"trains": "#1f618d", "traces": "#85c1e9", "refused": "#d9d9d9", "fails": "#c0392b"}
 
 
 def ordered() -> list[tuple[str, str]]:
@@ -57,15 +58,19 @@ def waiting(known: dict[tuple[str, str], dict], sources: dict[str, str], seed: i
     return iter(sorted(shuffled, key=age))
 
 
-def outcome(outer: str, inner: str) -> dict:
-    """One pair's line: trained, with its loss before and after, or refused, with the sentence."""
+def outcome(outer: str, inner: str, train: bool = True) -> dict:
+    """One pair's line: trained, with its loss before and after, or traced alone, or refused, with the sentence."""
     line = {"outer": outer, "inner": inner}
     sentence = refusal(outer, inner)
     if sentence is not None:
         check_refusal(Pair(outer, inner, sentence))
         return {**line, "result": "refused", "reason": sentence}
     try:
-        first, last, trains = losses(composition(outer, inner))
+        subject = composition(outer, inner)
+        check_traces(subject)
+        if not train:
+            return {**line, "result": "traces"}
+        first, last, trains = losses(subject)
     except Exception as error:
         return {**line, "result": "fails", "reason": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
     return {**line, "result": "trains" if trains else "fails", "first": round(first, 4), "last": round(last, 4)}
@@ -84,14 +89,15 @@ def draw(lines: list[dict], path: Path) -> None:
         grid[names.index(line["outer"]), names.index(line["inner"])] = RESULTS[line["result"]]
     size = 3 + 0.13 * len(names)
     figure, axes = plt.subplots(figsize=(size + 1, size), layout="constrained")
-    colours = matplotlib.colors.ListedColormap(["#c0392b", "#d9d9d9", "#2e86ab"])
-    axes.imshow(grid, cmap=colours, vmin=0, vmax=2)
+    colours = matplotlib.colors.ListedColormap([COLOURS[result] for result in sorted(RESULTS, key=RESULTS.get)])
+    axes.imshow(grid, cmap=colours, vmin=0, vmax=len(RESULTS) - 1)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
     axes.set_yticks(range(len(names)), names, fontsize=6)
     axes.set_xlabel("inner")
     axes.set_ylabel("outer")
     counts = {result: sum(line["result"] == result for line in lines) for result in RESULTS}
-    told = f"{counts['trains']} train (blue), {counts['refused']} are refused (grey), {counts['fails']} fail (red)"
+    told = f"{counts['trains']} train (blue), {counts['traces']} trace (light blue), "
+    told += f"{counts['refused']} are refused (grey), {counts['fails']} fail (red)"
     axes.set_title(f"{len(lines)} ordered pairs of {len(names)} methods, {datetime.date.today()}: {told}", fontsize=9)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
@@ -102,13 +108,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=LINES.parent)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then; the next run goes on")
+    parser.add_argument("--trace", action="store_true", help="trace the pairs, which is quicker, and train none")
     parser.add_argument("--again", action="store_true", help="forget what is recorded")
     arguments = parser.parse_args()
     compile_quickly()
     jax.config.update("jax_disable_most_optimizations", True)
     path, sources, began = arguments.out / "matrix.jsonl", digests(), time.monotonic()
     known = {} if arguments.again else recorded(path)
-    todo = [pair for pair in ordered() if known.get(pair, {}).get("digest") != digest_of(*pair, sources)]
+    pending = ((pair, digest_of(*pair, sources)) for pair in waiting(known, sources, 0))
+    todo = [pair for pair, digest in pending if not done(known.get(pair), digest, arguments)]
     arguments.out.mkdir(parents=True, exist_ok=True)
     write(known.values(), path)
     with path.open("a") as file:
@@ -116,11 +124,12 @@ def main() -> None:
             if time.monotonic() - began > 60 * arguments.minutes:
                 print(f"{len(todo) - count + 1} of {len(ordered())} pairs are left; run again to go on")
                 break
-            line = {**outcome(*pair), "digest": digest_of(*pair, sources)}
+            line = {**outcome(*pair, train=not arguments.trace), "digest": digest_of(*pair, sources)}
             known[pair] = line
             file.write(json.dumps(line) + "\n")
             file.flush()
-            print(f"{count}/{len(todo)} {pair[0]} over {pair[1]}: {line['result']}", flush=True)
+            if line["result"] != "refused":
+                print(f"{count}/{len(todo)} {pair[0]} over {pair[1]}: {line['result']}", flush=True)
             if count % FORGET == 0:
                 jax.clear_caches()
     lines = [known[pair] for pair in ordered() if pair in known]
@@ -130,6 +139,11 @@ def main() -> None:
     for line in failed:
         print(f"fails: {line}")
     raise SystemExit(bool(failed))
+
+
+def done(line: dict | None, digest: str, arguments: argparse.Namespace) -> bool:
+    """Whether a pair was looked at as it is now, as thoroughly as is asked for."""
+    return line is not None and line["digest"] == digest and (arguments.trace or line["result"] != "traces")
 
 
 def write(lines, path: Path) -> None:
