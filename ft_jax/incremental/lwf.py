@@ -53,4 +53,4 @@ def lwf(weight: float = 1.0, temperature: float = 2.0, *, name: str = "increment
         return state.remember(name, {"params": params, "tasks": state.memory[name]["tasks"] + 1})
 
     hyper = {"weight": weight, "temperature": temperature}
-    return Method(name=name, hyper=hyper, memory=memory, loss=loss, after_task=after_task)
+    return Method(name=name, hyper=hyper, memory=memory, loss=loss, after_task=after_task, reads="examples")
