@@ -108,7 +108,7 @@ def prototypical(
 
         return over_tasks(name, plain, task)
 
-    return Method(name=name, loss=loss, drops=(term,), gives="episodes", refuses=one_of_episodes)
+    return Method(name=name, loss=loss, drops=(term,), reads="examples", gives="episodes", refuses=one_of_episodes)
 
 
 OUTLINE = {"input_ids": np.zeros((2, 4), np.int32)}

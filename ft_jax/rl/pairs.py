@@ -234,5 +234,7 @@ def told_of_pairs(name: str, chosen, rejected, chosen_tokens, rejected_tokens) -
 
 
 def against_shuffled_words(batch):
-    """A problem's batch of examples as pairs: each against its own words in another order."""
+    """A problem's batch of examples as pairs: each against its own words in another order; of pairs as it is."""
+    if "chosen" in batch:
+        return batch
     return {"chosen": dict(batch), "rejected": {**batch, "labels": jnp.roll(batch["labels"], 1, axis=1)}}
