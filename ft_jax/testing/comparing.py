@@ -24,8 +24,17 @@ def same_bits(one: Any, other: Any) -> None:
 
 
 def close(one: Any, other: Any, tolerance: float = 1e-5) -> None:
-    """Raises an AssertionError unless two trees are equal to float tolerance."""
-    _each(one, other, lambda a, b, where: np.testing.assert_allclose(a, b, tolerance, tolerance, err_msg=where))
+    """Raises an AssertionError unless two trees are equal to float tolerance.
+
+    Sums are rounded by the size of what they add up, so an entry may be off by `tolerance` times its own size and the
+    largest of its leaf, or 1 where that is smaller.
+    """
+
+    def check(a, b, where):
+        largest = max(1.0, float(np.nanmax(np.abs(b), initial=0.0))) if np.issubdtype(b.dtype, np.floating) else 1.0
+        np.testing.assert_allclose(a, b, tolerance, tolerance * largest, err_msg=where)
+
+    _each(one, other, check)
 
 
 def _each(one, other, check):
