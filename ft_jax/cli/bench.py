@@ -51,6 +51,9 @@ def command(words: Sequence[str]) -> int:
     parser.add_argument("--out", metavar="FOLDER", help="where NAME.jsonl grows; benchmarks/results by default")
     chosen = vars(parser.parse_args(words))
     names, out, peers = chosen.pop("names"), chosen.pop("out"), chosen.pop("peer")
+    for name in ("batch", "time", "rank", "members", "repeats"):
+        if chosen[name] is not None and chosen[name] < 1:
+            raise ValueError(f"--{name} is {chosen[name]}; give at least 1")
     case, timing = _package("case"), _package("timing")
     known = case.cases()
     if not names:

@@ -110,7 +110,7 @@ def _inspected(dataset: Any, tokenizer: Any, length: int | None, examples: int) 
     if length is not None:
         found["cut"] = {"length": length, "examples": len(over), unit: sum(over)}
     if tokenizer is not None:
-        if length is not None and found["form"] != "labelled texts":
+        if length is not None and found["form"] not in description.NO_LOSS_OF_TOKENS:
             found["cut"]["nothing left to learn"] = sum(
                 not all(learned[1:length].any() for _, _, learned in one) for one in parts
             )
@@ -142,6 +142,8 @@ def told(address: str, found: dict[str, Any], colour: bool) -> str:
             for low, high, n in lengths["histogram"]
         ]
     text = f"{address}: {found['examples']:,} examples, {found['form']}\n\n{columns(rows)}"
+    if found["form"] == "unknown":
+        text += f"\n\nno experiment reads these columns; rename them to those of one: {known_columns()}"
     if "cut" in found:
         cut = found["cut"]
         unit = found["lengths"]["unit"]
@@ -149,7 +151,7 @@ def told(address: str, found: dict[str, Any], colour: bool) -> str:
         empty = cut.get("nothing left to learn")
         text += f", {empty:,} of them all that carries loss, which training refuses" if empty else ""
     if "first" in found:
-        said = "no token carries loss of its own, the example's label does"
+        said = "no token carries loss of its own, the example as a whole does"
         if found["learned"]:
             said = f"{found['learned']:,} tokens carry loss, {'green' if colour else 'in ⟦⟧'} below"
         text += f"\n\nfirst examples ({said})"
@@ -160,6 +162,13 @@ def told(address: str, found: dict[str, Any], colour: bool) -> str:
     elif "lengths" in found:
         text += "\n\n--model ADDRESS counts tokens and shows which of them carry loss"
     return text
+
+
+def known_columns() -> str:
+    """The columns that training knows what to do with, form by form."""
+    from ft_jax.data import description
+
+    return ", or ".join(" and ".join(names).replace("labels", "label") for names in description.FORMS.values())
 
 
 def _bar(count: int, most: int) -> str:

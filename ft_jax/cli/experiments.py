@@ -147,6 +147,7 @@ def find(name: str) -> Path:
 
     Raises:
       FileNotFoundError: a path that isn't there.
+      ValueError: a path that is there and no Python file.
       KeyError: an unknown name, with the nearest ones, or one that several families have.
     """
     if name.endswith(".py"):
@@ -161,11 +162,22 @@ def find(name: str) -> Path:
         return known[same[0]]
     if same:
         raise KeyError(f"several experiments are called {name!r}: name one of {', '.join(same)}")
+    if name and Path(name).exists():
+        raise ValueError(_is_another_thing(Path(name)))
     if not known:
         raise KeyError(f"no experiment is called {name!r}, and there is no folder {PACKAGE}/ here; give a file's path")
     from ft_jax.core.params import nearest
 
     raise KeyError(f"no experiment is called {name!r}; the nearest are {nearest(name, known)}")
+
+
+def _is_another_thing(path: Path) -> str:
+    """What a path is that is no experiment's file, and what may have been meant."""
+    if (path / "experiment.json").is_file():
+        return f"{path} is the folder of a run; the command that began it goes on with it, and its report shows it"
+    if path.is_dir():
+        return f"{path} is a folder and no experiment; give a name of ft-jax list, or an experiment's file"
+    return f"{path} is no experiment; one reads it, as in ft-jax run classify --data.address {path}"
 
 
 def load(file: Path) -> Any:

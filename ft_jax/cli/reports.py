@@ -19,5 +19,7 @@ def command(words: Sequence[str]) -> int:
 
     one = len(options.run) == 1
     out = options.out or (options.run[0] / "report.html" if one else Path("report.html"))
+    if out.is_dir():
+        raise IsADirectoryError(f"--out is the folder {out}; give the page's file, such as {out / 'report.html'}")
     print(write_report(options.run, out))
     return 0

@@ -82,6 +82,8 @@ def _command(words: Sequence[str]) -> tuple[int, dict[str, Any]]:
         sweep = outer(sweep, options, options.outer)
     if options.worker is not None:
         return _work(sweep, options.worker), {}
+    if options.outer is None and not (sweep.folder / "journal.log").exists():
+        try_out(sweep)
     scores = []
     for index in range(options.nested):
         inner = outer(sweep, options, index)
@@ -114,6 +116,17 @@ def sweep_of(options: argparse.Namespace, file: Path, changes: Sequence[str]) ->
         out=options.out,
         storage=options.storage,
     )
+
+
+def try_out(sweep: Any) -> None:
+    """Builds the model and the data of one trial, so that what can't be read is refused before anything is written."""
+    from ft_jax.training.prepare import prepare
+    from ft_jax.training.process import set_up_process
+    from ft_jax.tuning.search import Choice
+
+    set_up_process()
+    values = {path: axis.values[0] if isinstance(axis, Choice) else axis.low for path, axis in sweep.axes.items()}
+    prepare(sweep.run_of(values, 0, 0 if sweep.folds > 1 else None), outline=True)
 
 
 def outer(sweep: Any, options: argparse.Namespace, index: int) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ft_jax.data.chats import render
 from ft_jax.data.columns import TEXTS
 from ft_jax.data.completions import next_tokens
 from ft_jax.data.dataset import Computed, Dataset
@@ -17,6 +18,10 @@ FORMS = {
     "preferences": ("prompt", "chosen", "rejected"),
     "conversations": ("messages",),
     "prompts and completions": ("prompt", "completion"),
+    "questions with answers": ("prompt", "answer"),
+    "pairs of texts": ("anchor", "positive"),
+    "pairs of sentences": ("sentence1", "sentence2"),
+    "queries and passages": ("query", "passage"),
     "labelled texts": ("text", "labels"),
     "plain texts": ("text",),
     "labelled images": ("images", "labels"),
@@ -24,6 +29,12 @@ FORMS = {
     "tokens": ("input_ids",),
 }
 """What a data set is for, by the columns that it must have; the first that fits."""
+
+PAIRS = ("pairs of texts", "pairs of sentences", "queries and passages")
+"""Forms of two texts whose vectors are compared; a ``score`` or ``label`` says how close they are."""
+
+NO_LOSS_OF_TOKENS = ("labelled texts", "questions with answers", *PAIRS)
+"""Forms with texts in which an example has a loss and its tokens have none."""
 
 ROLES = {
     "text": "read by the model",
@@ -34,6 +45,9 @@ ROLES = {
     "messages": "the assistant's turns are learned",
     "images": "read by the model",
     "input_ids": "read by the model",
+    "answer": "what an answer is checked by",
+    "score": "how close the two are",
+    **{name: "read by the model" for form in PAIRS for name in FORMS[form]},
 }
 LEARNED = "learned"
 
@@ -74,7 +88,8 @@ def understood(dataset: Dataset) -> dict[str, Column]:
       >>> [(name, one.role, one.type, one.missing) for name, one in understood(reviews).items()][1:]
       [('labels', 'class ids', '2 classes', 0), ('id', 'not used', 'text', 1)]
     """
-    used = FORMS.get(form_of(dataset), ())
+    form = form_of(dataset)
+    used = (*FORMS.get(form, ()), *(("score", "labels") if form in PAIRS else ()))
     return {name: _column(dataset, name, column, name in used) for name, column in dataset.columns.items()}
 
 
@@ -93,6 +108,8 @@ def _column(dataset: Dataset, name: str, column: Sequence, used: bool) -> Column
 def _role(dataset: Dataset, name: str, used: bool) -> str:
     if not used:
         return "not used"
+    if name == "labels" and form_of(dataset) in PAIRS:
+        return ROLES["score"]
     return label_kind(dataset) if name == "labels" else ROLES[name]
 
 
@@ -203,14 +220,23 @@ def tokens_of(dataset: Dataset, tokenizer: Any) -> list[list[tuple[str, np.ndarr
       ValueError: a text that can't be tokenized as its form asks, such as messages without a chat template.
     """
     form = form_of(dataset)
-    if form == "labelled texts":
-        encoded = encode(tokenizer, dataset.columns["text"])
-        return [[("", one.ids, np.zeros(len(one.ids), bool))] for one in encoded]
+    if form in NO_LOSS_OF_TOKENS:
+        names = [name for name in FORMS[form] if name not in ("labels", "answer")]
+        read = [encode(tokenizer, _rendered(tokenizer, dataset.columns[name])) for name in names]
+        labels = names if len(names) > 1 else [""]
+        return [
+            [(name, one.ids, np.zeros(len(one.ids), bool)) for name, one in zip(labels, row, strict=True)]
+            for row in zip(*read, strict=True)
+        ]
     longest = 2**30
     if form == "preferences":
         pairs = preferences(dataset, tokenizer, length=longest)
         return [[(part, *_learned(pair[part])) for part in ("chosen", "rejected")] for pair in pairs]
     return [[("", *_learned(example))] for example in next_tokens(dataset, tokenizer, length=longest)]
+
+
+def _rendered(tokenizer: Any, texts: Sequence[Any]) -> list[str]:
+    return [one if isinstance(one, str) else render(tokenizer, one, generate=True) for one in texts]
 
 
 def _learned(fields: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -249,7 +275,8 @@ def histogram(sizes: Sequence[int], bins: int = 10) -> list[tuple[int, int, int]
 
 def word_counts(dataset: Dataset) -> list[int]:
     """Words of each example's texts, where there is no tokenizer to count tokens."""
-    texts = [name for name in (*TEXTS, "messages") if name in dataset.columns]
+    pairs = [name for form in PAIRS for name in FORMS[form]]
+    texts = [name for name in (*TEXTS, *pairs, "messages") if name in dataset.columns]
     return [sum(_words(example[name]) for name in texts) for example in dataset]
 
 

@@ -66,7 +66,7 @@ def examples_in(words: Sequence[str]):
     from ft_jax.data.tables import READERS
 
     endings = (*READERS, ".txt", ".gz")
-    if len(words) != 1 or not (words[0].lower().endswith(endings) or Path(words[0]).exists()):
+    if len(words) != 1 or not (words[0].lower().endswith(endings) or (words[0] and Path(words[0]).exists())):
         return list(words)
     if words[0].endswith(".txt"):
         lines = [line for line in Path(words[0]).read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -143,7 +143,9 @@ def _check_kinds(places: Mapping[str, Path]) -> None:
             )
         config = place / "config.json"
         if not config.is_file():
-            raise FileNotFoundError(f"{name} has no config.json; give the folder of a whole model")
+            raise FileNotFoundError(
+                f"{name} has no config.json; give the folder of a whole model, such as ft-jax export --merged writes"
+            )
         kinds[name] = printable(read_json(config).get("model_type"))
     (first, wanted), *others = kinds.items()
     for name, kind in others:

@@ -17,7 +17,7 @@ def vacant(folder: str | os.PathLike, overwrite: bool) -> Path:
     """
     folder = Path(folder)
     if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists; choose another folder, or pass overwrite=True")
+        raise FileExistsError(f"{folder} exists; choose another folder, or pass overwrite=True (--overwrite)")
     return folder
 
 

@@ -213,7 +213,7 @@ def _record(run: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{run} is not a folder; give the folder of a run, such as runs/NAME")
     if not (run / "experiment.json").is_file():
         raise NoModel(f"{run} holds no run (it has no experiment.json); give the folder of a run, such as runs/NAME")
-    summary = _json(run / "summary.json") if (run / "summary.json").is_file() else {}
+    summary = _summary(run)
     if summary.get("status") != "finished":
         status = summary.get("status", "stopped before its end")
         raise NoModel(f"run {run} has no model to use: it is {status}; the command that began it goes on with it")
@@ -235,8 +235,23 @@ def _record(run: Path) -> dict[str, Any]:
     return whole
 
 
+def _summary(run: Path) -> dict[str, Any]:
+    """How the run ended; where its file is damaged the copy beside it says so, and nothing is written here."""
+    file = run / "summary.json"
+    if not file.is_file():
+        return {}
+    try:
+        return read_json(file)
+    except ValueError:
+        spare = file.with_name(f".{file.name}")
+        return _json(spare if spare.is_file() else file)
+
+
 def _json(file: Path) -> dict[str, Any]:
     try:
         return read_json(file)
     except ValueError as error:
-        raise Damaged(f"{error}; is the disk full, or was it copied in part?") from None
+        why = str(error).partition(";")[0]
+        raise Damaged(
+            f"{why}; is the disk full, or was the run copied in part? bring the file back, or run anew"
+        ) from None
