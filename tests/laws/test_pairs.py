@@ -17,7 +17,7 @@ NAMES = tuple(ft_jax.catalogue)
 TODAY = datetime.date.today().toordinal()
 SHARES = 2
 """Of the pairs and of the time, for as many workers."""
-SECONDS = 180
+SECONDS = 90
 """Of processor time for each share."""
 TRAINED = 5
 TRIPLES, MANY_TRIPLES = 4, 60
