@@ -19,6 +19,7 @@ FILE_ERRORS = FileNotFoundError | FileExistsError | NotADirectoryError | IsADire
 COMMANDS = {
     "run": ("ft_jax.cli.run", "train an experiment; any of its fields can be overridden"),
     "sweep": ("ft_jax.cli.sweep", "try values of an experiment's fields, cross-validated; the winner runs"),
+    "cache-teacher": ("ft_jax.cli.cache_teacher", "write a teacher's likeliest classes for an experiment's rows"),
     "choose": ("ft_jax.cli.choose", "find which adapter or network suits a task, or a file of your own"),
     "list": ("ft_jax.cli.experiments", "list the experiments"),
     "data": ("ft_jax.cli.data", "show what is understood of files: columns, classes, lengths, tokens with loss"),
@@ -111,7 +112,7 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
 
 def usage() -> str:
     """The help of ``ft-jax`` itself."""
-    lines = [f"  ft-jax {name:9}{said}" for name, (_, said) in COMMANDS.items()]
+    lines = [f"  ft-jax {name:14}{said}" for name, (_, said) in COMMANDS.items()]
     return "\n".join(
         [
             "Fine-tuning methods as values that compose, in JAX.",

@@ -13,14 +13,26 @@ from ft_jax.training.specs import share, short
 from ft_jax.training.stream import Feed, Stream, Task
 
 
-def one_task(spec: Any, train: Dataset, held: Dataset | None, tokens: Callable, model: Any, feed: Feed) -> Stream:
-    """One task: examples as ``tokens(examples, model, address)`` makes them, shuffled, beside those held back."""
+def one_task(
+    spec: Any,
+    train: Dataset,
+    held: Dataset | None,
+    tokens: Callable,
+    model: Any,
+    feed: Feed,
+    beside: Callable[[Dataset], Dataset] | None = None,
+) -> Stream:
+    """One task: examples as ``tokens(examples, model, address)`` makes them, shuffled, beside those held back.
+
+    `beside` gives those that are trained on further columns.
+    """
     made, name = tokens(train, model, spec.address), short(spec.address)
     other = None if held is None else tokens(held, model, spec.evaluation or spec.address)
     # One shape for all batches, no longer than the longest example needs.
     longest = max(longest_of(one) for one in (made, other) if one is not None)
     shape = {"length": min(-(-longest // MULTIPLE) * MULTIPLE, room(spec, model)), "padding": model.pad_token}
-    source = data.batches(made, feed.batch_size, seed=feed.seed, **shape, **share(feed))
+    read = made if beside is None else beside(made)
+    source = data.batches(read, feed.batch_size, seed=feed.seed, **shape, **share(feed))
     sets = {} if other is None else {name: data.evaluation_batches(other, feed.batch_size, **shape)}
     return (Task(name, source, sets, len(made), classes=train.classes, columns=summary(train)),)
 

@@ -4,6 +4,8 @@ import dataclasses
 from typing import Any, ClassVar
 
 from ft_jax import data
+from ft_jax.data.dataset import Dataset
+from ft_jax.data.teacher_cache import open_cache
 from ft_jax.outside import listed
 from ft_jax.training.own_data.held_out import check_address, train_and_evaluation
 from ft_jax.training.own_data.rows import in_pieces, one_task, room, tokenizer_of
@@ -28,6 +30,8 @@ class Written:
       too_long: ``"truncate"``, ``"drop"`` or ``"error"`` where one has more.
       learn_prompt: whether prompts are learned too.
       packed: several examples in one row of `length` tokens, that do not see each other.
+      teacher: a folder that ``ft-jax cache-teacher`` has written for these rows, for
+        `ft_jax.distillation.cached_logits`.
     """
 
     address: str = ""
@@ -37,6 +41,7 @@ class Written:
     too_long: str = "truncate"
     learn_prompt: bool = False
     packed: bool = False
+    teacher: str | None = None
 
     forms: ClassVar[tuple[tuple[str, ...], ...]] = (("messages",), ("prompt", "completion"), ("text",))
 
@@ -47,7 +52,13 @@ class Written:
     def build(self, model: Any, feed: Feed) -> Stream:
         """One task."""
         train, held = train_and_evaluation(self.address, self.evaluation, self.held_out)
-        return one_task(self, train, held, self._tokens, model, feed)
+        beside = None if self.teacher is None else open_cache(self.teacher).beside
+        return one_task(self, train, held, self._tokens, model, feed, beside)
+
+    def rows(self, model: Any) -> Dataset:
+        """The rows of tokens that are trained on, as `model` reads them, in the data's order."""
+        train, _ = train_and_evaluation(self.address, self.evaluation, self.held_out)
+        return self._tokens(train, model, self.address)
 
     def _tokens(self, examples, model, address):
         if not any(set(form) <= examples.columns.keys() for form in self.forms):
