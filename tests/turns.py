@@ -16,7 +16,7 @@ from pathlib import Path
 RECORD = Path(__file__).with_name("seconds.json")
 LONG = 2.0
 """Seconds from which on a test is a long one; the laws of one method are one test."""
-SECONDS = 800.0
+SECONDS = 600.0
 """Of long tests in one run, over all its workers."""
 
 
