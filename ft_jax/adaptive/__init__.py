@@ -3,6 +3,7 @@
 - `uncertainty`: loss terms weighed by learned noise variances.
 - `pcgrad`, `cagrad`, `mgda`, `upgrad`, `imtl`, `aligned`: the terms' gradients combined so that they conflict less.
 - `gradnorm`, `dwa`, `famo`: terms weighed by how fast each learns.
+- `focal`, `self_paced`, `hard_examples`: examples weighed by how hard they are.
 - `plateau`: a number lowered when a metric stops improving.
 - `schedule_free`: an average in place of a falling rate.
 - `sam`: gradients from where the loss nearby is worst.
@@ -10,6 +11,7 @@
 """
 
 from ft_jax.adaptive.balance import aligned, cagrad, dwa, famo, gradnorm, imtl, mgda, pcgrad, upgrad
+from ft_jax.adaptive.difficulty import focal, hard_examples, self_paced
 from ft_jax.adaptive.plateau import plateau
 from ft_jax.adaptive.sam import sam
 from ft_jax.adaptive.schedule_free import schedule_free
@@ -21,13 +23,16 @@ __all__ = [
     "cagrad",
     "dwa",
     "famo",
+    "focal",
     "gradnorm",
+    "hard_examples",
     "imtl",
     "mgda",
     "pcgrad",
     "plateau",
     "sam",
     "schedule_free",
+    "self_paced",
     "spike_guard",
     "uncertainty",
     "upgrad",
