@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_jax.cli.entry import Parser
+from ft_jax.cli.entry import Parser, place
 from ft_jax.cli.experiments import beside, import_file
 from ft_jax.cli.text import columns
 from ft_jax.core.weights import FORWARDS
@@ -48,7 +48,9 @@ def command(words: Sequence[str]) -> int:
     )
     parser.add_argument("--peer-python", help="the interpreter that has torch; this one by default")
     parser.add_argument("--profile", metavar="FOLDER", help="write a trace there; rows of the ten slowest operations")
-    parser.add_argument("--out", metavar="FOLDER", help="where NAME.jsonl grows; benchmarks/results by default")
+    parser.add_argument(
+        "--out", type=place, metavar="FOLDER", help="where NAME.jsonl grows; benchmarks/results by default"
+    )
     chosen = vars(parser.parse_args(words))
     names, out, peers = chosen.pop("names"), chosen.pop("out"), chosen.pop("peer")
     for name in ("batch", "time", "rank", "members", "repeats"):
@@ -63,7 +65,7 @@ def command(words: Sequence[str]) -> int:
         if name != "all" and name not in known:
             raise ValueError(f"there is no benchmark {name!r}; use all, {', '.join(known)}")
     set_up_process()
-    folder = Path(out) if out else case.RESULTS
+    folder = out or case.RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     missing = 0
     for name, settings in runs(names, {**chosen, "methods": tuple(chosen["methods"])}, peers):

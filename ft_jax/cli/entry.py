@@ -7,9 +7,10 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
-from ft_jax.outside.names import cut, escaped
+from ft_jax.outside.names import check_name, cut, escaped
 
 BAD_INPUT, FAILED, STOPPED = 2, 1, 130
 
@@ -52,6 +53,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see {self.prog} --help")
+
+
+def place(text: str) -> Path:
+    """What ``--out`` says, as the type of an argument: a place to write to, whose name is what it seems."""
+    try:
+        check_name("the place to write to", text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from ft_jax.cli.entry import Parser
+from ft_jax.cli.entry import Parser, place
 from ft_jax.cli.text import columns
 
 
@@ -28,8 +28,8 @@ def command(words: Sequence[str]) -> int:
     parser.add_argument("--alpha", type=float, default=0.1, help="the sets' chance to miss")
     parser.add_argument("--held-out", type=float, default=0.5, help="share of the examples that fitting takes")
     parser.add_argument("--seed", type=int, default=0, help="of that share's draw")
-    parser.add_argument("--out", type=Path, help="a page with the table and reliability diagrams")
-    parser.add_argument("--save", type=Path, help="an npz with every row's logits, to go on with")
+    parser.add_argument("--out", type=place, help="a page with the table and reliability diagrams")
+    parser.add_argument("--save", type=place, help="an npz with every row's logits, to go on with")
     options = parser.parse_args(words)
     if options.seeds < 1:
         raise ValueError(f"--seeds is {options.seeds}; give at least 1")

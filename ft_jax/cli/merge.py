@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_jax.cli.entry import Parser, RunFailed
+from ft_jax.cli.entry import Parser, RunFailed, place
 from ft_jax.cli.text import columns
 
 GREEDY = "greedy"
@@ -49,7 +49,7 @@ def _parser(rules: Mapping[str, Callable]) -> Parser:
     parser.add_argument(
         "models", nargs="+", metavar="model", help="folders, hf://… or pkg://…; all models or all adapters"
     )
-    parser.add_argument("--out", required=True, type=Path, help="the folder to write")
+    parser.add_argument("--out", required=True, type=place, help="the folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
     parser.add_argument("--base", help="the model that they were trained from; of adapters, what to call it")
     parser.add_argument("--weights", nargs="+", type=float, help="of each model; 1 by default")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ft_jax.cli.entry import Parser
+from ft_jax.cli.entry import Parser, place
 
 
 def command(words: Sequence[str]) -> int:
@@ -11,7 +11,7 @@ def command(words: Sequence[str]) -> int:
     parser = Parser(prog="ft-jax report", description="Write the report of one or more runs and print its path.")
     parser.add_argument("run", nargs="+", type=Path, help="the folder of a run")
     parser.add_argument(
-        "--out", type=Path, help="the page; report.html in the run's folder, or here for several runs, by default"
+        "--out", type=place, help="the page; report.html in the run's folder, or here for several runs, by default"
     )
     options = parser.parse_args(words)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_jax.cli.entry import Parser, sentence
+from ft_jax.cli.entry import Parser, place, sentence
 from ft_jax.cli.experiments import PACKAGE, import_file, roots
 from ft_jax.cli.text import columns
 from ft_jax.core.params import nearest
@@ -24,7 +24,7 @@ def command(words: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="a JSON line a row")
     parser.add_argument("--quick", action="store_true", help="one seed and as little training as shows the direction")
     parser.add_argument("--seeds", type=int, metavar="N", help="how many seeds; a row's own by default")
-    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), help="where NAME.json and report.html go")
+    parser.add_argument("--out", type=place, default=Path("runs/reproduce"), help="where NAME.json and report.html go")
     options = parser.parse_args(words)
     if options.seeds is not None and options.seeds < 1:
         raise ValueError(f"--seeds is {options.seeds}; give at least 1")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_jax.cli.entry import STOPPED, Parser, RunFailed
+from ft_jax.cli.entry import STOPPED, Parser, RunFailed, place
 from ft_jax.cli.experiments import find, load
 
 DESCRIPTION = """Tries values of any fields of an experiment, names the winner and writes it as an experiment that runs.
@@ -49,7 +49,7 @@ def parser() -> Parser:
         "--together", type=int, default=1, help="trials in one program where numbers alone differ; 0: as memory takes"
     )
     made.add_argument("--storage", help="sqlite:///FILE, postgresql://...; a journal file in the folder by default")
-    made.add_argument("--out", type=Path, help="the sweep's folder; runs/sweeps/NAME by default")
+    made.add_argument("--out", type=place, help="the sweep's folder; runs/sweeps/NAME by default")
     made.add_argument("--json", action="store_true", help="print the winner as one JSON object, the rest on stderr")
     made.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     made.add_argument("--outer", type=int, help=argparse.SUPPRESS)

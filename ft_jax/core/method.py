@@ -12,6 +12,7 @@ from ft_jax.core.outputs import Outputs
 from ft_jax.core.params import Filter, Params
 from ft_jax.core.program import Program
 from ft_jax.core.state import Batch, Context, EvalEvent, StepEvent, TaskEvent, TrainState
+from ft_jax.outside import check_name
 
 Terms = Mapping[str, jax.Array]
 Loss = Callable[[Params, Batch, Context], tuple[Terms, Outputs]]
@@ -141,9 +142,9 @@ def compose(*methods: Method | Composition) -> Composition:
 
     Raises:
       TypeError: something that is no method, such as a constructor that was not called.
-      ValueError: two parts with one name, a part whose loss reads a layout of batch that the part inside it does
-        not give, a field of the data's examples where another makes the examples, a term that one weighs and another
-        leaves out, or one that refuses the others. The sentence says which and what to do.
+      ValueError: two parts with one name or one that deceives, a part whose loss reads a layout of batch that the part
+        inside it does not give, a field of the data's examples where another makes the examples, a term that one weighs
+        and another leaves out, or one that refuses the others. The sentence says which and what to do.
 
     Example:
       >>> compose(Method("a"), compose(Method("b"), Method("c"))).names
@@ -152,6 +153,7 @@ def compose(*methods: Method | Composition) -> Composition:
     parts = tuple(part for method in methods for part in _parts(method))
     names = [part.name for part in parts]
     for name in names:
+        check_name("method", name)
         if names.count(name) > 1:
             raise ValueError(f"{name} is named twice in one composition; give one of them another name with name=...")
     for part in parts:

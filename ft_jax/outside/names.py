@@ -30,6 +30,25 @@ def trouble_with(name: str) -> str | None:
     return None
 
 
+def check_name(what: str, name: object) -> None:
+    """Raises ValueError on a name that is none, or holds what `trouble_with` finds; ``what`` says of what it is.
+
+    For names that people give: of experiments, tasks, evaluation sets, metrics, methods, and of folders to write.
+
+    Example:
+      >>> check_name("task", "digits"), check_name("evaluation set", "Größe 大きい/held out")
+      (None, None)
+      >>> check_name("task", "digits\u202e")
+      Traceback (most recent call last):
+      ValueError: task 'digits\\u202e' has the direction mark '\\u202e'; give it another name
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{what} is called {printable(name)}; give it a name in words")
+    wrong = trouble_with(name)
+    if wrong:
+        raise ValueError(f"{what} {printable(name)} {wrong}; give it another name")
+
+
 def escaped(text: str) -> str:
     """Text in which whatever a terminal or a page would act upon, or show as something else, is written out.
 

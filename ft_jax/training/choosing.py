@@ -13,6 +13,7 @@ import markupsafe
 
 from ft_jax.core.params import digest
 from ft_jax.meta.choosing import Candidate, choose, recommended, standings, why
+from ft_jax.outside import check_name
 from ft_jax.training.composition import MethodLike, Parts, build_methods, built, with_new_head
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.fit import fit
@@ -59,12 +60,13 @@ def described(texts: Sequence[str], name: str) -> Described:
     """A candidate as words describe it: methods, and ``model.FIELD=VALUE`` or ``optimizer.NUMBER=VALUE``.
 
     Raises:
-      ValueError: nothing is said.
+      ValueError: nothing is said, or its name deceives.
 
     Example:
       >>> described(["transfer.lora(rank=8)", "optimizer.learning_rate=1e-4"], "lora").words
       ['--method', 'transfer.lora(rank=8)', '--optimizer.learning_rate', '1e-4']
     """
+    check_name("candidate", name)
     if not texts:
         raise ValueError(f'candidate {name!r} has no method; write --candidate {name} "transfer.lora(rank=8)"')
     changes = dict(text.split("=", 1) for text in texts if FIELD.match(text))

@@ -16,7 +16,7 @@ import optax
 from ft_jax.core import Loss, Optimizer, Outputs, optimizer
 from ft_jax.core.decay import decay_mask
 from ft_jax.core.params import nearest
-from ft_jax.outside import printable
+from ft_jax.outside import check_name, printable
 from ft_jax.training.composition import MethodLike
 from ft_jax.training.metrics import MetricLike
 from ft_jax.training.objective import objective_of
@@ -339,6 +339,11 @@ class Experiment:
             raise ValueError(
                 f"experiment name {printable(self.name)} can't name a folder; use words joined by - _ or /"
             )
+        check_name("experiment", self.name)
+        if self.out is not None:
+            check_name("the run folder", self.out)
+        for name in self.metrics or ():
+            check_name("metric", name)
         for field in ("model", "data"):
             if not hasattr(getattr(self, field), "build"):
                 raise ValueError(

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from ft_jax.assets.cache import replacing
-from ft_jax.outside import listed, printable, read_json
+from ft_jax.outside import check_name, listed, printable, read_json
 from ft_jax.training.composition import Use
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.seal import Damaged, seal, unseal
@@ -163,6 +163,7 @@ def check_folder(experiment: Experiment, path: Path, resume: bool = True) -> Goi
     Returns:
       what is asked of a finished run whose budget alone has grown; None elsewhere.
     """
+    check_name("the run folder", str(path))
     file = path / "experiment.json"
     if path.exists() and not path.is_dir():
         raise RunRefused(f"run folder {path} is a file; choose another with --out")

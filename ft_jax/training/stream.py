@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from ft_jax.outside import listed, printable
+from ft_jax.outside import check_name, listed, printable
 
 Batch = Mapping[str, Any]
 
@@ -99,13 +99,17 @@ def check_stream(stream: Any) -> Stream:
     """A stream with its tasks checked; a single task is a stream of one.
 
     Raises:
-      ValueError: no task, one name twice, a task that gives no batches, two that number their classes differently.
+      ValueError: no task, one name twice or one that deceives, a task that gives no batches, two that number their
+        classes differently.
     """
     stream = (stream,) if isinstance(stream, Task) else tuple(stream)
     if not stream:
         raise ValueError("the data has no task; give at least one ft_jax.training.Task")
     names = [task.name for task in stream]
     for task in stream:
+        check_name("task", task.name)
+        for name in task.evaluations:
+            check_name(f"task {printable(task.name)} has an evaluation set which", name)
         if names.count(task.name) > 1:
             raise ValueError(f"the data has two tasks called {printable(task.name)}; rename one")
         if not isinstance(task.train, Source) and not callable(task.train):

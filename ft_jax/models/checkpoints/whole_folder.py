@@ -8,14 +8,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ft_jax.outside import check_name
+
 
 def vacant(folder: str | os.PathLike, overwrite: bool) -> Path:
     """`folder` as a path that may be written to.
 
     Raises:
       FileExistsError: where something is there and `overwrite` is off.
+      ValueError: its name deceives or doesn't fit, see `ft_jax.outside.check_name`.
     """
     folder = Path(folder)
+    check_name("the folder to write", str(folder))
     if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists; choose another folder, or pass overwrite=True (--overwrite)")
     return folder

@@ -13,7 +13,7 @@ import filelock
 import numpy as np
 
 from ft_jax.data.live import Line
-from ft_jax.outside import printable
+from ft_jax.outside import check_name, printable
 from ft_jax.training.checkpoint import Checkpoints
 from ft_jax.training.online.journal import Entry, Journal
 from ft_jax.training.online.learner import Learner
@@ -67,6 +67,7 @@ class Stand:
     """
 
     def __init__(self, folder: Path, about: dict[str, Any], learner: Learner, names: tuple[str, ...], every: int):
+        check_name("the stream's folder", str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(folder / ".lock")
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ft_jax.data.folds import FoldKind
-from ft_jax.outside import printable
+from ft_jax.outside import check_name, printable
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.overrides import override
 from ft_jax.training.run_folder import NOT_IDENTITY, describe, finite
@@ -98,6 +98,7 @@ class Sweep:
 
         Every end of a range and every choice is put into the experiment, whose own checks it must pass.
         """
+        check_name("the sweep's folder", str(self.folder))
         self.search.check(self.axes, len(self.goals()))
         if self.folds < 1 or self.together < 0:
             raise ValueError(f"folds={self.folds} and together={self.together} are too small; give 1 and 0, or more")
