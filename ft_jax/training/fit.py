@@ -17,7 +17,7 @@ from ft_jax.training.clock import Stretch
 from ft_jax.training.evaluate import score
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.later import extended
-from ft_jax.training.limits import check_limits
+from ft_jax.training.limits import MASKED, check_limits
 from ft_jax.training.logging import HYPER_AT, Log
 from ft_jax.training.loop.ending import check_going_on, going_on, keep_model, outcomes_of, summary_of
 from ft_jax.training.loop.leaving import shown
@@ -230,6 +230,7 @@ class _Loop:
                 self.log.train(step, told, clock.seconds, self.progress.examples, self.progress.tokens)
             self.watch.add(step, metrics, fed)
         self.watch.end()
+        self.tell_of_empty()
         jax.block_until_ready(metrics)
         self.note(seconds=clock.end())
         if waiting:
@@ -439,6 +440,13 @@ class _Loop:
         self.log.event(self.progress.step, "nonfinite", message)
         if count - before == self.progress.step - step >= ALL_SKIPPED:
             raise Diverged(f"{message}, and no other was made; lower optimizer.learning_rate or look at the data")
+
+    def tell_of_empty(self) -> None:
+        """A line of the log where batches had nothing to learn from."""
+        steps, self.watch.empty = self.watch.empty, []
+        if steps:
+            message = f"nothing carried loss in the batches of {len(steps)} steps, the first is {steps[0]}: {MASKED}"
+            self.log.event(steps[-1], "data", message)
 
     def log_from(self, step: int) -> Log:
         """The log of what follows a step; lines past it are made again."""

@@ -1,15 +1,17 @@
 """What a model's batches may hold: classes, tokens and lengths, and labels that its head can be measured by."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from ft_jax.core.weights import shape
+from ft_jax.outside import printable
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.objective import target_of
-from ft_jax.training.stream import Batch
+from ft_jax.training.stream import Batch, Task
 
 
 def limits_of(model: Any, example: Batch, experiment: Experiment, task: str) -> dict[str, int]:
@@ -34,6 +36,50 @@ def limits_of(model: Any, example: Batch, experiment: Experiment, task: str) -> 
     if target == "numbers":
         limits["numbers"] = 1
     return limits
+
+
+UNSEEN = 8
+"""Batches of a task that are looked at before it is taken for one without anything to learn from."""
+
+MASKED = "every label is masked (negative) or of weight 0"
+
+
+def carries(batch: Batch) -> bool:
+    """Whether anything in a host batch carries loss, as `ft_jax.core.batches` counts it; True where it has no labels.
+
+    Example:
+      >>> carries({"labels": np.array([[-1, 3]])}), carries({"labels": np.array([-1, -1])}), carries({"x": np.ones(2)})
+      (True, False, True)
+    """
+    own = {name: np.asarray(field) for name, field in batch.items() if not isinstance(field, Mapping)}
+    if not own:
+        return all(carries(part) for part in batch.values())
+    flags = [own["weights"] > 0] if "weights" in own else []
+    if "labels" in own and own["labels"].dtype.kind == "i":
+        flags.append(own["labels"] >= 0)
+    flags += [own[name] > 0 for name in ("attention_mask", "segment_ids") if name in own]
+    if any(flag.shape != flags[0].shape for flag in flags):
+        flags = [flag.reshape(len(flag), -1).any(axis=1) for flag in flags]
+    return bool(np.logical_and.reduce(flags).any()) if flags else True
+
+
+def check_carries(task: Task, batches: Sequence[Batch]) -> None:
+    """Raises ValueError on a task in which nothing carries loss, as far as its first batches show.
+
+    Args:
+      task: whose source nobody reads from meanwhile; its place stays where it is.
+      batches: of every shape that it has.
+    """
+    if not batches or any(carries(batch) for batch in batches):
+        return
+    place = task.train.get_state()
+    more = list(itertools.islice((batch for batch in iter(lambda: next(task.train, None), None)), UNSEEN))
+    task.train.set_state(place)
+    if not any(carries(batch) for batch in more):
+        raise ValueError(
+            f"nothing in the first {len(more)} batches of task {printable(task.name)} carries loss: {MASKED}; correct "
+            "the labels, or take a longer length if what is learned from was cut off"
+        )
 
 
 def check_limits(batch: Batch, limits: Mapping[str, int], where: str) -> None:

@@ -213,6 +213,11 @@ def notes_of(plan: Plan) -> list[str]:
     frozen = frozen_at_random(plan.composition, plan.model)
     if frozen:
         notes.append(f"{len(frozen)} parameters were drawn at random and do not learn, the first is {frozen[0]}")
+    if str(getattr(getattr(plan.model, "config", None), "dtype", "")) == "float16":
+        notes.append(
+            "the model computes in float16, in which numbers above 65,504 are infinite and gradients below 6e-8 are 0; "
+            "bfloat16 has float32's range"
+        )
     if NEW_HEAD in plan.composition.names:
         notes.append("the new head learns as well")
     return notes

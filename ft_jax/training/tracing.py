@@ -12,7 +12,7 @@ from ft_jax.data.collate import of_one_length
 from ft_jax.outside import listed, printable
 from ft_jax.training.causes import fields_of, one_sentence
 from ft_jax.training.evaluate import fill, measurer
-from ft_jax.training.limits import check_limits
+from ft_jax.training.limits import MASKED, carries, check_carries, check_limits
 from ft_jax.training.metrics import CONFUSION, HostMetric
 from ft_jax.training.stream import Batch, Task, check_batch, first_batch, size, stack
 
@@ -117,7 +117,11 @@ def _trace_steps(plan: Any, program: Program) -> None:
     seen: set[tuple] = set()
     ends: set[tuple] = set()
     leaves = bool(program.after_task)
+    # What a method adds may learn from examples that the task's loss leaves out; of it the first steps tell.
+    plain = not any(part.loss or part.prepare or part.lift for part in plan.composition)
     for task, batches in zip(plan.stream, plan.shapes, strict=True):
+        if plain and plan.experiment.loss is None:
+            check_carries(task, batches)
         for batch in batches:
             check_batch(batch, f"task {task.name!r}")
             check_limits(batch, plan.limits, f"task {task.name!r}")
@@ -185,6 +189,8 @@ def _trace_evaluation(plan: Any, program: Program) -> dict[str, Mapping[str, Any
             sums[name] = traced[shapes_of(filled)]
         if name not in sums:
             raise ValueError(f"{where} is empty; give it at least one batch")
+        if not any(carries(batch) for batch in batches):
+            raise ValueError(f"nothing in {where} counts: {MASKED}; correct the labels or leave the set out")
         _check_metrics(plan, batches, where)
     return sums
 

@@ -10,6 +10,7 @@ import numpy as np
 from ft_jax.assets.cache import replacing
 from ft_jax.core import Composition, TrainState, compose
 from ft_jax.core.params import path_of
+from ft_jax.training.limits import MASKED, carries
 from ft_jax.training.stream import Fed
 
 IN_FLIGHT = 8
@@ -19,7 +20,7 @@ MOST_RETURNS = 3
 """How often a run goes back to the same checkpoint."""
 
 ALL_SKIPPED = 8
-"""So many steps that were all skipped end a run."""
+"""So many steps that were all skipped, or had nothing to learn from, end a run."""
 
 GUARD = "adaptive.spike_guard"
 
@@ -42,6 +43,9 @@ class Broken(ValueError):
 class Watch:
     """Looks at each step once it is computed; a step's numbers are on their way to the host as soon as they are there.
 
+    Attributes:
+      empty: steps whose batches carried no loss, since they were last asked for.
+
     Args:
       watched: metrics that must be finite, in the order in which they are told.
     """
@@ -49,6 +53,8 @@ class Watch:
     def __init__(self, watched: tuple[str, ...]):
         self._watched = watched
         self._queue: collections.deque = collections.deque()
+        self._idle = 0
+        self.empty: list[int] = []
 
     def add(self, step: int, metrics: dict[str, Any], fed: Fed) -> None:
         """Takes note of a step, and waits for the one that was queued so many before it.
@@ -76,11 +82,23 @@ class Watch:
     def _look(self):
         step, metrics, told, batch, place = self._queue.popleft()
         jax.block_until_ready(metrics)
+        self._note_empty(step, metrics, batch)
         for name, value in told.items():
             # Of several trials one may be lost; where all are, the run is.
             if not np.isfinite(np.asarray(jax.device_get(value), np.float64)).any():
                 self._queue.clear()
                 raise Broken(step, "gradient" if name == "gradient_norm" else name, batch, place)
+
+    def _note_empty(self, step, metrics, batch):
+        """Notes a step without loss, and raises ValueError where a run makes no other and methods add nothing."""
+        empty = not carries(batch)
+        still = empty and not np.any(jax.device_get(metrics.get("gradient_norm", 1.0)))
+        self._idle = self._idle + 1 if still else 0
+        self.empty += [step] if empty else []
+        if self._idle == ALL_SKIPPED:
+            raise ValueError(
+                f"nothing in the {self._idle} batches up to step {step} carries loss: {MASKED}; correct the labels"
+            )
 
 
 def watch(way: str, composition: Composition) -> Watch:

@@ -47,7 +47,16 @@ def attention(
 
     Returns:
       The mixed values, and the attention maps when `maps` is asked for, else None.
+
+    Raises:
+      ValueError: float16 on a device that has no products of it; jax says so only when it compiles, not to whom.
     """
+    platform = traced_device().platform
+    if queries.dtype == jnp.float16 and platform != "gpu":
+        raise ValueError(
+            f"the model computes in float16, whose products a {platform} does not have; take dtype='bfloat16' or "
+            "'float32', or a GPU"
+        )
     scale = queries.shape[-1] ** -0.5 if scale is None else scale
     if maps or softcap is not None or (key is not None and rate > 0.0):
         mixed, probabilities = _written_out(queries, keys, values, mask, scale, softcap, bias, rate, key)

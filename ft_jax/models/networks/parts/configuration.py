@@ -6,6 +6,8 @@ from ft_jax.outside import printable
 
 COLLECTABLE = ("hidden", "attention")
 REMAT = ("none", "dots", "full")
+COMPUTED = ("float32", "bfloat16", "float16")
+"""Types that a network computes in."""
 
 
 def check(config, *, divides: tuple[tuple[str, str], ...]) -> None:
@@ -28,6 +30,8 @@ def check(config, *, divides: tuple[tuple[str, str], ...]) -> None:
             raise ValueError(
                 f"{name}.{part} is {getattr(config, part)} and must divide {whole}, which is {getattr(config, whole)}"
             )
+    if getattr(config, "dtype", "float32") not in COMPUTED:
+        raise ValueError(f"{name}.dtype is {printable(config.dtype)}; compute in {', '.join(COMPUTED)}")
     if getattr(config, "remat", "none") not in REMAT:
         raise ValueError(f"{name}.remat is {printable(config.remat)}; use one of {', '.join(map(repr, REMAT))}")
     for what in getattr(config, "collect", ()):
