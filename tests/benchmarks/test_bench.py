@@ -74,6 +74,12 @@ def test_compilation_is_measured_cold_and_from_the_cache():
     assert row["cold_seconds"] > 0 and row["cached_seconds"] > 0
 
 
+def test_a_checkpoint_says_what_a_step_waits_and_what_its_digests_take():
+    row = next(case.rows("checkpoints", Options(size="tiny", repeats=1)))
+    assert row["state_bytes"] == pytest.approx(2**20, rel=0.01) and row["file_bytes"] > 0.8 * row["state_bytes"]
+    assert 0 < row["digest_seconds"] < row["in_place_after_seconds"] and 0 < row["step_waits_seconds"]
+
+
 def test_the_pipeline_says_how_long_the_device_waited():
     row = next(case.rows("pipeline", Options(size="tiny", repeats=1, rank=2)))
     assert 0 <= row["wait_share"] < 1 and row["compilations"] == 1 and row["log_seconds"]["max"] < 0.1
