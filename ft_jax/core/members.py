@@ -66,7 +66,9 @@ def map_members(
     def init(params, key):
         member_keys = split(key)
         members = jax.vmap(lambda key: program.init(params, key).replace(frozen=None))(member_keys)
-        return members.replace(step=members.step[0], frozen=program.init(params, member_keys[0]).frozen)
+        # Once more, on purpose: what is frozen is the first member's, and all share it.
+        first = jax.random.clone(member_keys)[0]
+        return members.replace(step=members.step[0], frozen=program.init(params, first).frozen)
 
     def over(function, argument=None, changes=True):
         """``(state, x) -> state`` or a pair of it and more, for every member."""

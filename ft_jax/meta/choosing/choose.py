@@ -147,7 +147,8 @@ class _Choosing:
         for label, program in self.built.items():
             own = self.given[label].params
             try:
-                start = program.init(params if own is None else own, key)
+                # The same key for each, on purpose: they start and go on as their own runs of it would.
+                start = program.init(params if own is None else own, jax.random.clone(key))
                 states[label] = start.with_hyper(self.given[label].numbers)
             except (ValueError, KeyError, TypeError) as error:
                 wrong[label] = str(error)

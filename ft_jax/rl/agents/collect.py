@@ -43,7 +43,8 @@ def collect(
 
     def one(copies, time):
         keys = keys_of(jax.random.fold_in(key, time), rows)
-        act, go = jax.vmap(jax.random.split, out_axes=1)(keys)
+        pairs = jax.vmap(jax.random.split)(keys)
+        act, go = pairs[:, 0], pairs[:, 1]
         actions, more = decide(copies.observations, act)
         copies, told = advance(environment, copies, actions, go)
         return copies, (told, more)
