@@ -9,6 +9,7 @@ import jax
 
 from ft_jax.core.params import Filter, Params, is_matrix, map_with_path, matches, nearest, paths, replace_weights
 from ft_jax.core.weights import is_weight
+from ft_jax.outside import listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +84,8 @@ def weights_of(params: Params, targets: Targets, name: str) -> list[str]:
     hit = [path for path in known if targets.fits(path)]
     if not hit:
         raise ValueError(
-            f"{name}: no weight matches {', '.join(targets.include)}; the nearest paths are "
-            f"{nearest(targets.include[0], known)}; the named sets are {', '.join(SETS)}"
+            f"{name}: no weight matches {listed(targets.include)}; the nearest paths are "
+            f"{nearest(next(iter(targets.include), ''), known)}; the named sets are {', '.join(SETS)}"
         )
     return hit
 

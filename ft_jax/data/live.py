@@ -43,7 +43,7 @@ def follow(
       look: seconds between two looks.
 
     Yields:
-      `Line`: without its end, and bytes that are no UTF-8 replaced.
+      `Line`: without its end; bytes that are no UTF-8 are lone surrogates, which `json.loads` takes and no tokenizer.
 
     Raises:
       FileNotFoundError: there is no such file or folder.
@@ -100,7 +100,7 @@ def _lines(file: Path, start: int, named: Callable[[int], Any]) -> Iterator[Line
             if not line.endswith(b"\n"):
                 return  # still being written
             offset += len(line)
-            yield Line(line.decode("utf-8", errors="replace").rstrip("\r\n"), named(offset))
+            yield Line(line.decode("utf-8", errors="surrogateescape").rstrip("\r\n"), named(offset))
 
 
 def _standard_input(place: Any, stop: Callable[[], bool]) -> Iterator[Line]:
@@ -115,6 +115,6 @@ def _standard_input(place: Any, stop: Callable[[], bool]) -> Iterator[Line]:
             raise ValueError(f"standard input has a line of more than {MOST} bytes; cut it into lines")
         for line in [*lines, rest] if not read and rest else lines:
             count += 1
-            yield Line(line.decode("utf-8", errors="replace").rstrip("\r"), {"lines": count})
+            yield Line(line.decode("utf-8", errors="surrogateescape").rstrip("\r"), {"lines": count})
         if not read:
             return

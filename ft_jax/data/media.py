@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ft_jax.outside import printable
+from ft_jax.outside import Refused, printable, refusing
 
 MOST_PIXELS = 1 << 26
 """Of an image; a file that claims more is not decoded."""
@@ -14,7 +14,7 @@ MOST_SECONDS = 3600
 """Of a sound."""
 
 
-class Broken(ValueError):
+class Broken(Refused):
     """A file that is missing, damaged or of another kind; the message says how."""
 
 
@@ -35,18 +35,13 @@ def image_of(stream: Any, title: str, size: tuple[int, int], channels: int) -> n
         from PIL import Image
     except ImportError:
         raise ImportError("images in files need Pillow; install ft-jax[images]") from None
-    try:
-        with Image.open(stream) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise Broken(f"{title} claims {image.width} x {image.height} pixels and {MOST_PIXELS} are allowed")
-            image.load()
-            small = image.convert("L" if channels == 1 else "RGB")
-            if small.size != size[::-1]:
-                small = small.resize(size[::-1], Image.Resampling.BILINEAR)
-    except Broken:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Broken(f"{title} is no whole image ({error})") from None
+    with refusing(f"{title} is no whole image", kind=Broken), Image.open(stream) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise Broken(f"{title} claims {image.width} x {image.height} pixels and {MOST_PIXELS} are allowed")
+        image.load()
+        small = image.convert("L" if channels == 1 else "RGB")
+        if small.size != size[::-1]:
+            small = small.resize(size[::-1], Image.Resampling.BILINEAR)
     return np.asarray(small, np.float32).reshape(*size, channels) / 255.0
 
 
@@ -62,20 +57,15 @@ def audio_of(stream: Any, title: str, rate: int, samples: int) -> np.ndarray:
     Raises:
       Broken: it is truncated, no wav of whole numbers, of another rate, or longer than an hour.
     """
-    try:
-        with wave.open(stream, "rb") as file:
-            found, width, channels, frames = (
-                file.getframerate(), file.getsampwidth(), file.getnchannels(), file.getnframes(),
-            )  # fmt: skip
-            if found != rate:
-                raise Broken(f"{title} has {found} samples a second and {rate} are asked for; resample it")
-            if frames > MOST_SECONDS * rate:
-                raise Broken(f"{title} claims {frames} samples, more than an hour; cut it")
-            raw = file.readframes(frames)
-    except Broken:
-        raise
-    except (wave.Error, EOFError, OSError, ValueError) as error:
-        raise Broken(f"{title} is no whole wav file ({error})") from None
+    with refusing(f"{title} is no whole wav file", kind=Broken), wave.open(stream, "rb") as file:
+        found, width, channels, frames = (
+            file.getframerate(), file.getsampwidth(), file.getnchannels(), file.getnframes(),
+        )  # fmt: skip
+        if found != rate:
+            raise Broken(f"{title} has {found} samples a second and {rate} are asked for; resample it")
+        if frames > MOST_SECONDS * rate:
+            raise Broken(f"{title} claims {frames} samples, more than an hour; cut it")
+        raw = file.readframes(frames)
     if len(raw) != frames * width * channels or not frames:
         raise Broken(f"{title} is truncated: it has {len(raw)} bytes of {frames * width * channels}")
     return _fitted(_numbers(raw, width, title).reshape(-1, channels).mean(axis=1), samples)

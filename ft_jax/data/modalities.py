@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from ft_jax.assets.archives import allowed, escapes, open_archive
 from ft_jax.data.dataset import Computed, Dataset
 from ft_jax.data.media import Broken, audio_of, image_of
 from ft_jax.data.tables import read_table
-from ft_jax.outside import printable
+from ft_jax.outside import one_line, parse_json, printable, trouble_with
 
 PRESENT = "present"
 MOST_MEMBER = 1 << 28
@@ -175,7 +174,7 @@ def referenced(
                 f"{path.name}, row {row}: {printable(value)} leaves the folder {folder}; give paths inside it"
             )
         if not target.is_file():
-            raise Broken(f"there is no file {value}")
+            raise Broken(f"there is no file {printable(value)}")
         return lambda: open(target, "rb")
 
     for name, part in parts.items():
@@ -249,15 +248,16 @@ def shards(
 
 def _told(key: str, fields: Mapping[str, bytes]) -> dict[str, Any]:
     try:
-        found = json.loads(fields["json"].decode("utf-8")) if "json" in fields else {}
-        if not isinstance(found, dict):
-            raise ValueError("its json is no object")
+        found = parse_json(fields["json"], "its json") if "json" in fields else {}
+        wrong = next((name for name in found if not name or trouble_with(name)), None)
+        if wrong is not None:
+            raise ValueError(f"its json has the field {printable(wrong)}, which is no name")
         if "txt" in fields:
             found["text"] = fields["txt"].decode("utf-8").strip()
         if "cls" in fields:
             found["labels"] = int(fields["cls"].decode("utf-8"))
     except ValueError as error:
-        raise ValueError(f"example {key} can't be read ({error}); write it anew") from None
+        raise ValueError(f"example {key} can't be read ({one_line(error)}); write it anew") from None
     return found
 
 

@@ -172,6 +172,10 @@ class Live:
         return {**record.inputs, "labels": record.label}
 
 
+def _kind(row: Mapping[str, Any]) -> str:
+    return f"images of shape {np.shape(row['images'])}" if "images" in row else "texts"
+
+
 class LiveBatches:
     """The batches of a `Live` source; its place is that of the last line in them."""
 
@@ -193,6 +197,11 @@ class LiveBatches:
 
     def _batch(self, rows):
         labels = np.asarray([row["labels"] for row in rows], np.int32)
+        kinds = list(dict.fromkeys(_kind(row) for row in rows))
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{self._spec.path} has {kinds[0]} and {kinds[1]} in the lines before {self._place}; write one kind"
+            )
         if "images" in rows[0]:
             return {"images": np.asarray([row["images"] for row in rows], np.float32), "labels": labels}
         texts = data.Dataset({"text": [row["text"] for row in rows], "labels": labels})

@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from faults.live_targets import LIVE
 from faults.mutations import harmed, harmed_json
 from faults.own_targets import OWN
 from faults.targets import FOREIGN, Target
 
-TARGETS = (*FOREIGN, *OWN)
+TARGETS = (*FOREIGN, *OWN, *LIVE)
 
 SLOW = 5.0
 """Seconds that no harmed file may take."""

@@ -5,7 +5,24 @@ import random
 import struct
 
 NONSENSE = (
-    *(None, True, -1, 0, 1.5, 2**31, 2**63, -(2**70), 1e308, float("nan"), float("inf"), "", "8", "\u202e", "a\nb"),
+    *(
+        None,
+        True,
+        -1,
+        0,
+        1.5,
+        2**31,
+        2**63,
+        -(2**70),
+        1e308,
+        10**400,
+        float("nan"),
+        float("inf"),
+        "",
+        "8",
+        "\u202e",
+        "a\nb",
+    ),
     *([], {}, [1, None], {"a": 1}, [[]], "x" * 5000, list(range(300)), [{}]),
 )
 

@@ -9,7 +9,7 @@ import stat
 import pytest
 from training.small import experiment, same_bits
 
-from ft_jax.training import Budget, CheckpointSpec, EvaluationSpec, fit
+from ft_jax.training import Budget, CheckpointSpec, EvaluationSpec, fit, saved_folders
 from ft_jax.training.run_folder import RunRefused, read_sealed, write_sealed
 from ft_jax.training.saved_folders import NotSaved, SavedFolders
 from ft_jax.training.seal import Damaged
@@ -90,7 +90,7 @@ def test_where_no_checkpoint_is_whole_nothing_is_touched(unfinished):
     assert before == {path: path.read_bytes() for path in (unfinished / "checkpoints").rglob("*") if path.is_file()}
 
 
-def test_a_checkpoint_is_deleted_only_once_another_is_whole(tmp_path):
+def test_a_checkpoint_is_deleted_only_once_another_is_whole(tmp_path, monkeypatch):
     store = SavedFolders(tmp_path, keep=1)
     seen = []
 
@@ -116,6 +116,15 @@ def test_a_checkpoint_is_deleted_only_once_another_is_whole(tmp_path):
     store.write(1, 0, start(False), {"again": True})
     store.wait()
     assert seen[-1] == [1] and store.read(1)[1] == {"again": True}
+
+    def unreadable(folder, leaving):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(saved_folders, "digests", unreadable)
+    store.write(2, 0, start(False), {})
+    with pytest.raises(NotSaved, match="step 1 is kept"):
+        store.wait()
+    assert store.read(1)[1] == {"again": True}
 
 
 @pytest.mark.parametrize("left", [[".writing-9"], [".replaced-3", ".writing-3"], [".replaced-3", "3"]])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ft_jax.core.params import nearest
+from ft_jax.outside import printable
 
 Record = dict[str, Any]
 
@@ -255,5 +256,5 @@ def as_controller(value: Controller | str) -> Controller:
     if not isinstance(value, str):
         return value
     if value not in CONTROLLERS:
-        raise ValueError(f"there is no controller {value!r}; the nearest are {nearest(value, CONTROLLERS)}")
+        raise ValueError(f"there is no controller {printable(value)}; the nearest are {nearest(value, CONTROLLERS)}")
     return CONTROLLERS[value]

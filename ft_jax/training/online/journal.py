@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ft_jax.outside import parse_json
-from ft_jax.training.seal import Damaged
+from ft_jax.outside import one_line, parse_json
+from ft_jax.training.seal import Damaged, seal, unseal
 
 ENDING = ".jsonl"
 
@@ -38,7 +38,7 @@ class Journal:
     """Entries in files of a folder, each of which begins at a checkpoint.
 
     An entry is one write to the end of a file, so a process that is killed leaves whole lines and at most one that was
-    cut off, whose line was not learned; it is dropped when the journal is read.
+    cut off, whose line was not learned; it is dropped when the journal is read. Each line has its digest.
 
     Args:
       folder: of the files, which are named by how many lines had been learned when they were begun.
@@ -64,10 +64,11 @@ class Journal:
                 os.truncate(file, len(whole))
             for at, line in enumerate(whole.splitlines(), start=1):
                 try:
-                    entry = Entry(**parse_json(line, f"line {at} of {file}"))
+                    entry = Entry(**unseal(parse_json(line, "it")))
                 except (ValueError, TypeError) as error:
+                    why = one_line(error).partition(";")[0]
                     raise Damaged(
-                        f"line {at} of {file} is damaged ({error}); what was learned after it is lost"
+                        f"line {at} of {file} is damaged ({why}); what was learned after it is lost"
                     ) from None
                 if entry.learned < after or (entry.learned == after and entry.label is not None):
                     continue
@@ -84,7 +85,7 @@ class Journal:
 
     def append(self, entry: Entry) -> None:
         """Writes an entry; it is in the system's hands, whatever becomes of the process, when this returns."""
-        line = json.dumps(dataclasses.asdict(entry), ensure_ascii=True).encode() + b"\n"
+        line = json.dumps(seal(dataclasses.asdict(entry)), ensure_ascii=True).encode() + b"\n"
         if os.write(self._handle, line) != len(line):
             raise OSError(f"the journal {self.folder} could not be written whole; is the disk full?")
 

@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ft_jax.outside import once, printable
+from ft_jax.outside import listed, once, printable
 
 LABELS = ("labels", "label")
 INPUTS = ("text", "images")
+
+MOST = 1e30
+"""Of a number of an image, either way; what is not finite is beyond it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,9 @@ def record_of(text: str, classes: Sequence[str] = (), count: int | None = None) 
     """
     try:
         found = json.loads(text, object_pairs_hook=once)
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8, or holds half of a character; write it anew") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is not JSON ({printable(str(error), 80)}); write one object a line") from None
     if not isinstance(found, dict):
@@ -58,8 +63,8 @@ def record_of(text: str, classes: Sequence[str] = (), count: int | None = None) 
         raise ValueError(f"has the fields {fields}; give it one of 'text' and 'images'")
     if "text" in inputs and not isinstance(inputs["text"], str):
         raise ValueError(f"has {printable(inputs['text'], 40)} for its text; write a string")
-    if "images" in inputs and not _finite(inputs["images"]):
-        raise ValueError("has an image that is not a list of finite numbers; correct it")
+    if "images" in inputs and _shape(inputs["images"]) is None:
+        raise ValueError("has an image that is not an array of finite numbers; correct it")
     given = [found[name] for name in LABELS if found.get(name) is not None]
     known = found.get("id")
     if len(given) > 1:
@@ -75,7 +80,7 @@ def _id(label, classes, count) -> int | str:
     if isinstance(label, str):
         if label in classes:
             return list(classes).index(label)
-        names = ", ".join(classes) or "none, so labels are their numbers"
+        names = listed(classes) if classes else "none, so labels are their numbers"
         return f"label {printable(label, 40)} is none of the classes {names}; nothing is learned from it"
     most = len(classes) or count
     if isinstance(label, bool) or not isinstance(label, int) or label < 0 or (most is not None and label >= most):
@@ -83,7 +88,12 @@ def _id(label, classes, count) -> int | str:
     return label
 
 
-def _finite(image) -> bool:
+def _shape(image) -> tuple[int, ...] | None:
+    """Of nested lists of finite numbers; None where they are something else, or uneven."""
     if isinstance(image, list):
-        return bool(image) and all(_finite(one) for one in image)
-    return isinstance(image, int | float) and not isinstance(image, bool) and math.isfinite(image)
+        shapes = {_shape(one) for one in image}
+        inner = shapes.pop() if len(shapes) == 1 else None
+        return None if inner is None else (len(image), *inner)
+    if isinstance(image, bool) or not isinstance(image, int | float) or not -MOST <= image <= MOST:
+        return None
+    return ()

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import optuna
 
+from ft_jax.outside import cut, escaped, printable
+
 Plain = str | int | float | bool | None
 
 
@@ -112,9 +114,9 @@ class Choice:
 
     def __post_init__(self):
         if not self.values or len(set(map(repr, self.values))) < len(self.values):
-            raise ValueError(f"a choice needs values, each once, got {self.values!r}; correct the list")
+            raise ValueError(f"a choice needs values, each once, got {printable(self.values)}; correct the list")
         if self.prior is not None and self.prior not in self.values:
-            raise ValueError(f"the prior {self.prior!r} is none of {self.values!r}; take one of them")
+            raise ValueError(f"the prior {printable(self.prior)} is none of {printable(self.values)}; take one of them")
 
     def distribution(self) -> optuna.distributions.BaseDistribution:
         """As optuna has it."""
@@ -162,14 +164,14 @@ def parse_axis(text: str) -> Axis:
         # A comma inside brackets belongs to a value: (64,),(128,64) are two.
         values = [word.strip() for word in re.split(r",(?![^(\[{]*[)\]}])", body)]
         if "" in values:
-            raise ValueError(f"{text!r} is no space; write LOW..HIGH, LOW..HIGH:log or one,two,three")
+            raise ValueError(f"{printable(text)} is no space; write LOW..HIGH, LOW..HIGH:log or one,two,three")
         return Choice(tuple(map(_literal, values)), guess)
     ends, _, scale = body.partition(":")
     low, high = (_literal(word) for word in ends.split("..", 1))
     if scale not in ("", "log") or any(not isinstance(x, int | float) or isinstance(x, bool) for x in (low, high)):
-        raise ValueError(f"{text!r} is no range; write LOW..HIGH or LOW..HIGH:log with two numbers")
+        raise ValueError(f"{printable(text)} is no range; write LOW..HIGH or LOW..HIGH:log with two numbers")
     if guess is not None and (isinstance(guess, bool) or not isinstance(guess, int | float)):
-        raise ValueError(f"the prior of {text!r} is no number; write ~VALUE")
+        raise ValueError(f"the prior of {printable(text)} is no number; write ~VALUE")
     return (Whole if isinstance(low, int) and isinstance(high, int) else Uniform)(low, high, scale == "log", guess)
 
 
@@ -251,12 +253,12 @@ def parse_space(words: Sequence[str]) -> dict[str, Axis]:
         path, equals, text = word.partition("=")
         if not equals or not path:
             raise ValueError(
-                f"{word!r} is no part of a space; write PATH=LOW..HIGH, PATH=LOW..HIGH:log or PATH=one,two"
+                f"{printable(word)} is no part of a space; write PATH=LOW..HIGH, PATH=LOW..HIGH:log or PATH=one,two"
             )
         if path in found:
-            raise ValueError(f"the space names {path} twice; name it once")
+            raise ValueError(f"the space names {printable(path)} twice; name it once")
         try:
             found[path.lstrip("-")] = parse_axis(text)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{escaped(cut(path, 60))}: {error}") from None
     return found
