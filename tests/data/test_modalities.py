@@ -70,7 +70,7 @@ def test_files_that_a_table_names_become_parts_and_what_is_missing_says_so(files
 
 
 @pytest.mark.parametrize(("row", "says"), (
-    ({"image": "no.png"}, "example 1: there is no file no.png"),
+    ({"image": "no.png"}, "example 1: there is no file 'no.png'"),
     ({"image": "cut.png"}, "example 1: image is no whole image"),
     ({"image": "a.wav"}, "example 1: image is no whole image"),
     ({"audio": "fast.wav"}, "example 1: audio has 16000 samples a second and 8000 are asked for"),

@@ -16,10 +16,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grain  # noqa: F401, every fork would import it anew
+import jax
 import numpy as np
 from training.small import Points, arrays, experiment, points
 
 from ft_jax import data
+from ft_jax.testing.quick import OPTIMISING_LITTLE
 from ft_jax.training import Budget, CheckpointSpec, EvaluationSpec, Experiment, Task, Use, fit
 from ft_jax.tuning import population
 
@@ -188,7 +191,12 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=4, help="kills of one run")
     parser.add_argument("--seconds", type=float, default=3600.0, help="after which no further run begins")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="few steps, compiled with few optimisations")
     options = parser.parse_args()
+    if options.quick:
+        jax.config.update(OPTIMISING_LITTLE, True)
+        for kind, made in KINDS.items():
+            KINDS[kind] = dataclasses.replace(made, budget=dataclasses.replace(made.budget, steps=6))
     until, kills = time.monotonic() + options.seconds, 0
     with tempfile.TemporaryDirectory() as folder:
         for counted in runs(tuple(options.kinds), options.seed, Path(folder), options.most):

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 from faults.fuzz import fuzzed, kept_as, kept_wrong
+from faults.without import tried
 
 import ft_jax
 
@@ -102,7 +103,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="another one is another draw of everything")
     parser.add_argument("--seconds", type=float, default=7200.0, help="after which no further one begins")
     parser.add_argument("--anew", action="store_true", help="forget the lines there are")
+    parser.add_argument("--without", action="store_true", help="take out each protection, in place of all else")
     options = parser.parse_args()
+    if options.without:
+        return tried()
     until = time.monotonic() + options.seconds
     if options.anew:
         RESULTS.unlink(missing_ok=True)

@@ -4,14 +4,19 @@ import argparse
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "protections.jsonl"
+
+PATIENCE, MEMORY = 900, 10 << 30
+"""Seconds and bytes that tests may take."""
 
 CODE = ("ft_jax", "tests", "benchmarks", "experiments", "pyproject.toml", "docs")
 
@@ -198,12 +203,16 @@ def copied(folder: Path) -> Path:
 
 
 def tested(root: Path, tests: list[str]) -> tuple[int, str]:
-    """pytest's status and last line over tests of a copy."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)],
-        cwd=root, env={**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}", "JAX_PLATFORMS": "cpu"},
-        capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
+    """pytest's status and last line over tests of a copy, in bounded time and memory: what is out may be a bound."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{one}" for one in tests)],
+            cwd=root, env={**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}", "JAX_PLATFORMS": "cpu"},
+            capture_output=True, text=True, check=False, timeout=PATIENCE,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return 1, f"hangs for {PATIENCE} seconds"
     told = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     return done.returncode, (told or done.stdout.splitlines() or [done.stderr[-300:]])[-1]
 
@@ -237,17 +246,14 @@ def table() -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def main() -> int:
-    """Takes out one protection after another; a line of docs/results for each, and the status 1 if a test holds."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", default=(), help="protections whose name holds one of these words")
-    parser.add_argument("--table", action="store_true", help="print the table and take nothing out")
-    options = parser.parse_args()
-    if options.table:
-        print(table())
-        return 0
-    chosen = [one for one in PROTECTIONS if not options.only or any(word in one.name for word in options.only)]
-    found = {} if not options.only else recorded()
+def tried(only: Sequence[str] = ()) -> int:
+    """Takes out one protection after another; a line of docs/results for each, and the status 1 if a test holds.
+
+    Args:
+      only: protections whose name holds one of these words; all without any.
+    """
+    chosen = [one for one in PROTECTIONS if not only or any(word in one.name for word in only)]
+    found = recorded() if only else {}
     with tempfile.TemporaryDirectory(prefix="without-") as name:
         root = copied(Path(name))
         status, told = tested(root, sorted({one.test for one in chosen}))
@@ -257,11 +263,21 @@ def main() -> int:
             found[one.name], told = taken_out(one, root)
             print(json.dumps({"protection": one.name, "failed": found[one.name], "told": told[:300]}), flush=True)
             known = [one.name for one in PROTECTIONS if one.name in found]
-            RESULTS.write_text(
-                "".join(json.dumps({"protection": name, "failed": found[name]}) + "\n" for name in known),
-                encoding="utf-8",
-            )
+            lines = [json.dumps({"protection": name, "failed": found[name]}) for name in known]
+            RESULTS.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return 0 if all(found.values()) else 1
+
+
+def main() -> int:
+    """Tries what is asked for, or prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", default=(), help="protections whose name holds one of these words")
+    parser.add_argument("--table", action="store_true", help="print the table and take nothing out")
+    options = parser.parse_args()
+    if options.table:
+        print(table())
+        return 0
+    return tried(options.only)
 
 
 if __name__ == "__main__":
