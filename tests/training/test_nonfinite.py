@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training.small import Points, arrays, experiment
+from training.small import Points, arrays, experiment, points
 
+from ft_jax import data
 from ft_jax.core import Method
-from ft_jax.training import Budget, CheckpointSpec, Diverged, EvaluationSpec, fit
+from ft_jax.training import Budget, CheckpointSpec, Diverged, EvaluationSpec, Task, fit
 
 BIG = 1e30
 
@@ -27,6 +28,15 @@ def breaking(parts):
         return broken
 
     return Method("own.breaking", loss=loss)
+
+
+class SpoiledAfterTwo:
+    """Points in order, of which all batches but the first two break a step."""
+
+    def build(self, model, feed):
+        made = points(48, 2)
+        made.columns["x"][16:, 1] = 2 * BIG
+        return Task("points", data.batches(made, feed.batch_size, shuffle=False), {}, 48)
 
 
 MADE = experiment(
@@ -88,6 +98,13 @@ def test_a_run_that_goes_back_goes_on_behind_the_batch(tmp_path):
 
 
 def test_a_run_goes_back_to_the_same_checkpoint_three_times_at_most(tmp_path):
+    with pytest.raises(Diverged, match="the loss is not finite"):
+        fit(changed(nonfinite="go_back", data=SpoiledAfterTwo()), run=tmp_path, quiet=True)
+    back = [message for message in told(tmp_path, "nonfinite") if "went back to the checkpoint of step 2" in message]
+    assert len(back) == 3
+
+
+def test_a_run_without_a_checkpoint_to_go_back_to_stops(tmp_path):
     made = changed(nonfinite="go_back", data=Points(count=16, spoil=2 * BIG), checkpoints=CheckpointSpec(every=4))
     with pytest.raises(Diverged, match="the loss is not finite"):
         fit(made, run=tmp_path, quiet=True)
