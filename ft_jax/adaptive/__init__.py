@@ -7,6 +7,7 @@
 - `plateau`: a number lowered when a metric stops improving.
 - `schedule_free`: an average in place of a falling rate.
 - `sam`: gradients from where the loss nearby is worst.
+- `tent`: adaptation to a stream without labels.
 - `spike_guard`: steps whose gradient norm is out of line skipped or clipped.
 """
 
@@ -16,6 +17,7 @@ from ft_jax.adaptive.plateau import plateau
 from ft_jax.adaptive.sam import sam
 from ft_jax.adaptive.schedule_free import schedule_free
 from ft_jax.adaptive.spike_guard import spike_guard
+from ft_jax.adaptive.tent import tent
 from ft_jax.adaptive.uncertainty import uncertainty
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "schedule_free",
     "self_paced",
     "spike_guard",
+    "tent",
     "uncertainty",
     "upgrad",
 ]
