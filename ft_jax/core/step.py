@@ -240,7 +240,8 @@ def jit_step(step: Callable) -> Callable:
     """``program.step`` compiled, its state donated except for the frozen parameters.
 
     The state passed in is used up and its memory reused for the one that comes back. The frozen base stays
-    where it is, so a model's parameters outlive the runs that stand on them.
+    where it is, so a model's parameters outlive the runs that stand on them. ``outline(state, batch)`` of what comes
+    back gives shapes of shapes, and the step that follows is not traced again.
     """
 
     def apart(state, frozen, batch):
@@ -254,7 +255,11 @@ def jit_step(step: Callable) -> Callable:
         state, metrics = compiled(state.replace(frozen=None), frozen, batch)
         return state.replace(frozen=frozen), metrics
 
-    call.compilations = compiled._cache_size
+    def outline(state, batch):
+        state, metrics = compiled.eval_shape(state.replace(frozen=None), state.frozen, batch)
+        return state, metrics
+
+    call.compilations, call.outline = compiled._cache_size, outline
     return call
 
 

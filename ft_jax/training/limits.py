@@ -4,13 +4,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from ft_jax.core.weights import shape
 from ft_jax.outside import printable
 from ft_jax.training.experiment import Experiment
-from ft_jax.training.objective import target_of
+from ft_jax.training.objective import outline_of, target_of
 from ft_jax.training.stream import Batch, Task
 
 
@@ -31,8 +30,7 @@ def limits_of(model: Any, example: Batch, experiment: Experiment, task: str) -> 
         return limits
     target = target_of(model, example)
     if target in ("classes", "several classes"):
-        outputs = jax.eval_shape(lambda params: model.apply(params, example, None), model.params)
-        limits["classes" if target == "classes" else "several"] = shape(outputs.unembedding)[-1]
+        limits["classes" if target == "classes" else "several"] = shape(outline_of(model, example).unembedding)[-1]
     if target == "numbers":
         limits["numbers"] = 1
     return limits

@@ -1,5 +1,6 @@
 """The loss that fits a model's head and the labels of its data, or a sentence on why none does."""
 
+import functools
 from typing import Any
 
 import jax
@@ -28,6 +29,19 @@ def objective_of(model: Any, example: Batch) -> Loss:
     return LOSSES[target_of(model, example) or "classes"](model.apply)
 
 
+def outline_of(model: Any, example: Batch) -> Any:
+    """The shapes of what a model answers to a batch, which jax remembers."""
+    try:
+        return _answered.eval_shape(model.apply, model.params, dict(example))
+    except TypeError:  # a forward pass without a hash, or a field that is no array
+        return jax.eval_shape(lambda params: model.apply(params, example, None), model.params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _answered(apply, params, example):
+    return apply(params, example, None)
+
+
 def target_of(model: Any, example: Batch) -> str | None:
     """What the labels of a batch are to a model's head: a key of `LOSSES`, or None where it has no labels.
 
@@ -49,7 +63,7 @@ def target_of(model: Any, example: Batch) -> str | None:
     if labels is None:
         return None
     labels = np.asarray(labels)
-    outputs = jax.eval_shape(lambda params: model.apply(params, example, None), model.params)
+    outputs = outline_of(model, example)
     if outputs.unembedding is None:
         raise ValueError("the model has no head for labels; give it one, such as models.with_classifier(...)")
     count, positions = shape(outputs.unembedding)[-1], outputs.hidden.shape[:-1]

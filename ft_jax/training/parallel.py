@@ -75,6 +75,19 @@ def as_parallelism(value: Parallelism | str) -> Parallelism:
 
 
 @dataclasses.dataclass(frozen=True)
+class Outline:
+    """Shapes in place of values.
+
+    Attributes:
+      step: ``(state, batch)`` to the shapes of what a step gives.
+      measure: ``(state, batch)`` to those of a measurement.
+    """
+
+    step: Callable[[TrainState, Any], tuple[TrainState, Any]]
+    measure: Callable[[TrainState, Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class Distributed:
     """A program placed on devices; a state here lives there and is used up by the functions that change it.
 
@@ -90,6 +103,8 @@ class Distributed:
       spread: a collected state without its frozen part, to the devices.
       shards: parts that a batch must divide into.
       compilations: how many times the step was compiled (under pmap and on a mesh: traced).
+      outline: shapes of what a step and a measurement give, by tracing the very functions that will run, which then are
+        not traced again; None where several devices run them.
     """
 
     program: Program
@@ -104,6 +119,7 @@ class Distributed:
     spread: Callable[[TrainState], TrainState]
     shards: int
     compilations: Callable[[], int]
+    outline: Outline | None = None
 
 
 def parallelise(
@@ -175,7 +191,7 @@ def _whole(apart):
 
 def _single(program: Program, measure) -> Distributed:
     device = jax.local_devices()[0]
-    step = jit_step(program.step)
+    step, measured = jit_step(program.step), jax.jit(measure(program, None))
 
     def put(tree):
         return jax.device_put(tree, device)
@@ -184,7 +200,7 @@ def _single(program: Program, measure) -> Distributed:
         program=program,
         init=lambda params, key: put(program.init(params, key)),
         step=step,
-        measure=jax.jit(measure(program, None)),
+        measure=measured,
         after_task=program.after_task.map(lambda after: _whole(jax.jit(_apart(after)))),
         after_eval=program.after_eval.map(lambda after: _whole(jax.jit(_apart(after)))),
         put_batch=put,
@@ -193,6 +209,7 @@ def _single(program: Program, measure) -> Distributed:
         spread=put,
         shards=1,
         compilations=step.compilations,
+        outline=Outline(step.outline, measured.eval_shape),
     )
 
 

@@ -14,6 +14,7 @@ from ft_jax.training.causes import fields_of, one_sentence
 from ft_jax.training.evaluate import fill, measurer
 from ft_jax.training.limits import MASKED, carries, check_carries, check_limits
 from ft_jax.training.metrics import CONFUSION, HostMetric
+from ft_jax.training.parallel import Outline
 from ft_jax.training.stream import Batch, Task, check_batch, first_batch, size, stack
 
 PREQUENTIAL = "prequential"
@@ -77,13 +78,14 @@ def trace(plan: Any, program: Program) -> None:
     Raises:
       ValueError, KeyError: whatever is wrong, with its remedy.
     """
-    _trace_steps(plan, program)
-    sums = _trace_evaluation(plan, program)
+    outline = plan.distributed.outline or _outline(plan, program)
+    _trace_steps(plan, program, outline)
+    sums = _trace_evaluation(plan, outline)
     evaluation = plan.experiment.evaluation
     if evaluation.prequential and sums.keys() & {PREQUENTIAL}:
         raise ValueError(f"an evaluation set is called {PREQUENTIAL!r}, as the tested batches are; rename it")
     if evaluation.prequential:
-        sums |= {PREQUENTIAL: _tested(plan, program, sums)}
+        sums |= {PREQUENTIAL: _tested(plan, outline, sums)}
     if evaluation.on is not None and evaluation.on not in sums:
         raise KeyError(
             f"evaluation.on is {printable(evaluation.on)}, but the data's evaluation sets are {listed(sums)}"
@@ -113,7 +115,16 @@ def trace(plan: Any, program: Program) -> None:
     jax.eval_shape(program.after_eval, plan.abstract, flat)
 
 
-def _trace_steps(plan: Any, program: Program) -> None:
+def _outline(plan: Any, program: Program) -> Outline:
+    """Shapes by tracing functions of their own."""
+    measure = measurer(plan.metrics)(program, None)
+    return Outline(
+        step=lambda state, batch: jax.eval_shape(program.step, state, batch),
+        measure=lambda state, batch: jax.eval_shape(measure, state, batch),
+    )
+
+
+def _trace_steps(plan: Any, program: Program, outline: Outline) -> None:
     seen: set[tuple] = set()
     ends: set[tuple] = set()
     leaves = bool(program.after_task)
@@ -128,7 +139,7 @@ def _trace_steps(plan: Any, program: Program) -> None:
             if shapes_of(batch) not in seen:
                 seen.add(shapes_of(batch))
                 with _on(f"a step on task {task.name!r}", batch):
-                    jax.eval_shape(program.step, plan.abstract, dict(batch))
+                    outline.step(plan.abstract, dict(batch))
         for name, act in program.after_task.items() if leaves and batches else ():
             several = memories([_shown(plan, task, name, batches)] * plan.experiment.evaluation.memories, batches)
             if (name, shapes_of(several)) not in ends:
@@ -149,13 +160,13 @@ def _shown(plan: Any, task: Task, name: str, batches: list[Batch]) -> Batch:
     return fill(first, size(first))
 
 
-def _tested(plan: Any, program: Program, sums: Mapping[str, Any]) -> Mapping[str, Any]:
+def _tested(plan: Any, outline: Outline, sums: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the test of a training batch gives."""
     batch = next((batches[0] for batches in plan.shapes if batches), None)
     if batch is None:
         return next(iter(sums.values()), {})
     with _on("the test of a training batch", batch):
-        return jax.eval_shape(measurer(plan.metrics)(program, None), plan.abstract, dict(batch))[0]
+        return outline.measure(plan.abstract, dict(batch))[0]
 
 
 def _check_targets(plan: Any, sums: Mapping[str, Mapping[str, Any]]) -> None:
@@ -172,11 +183,10 @@ def _check_targets(plan: Any, sums: Mapping[str, Mapping[str, Any]]) -> None:
             raise KeyError(f"budget.until ends a task at {name!r}, but the evaluation gives {', '.join(known)}")
 
 
-def _trace_evaluation(plan: Any, program: Program) -> dict[str, Mapping[str, Any]]:
+def _trace_evaluation(plan: Any, outline: Outline) -> dict[str, Mapping[str, Any]]:
     """What the evaluation of each set gives."""
     sums: dict[str, Any] = {}
     traced: dict[tuple, Any] = {}
-    measure = measurer(plan.metrics)(program, None)
     for name, batches in plan.sets.items():
         where = f"evaluation set {name!r}"
         for batch in set_batches(batches):
@@ -185,7 +195,7 @@ def _trace_evaluation(plan: Any, program: Program) -> dict[str, Mapping[str, Any
             filled = fill(batch, size(batch))
             if shapes_of(filled) not in traced:
                 with _on(f"the evaluation of {name!r}", filled):
-                    traced[shapes_of(filled)] = jax.eval_shape(measure, plan.abstract, dict(filled))[0]
+                    traced[shapes_of(filled)] = outline.measure(plan.abstract, dict(filled))[0]
             sums[name] = traced[shapes_of(filled)]
         if name not in sums:
             raise ValueError(f"{where} is empty; give it at least one batch")

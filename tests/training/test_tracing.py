@@ -117,3 +117,20 @@ def test_memories_are_as_long_as_the_longest_shape_whatever_was_drawn():
     made = memories([short, short], [short, long])
     assert made["input_ids"].shape == (2, 2, 6) and made["labels"].shape == (2, 2)
     assert made["attention_mask"].sum() == 12
+
+
+def test_what_is_checked_before_a_run_is_not_traced_again_in_it(tmp_path):
+    traced = []
+
+    def counting(inner):
+        def loss(params, batch, context):
+            traced.append(context.train)
+            return inner(params, batch, context)
+
+        return loss
+
+    counted = Method(name="counting", loss=counting)
+    result = fit(dataclasses.replace(experiment(), method=(counted,), out=str(tmp_path / "run")), quiet=True)
+    assert result.compilations == 1
+    # Once for the step, and once for the evaluations before and after it.
+    assert traced.count(True) == 1 and traced.count(False) == 1

@@ -12,6 +12,10 @@ LOADS = {
 }
 
 
+MOST_NAMED = 8
+"""Classes that are named in the line of Python; it is still a line."""
+
+
 def command(words: Sequence[str]) -> int:
     """Writes an adapter, or the whole model with the adapters merged, and prints how it is loaded."""
     parser = Parser(
@@ -51,4 +55,6 @@ def how_to_load(kind: str, kept, folder: str, reader: str) -> str:
     base = "" if kind == "merged" else address_for_peft(kept.base["address"])
     head = kept.model.params.get("head") if kept.model.apply.kind is not None else None
     classes = "" if head is None else f", num_labels={head['kernel'].shape[-1]}"
+    if kept.model.classes and len(kept.model.classes) <= MOST_NAMED:
+        classes = f", id2label={dict(enumerate(kept.model.classes))}"
     return LOADS[kind].format(reader=reader, base=base, classes=classes, folder=folder)

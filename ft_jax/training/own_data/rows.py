@@ -22,7 +22,7 @@ def one_task(
     feed: Feed,
     beside: Callable[[Dataset], Dataset] | None = None,
 ) -> Stream:
-    """One task: examples as ``tokens(examples, model, address)`` makes them, shuffled, beside those held back.
+    """One task: examples as ``tokens(examples, model, address)`` makes them, shuffled, and those to measure.
 
     `beside` gives those that are trained on further columns.
     """
@@ -33,7 +33,8 @@ def one_task(
     shape = {"length": min(-(-longest // MULTIPLE) * MULTIPLE, room(spec, model)), "padding": model.pad_token}
     read = made if beside is None else beside(made)
     source = data.batches(read, feed.batch_size, seed=feed.seed, **shape, **share(feed))
-    sets = {} if other is None else {name: data.evaluation_batches(other, feed.batch_size, **shape)}
+    measured = f"held-out {name}" if spec.evaluation is None else short(spec.evaluation)
+    sets = {} if other is None else {measured: data.evaluation_batches(other, feed.batch_size, **shape)}
     return (Task(name, source, sets, len(made), classes=train.classes, columns=summary(train)),)
 
 

@@ -17,7 +17,7 @@ GOOD = ("a good film", "the plot was great", "really good acting", "great film",
 BAD = ("a bad film", "the plot was awful", "really bad acting", "awful film", "the acting is awful")
 
 
-def encoder_folder(folder: Path) -> Path:
+def encoder_folder(folder: Path, layers: int = 2) -> Path:
     """A BERT with a pooler."""
     tokenizer = for_encoders()
     tokenizer.no_padding()
@@ -26,18 +26,18 @@ def encoder_folder(folder: Path) -> Path:
         tokenizer_object=tokenizer, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]"
     )
     config = EncoderConfig(
-        vocabulary=tokenizer.get_vocab_size(), width=16, layers=2, heads=2, mlp_width=32, positions=32, pooler=True,
-        dropout=0.0, attention_dropout=0.0,
+        vocabulary=tokenizer.get_vocab_size(), width=16, layers=layers, heads=2, mlp_width=32, positions=32,
+        pooler=True, dropout=0.0, attention_dropout=0.0,
     )  # fmt: skip
     model = models.build(config, jax.random.key(0))
     return models.save(dataclasses.replace(model, tokenizer=wrapped), model.params, folder)
 
 
-def decoder_folder(folder: Path) -> Path:
+def decoder_folder(folder: Path, layers: int = 2) -> Path:
     """A chat model."""
     tokenizer = for_decoders()
     config = DecoderConfig(
-        vocabulary=len(tokenizer), width=16, layers=2, heads=2, key_value_heads=1, head_width=8, mlp_width=32,
+        vocabulary=len(tokenizer), width=16, layers=layers, heads=2, key_value_heads=1, head_width=8, mlp_width=32,
         positions=64, tied=False,
     )  # fmt: skip
     model = models.build(config, jax.random.key(0))

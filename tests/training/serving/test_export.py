@@ -46,7 +46,8 @@ def test_the_adapter_of_a_poolers_classifier_goes_with_all_that_peft_reads(runs,
     folder = tmp_path / "adapter"
     assert main(["export", str(runs["pooler"].run), "--adapter", str(folder)]) == 0
     told = capsys.readouterr().out
-    assert "BertForSequenceClassification.from_pretrained" in told and "num_labels=2" in told and str(encoder) in told
+    assert "BertForSequenceClassification.from_pretrained" in told and str(encoder) in told
+    assert "id2label={0: 'negative', 1: 'positive'}" in told
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(encoder) and config["modules_to_save"] == ["classifier"]
     assert (folder / "tokenizer.json").is_file()
