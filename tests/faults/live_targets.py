@@ -4,7 +4,9 @@ import functools
 import io
 import json
 import tarfile
+import tempfile
 import wave
+from pathlib import Path
 
 import numpy as np
 from faults.own_targets import ADAPTERS, _load_adapter, adapter
@@ -12,6 +14,7 @@ from faults.targets import Target, file_of
 from PIL import Image as Pillow
 
 from ft_jax import data, transfer
+from ft_jax.data.teacher_cache import IDS, VALUES, Header, begin, counted, digest_of_rows, open_cache, write_shard
 from ft_jax.meta.choosing import as_controller
 from ft_jax.training.choosing import described
 from ft_jax.training.online.journal import Entry, Journal
@@ -124,11 +127,46 @@ def _line(text):
         raise ValueError(f"the line {error}") from None
 
 
+def _rows():
+    draw = np.random.default_rng(0)
+    ids = [draw.integers(0, 9, 4 + at) for at in range(5)]
+    return data.Dataset({"input_ids": ids, "labels": [np.where(row > 2, row, -1) for row in ids]})
+
+
+def _cache_seed(name):
+    @functools.cache
+    def content():
+        rows, draw = _rows(), np.random.default_rng(1)
+        header = Header("a" * 64, "b" * 64, digest_of_rows(rows), "hf://org/model", 9, 2, "float16", len(rows), 3)
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / "cache"
+            for shard in begin(folder, header):
+                tokens = sum(int(counted(rows[row]).sum()) for row in header.rows_of(shard))
+                values = draw.normal(size=(tokens, 3)).astype(np.float16)
+                write_shard(folder, shard, draw.integers(0, 9, (tokens, 2)).astype(np.int32), values)
+            return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def seed(folder):
+        for own, raw in content().items():
+            (folder / own).write_bytes(raw)
+        return folder / name
+
+    return seed
+
+
+def _cached(path):
+    both = open_cache(path.parent).beside(_rows())
+    return [[both[at][name].tolist() for name in (IDS, VALUES)] for at in range(len(both))]
+
+
 def _text(path):
     return path.read_bytes().decode("utf-8", "surrogateescape")
 
 
 LIVE = (
+    Target("a teacher's header", _cache_seed("header.json"), _cached, json=True, sure=True),
+    Target("a teacher's shard", _cache_seed("1.json"), _cached, json=True, sure=True),
+    Target("a teacher's classes", _cache_seed("0.ids.npy"), _cached, sure=True),
     Target("a tar of modalities", file_of("a.tar", tar), _shards),
     Target("a tar's json", file_of("member.json", lambda: json.dumps(TOLD).encode()), _member, json=True),
     Target("a table of files", _table_seed("t.jsonl"), _referenced),

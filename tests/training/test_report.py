@@ -146,6 +146,14 @@ def test_words_of_the_run_cannot_become_markup(tmp_path):
     assert "<b>I</b>" not in source and "Two hours <b>I</b> won't get back." in page.text
 
 
+def test_a_name_that_deceives_is_shown_as_what_it_is(tmp_path):
+    run = make_run(tmp_path / "run")
+    told = json.loads((run / "experiment.json").read_text())
+    (run / "experiment.json").write_text(json.dumps({**told, "name": "good\u202edab"}))
+    source = write_report([run], tmp_path / "report.html").read_text()
+    assert "\u202e" not in source and "good\\u202edab" in source
+
+
 def test_the_composition_nests_and_names_settings_of_renamed_methods(tmp_path):
     page, source = report(tmp_path, make_run(tmp_path / "run"))
     names = ["adaptive.uncertainty", "transfer.joint", "adapter", "adaptive.plateau", "loss and optimizer"]

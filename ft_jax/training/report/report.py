@@ -13,6 +13,7 @@ import jinja2
 import markupsafe
 
 from ft_jax.core.catalogue import FAMILIES, Entry, catalogue
+from ft_jax.outside import escaped
 from ft_jax.training.report import data as report_data
 from ft_jax.training.report.attention import attention_section
 from ft_jax.training.report.charts import line_chart, number
@@ -111,7 +112,7 @@ def _section(run: Run, index: int, heading: str) -> dict[str, Any]:
     return {
         "index": index,
         "heading": heading,
-        "name": experiment.get("name", run.folder.name),
+        "name": escaped(str(experiment.get("name", run.folder.name))),
         "doc": experiment.get("doc", ""),
         "status": status,
         "tone": "good" if status in GOOD else "bad" if status in BAD or not summary else "",
