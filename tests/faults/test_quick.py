@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from faults import torture
+from faults import torture, without
 from faults.flips import flips
 from faults.fuzz import a_sentence, fuzzed, kept, original, outcome
 
@@ -46,6 +46,13 @@ def test_a_killed_run_ends_in_the_same_bits(kind):
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["lost"] for line in lines] == [""] * len(lines) and lines, done.stderr[-900:]
     assert lines[-1]["kills"] == 1
+
+
+def test_every_protection_is_where_it_is_said_and_was_seen_to_be_needed():
+    assert [one.name for one in without.PROTECTIONS if without.pieces(one) != 1] == []
+    known = without.recorded()
+    assert [one.name for one in without.PROTECTIONS if not known.get(one.name)] == []
+    assert without.table() in (ROOT / "docs" / "trust.md").read_text()
 
 
 def test_security_quotes_the_counts():
