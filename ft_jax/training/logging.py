@@ -107,7 +107,7 @@ class Log:
             counting.join()
         seconds = time.perf_counter() - begin
         if seconds > WORTH_SAYING:
-            self._console.print(f"{what}: {seconds:.1f} s")
+            self._console.print(f"{what}: {seconds:.1f} s", soft_wrap=True)
 
     def evaluation(self, step: int, phase: str, scores: Mapping[str, Mapping[str, Any]]) -> None:
         """Scores by evaluation set and metric."""
@@ -174,7 +174,7 @@ class Log:
         if self._progress is not None:
             self._progress.update(self._task, completed=step, told=f"loss {loss:.4f}  {self._rate}")
         elif step >= self._total or (step * 10) // self._total != ((step - 1) * 10) // self._total:
-            self._console.print(f"step {step} of {self._total}  loss {loss:.4f}  {self._rate}")
+            self._console.print(f"step {step} of {self._total}  loss {loss:.4f}  {self._rate}".rstrip(), soft_wrap=True)
 
     def _rates(self, seen):
         previous, self._previous = self._previous, seen
