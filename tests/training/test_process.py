@@ -19,7 +19,7 @@ def step(x):
         x = jnp.tanh(x @ x)
     return x.sum()
 
-x = jnp.eye(2048)
+x = jnp.eye(512)
 for _ in range(5):
     step(x).block_until_ready()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -30,7 +30,7 @@ print(int(done), faults)
 
 
 def faults(**environment):
-    """Whether memory is kept, and the pages that one step of 32 MiB of temporaries touches for the first time."""
+    """Whether memory is kept, and the pages that one step of 2 MiB of temporaries touches for the first time."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
     told = subprocess.run([sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True)
     return tuple(map(int, told.stdout.split()))
@@ -40,7 +40,7 @@ def faults(**environment):
 def test_kept_memory_is_not_cleared_at_every_step():
     kept, few = faults(FT_JAX_KEEP_MEMORY="1")
     left, many = faults(FT_JAX_KEEP_MEMORY="0")
-    assert (kept, left) == (1, 0) and few < 100 and many > 4000
+    assert (kept, left) == (1, 0) and few < 100 and many > 300
 
 
 def test_an_accelerator_leaves_the_allocator_alone():
