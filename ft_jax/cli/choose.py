@@ -1,6 +1,9 @@
 """``ft-jax choose``: which adapter, or which network, suits a task or a file of one's own."""
 
 import argparse
+import contextlib
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,17 +38,30 @@ def parser() -> Parser:
     )
     made.add_argument("--controller", default="ucb", help="ucb, thompson, halving or mixture")
     made.add_argument("--turns", type=int, help="how many; three for each candidate by default")
+    made.add_argument("--json", action="store_true", help="print the choice as one JSON object, the rest on stderr")
     made.add_argument("--turn-steps", type=int, default=20, help="updates of a turn, before its evaluation")
     return made
 
 
 def command(words: Sequence[str]) -> int:
     """Chooses, prints why, and writes the page and an experiment of the chosen candidate."""
+    if "--json" not in words:
+        return _command(words)[0]
+    with contextlib.redirect_stdout(sys.stderr):
+        status, told = _command(words)
+    if told:
+        print(json.dumps(told, ensure_ascii=False))
+    return status
+
+
+def _command(words: Sequence[str]) -> tuple[int, dict[str, Any]]:
+    """The status, and what there is to tell of the choice."""
     options, changes = parser().parse_known_args(list(words))
 
     from ft_jax.meta.choosing import as_controller
     from ft_jax.training.choosing import DEFAULT, decide, described, write_choice
     from ft_jax.training.overrides import override
+    from ft_jax.training.run_folder import finite
 
     as_controller(options.controller)
     file, changes = _experiment(options.file, changes)
@@ -66,7 +82,7 @@ def command(words: Sequence[str]) -> int:
     for sentence in choice.left_out:
         print(f"warning: {sentence}")
     if choice.result.status != "finished":
-        return STOPPED
+        return STOPPED, {}
     made = _write_chosen(choice, experiment, candidates, file, changes)
     line = f"ft-jax run {made}"
     page = write_choice(
@@ -78,7 +94,8 @@ def command(words: Sequence[str]) -> int:
     print(f"chosen: {choice.chosen}  ({' '.join(candidates[choice.chosen].words[1:])})")
     print(f"train it: {line}")
     print(f"report: {page}")
-    return 0
+    told = {"chosen": choice.chosen, "words": list(candidates[choice.chosen].words[1:]), "standings": choice.standings}
+    return 0, finite({**told, "run": str(choice.result.run), "experiment": str(made), "report": str(page)})
 
 
 def _experiment(name: str, changes: list[str]) -> tuple[Path, list[str]]:

@@ -2,8 +2,11 @@
 
 import dataclasses
 import html
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ft_jax.cli.entry import Parser, place
 from ft_jax.cli.text import columns
@@ -30,6 +33,7 @@ def command(words: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of that share's draw")
     parser.add_argument("--out", type=place, help="a page with the table and reliability diagrams")
     parser.add_argument("--save", type=place, help="an npz with every row's logits, to go on with")
+    parser.add_argument("--json", action="store_true", help="print the scores as one JSON object")
     options = parser.parse_args(words)
     if options.seeds < 1:
         raise ValueError(f"--seeds is {options.seeds}; give at least 1")
@@ -48,7 +52,11 @@ def command(words: Sequence[str]) -> int:
         held_out=options.held_out,
         seed=options.seed,
     )
-    print(text(found, len(names), options.alpha))
+    written: list[Path] = []
+    if options.json:
+        print(json.dumps(as_json(found), ensure_ascii=False))
+    else:
+        print(text(found, len(names), options.alpha))
     if options.save is not None:
         import numpy as np
 
@@ -56,11 +64,22 @@ def command(words: Sequence[str]) -> int:
 
         rows = np.stack([row.logits for row in found.rows])
         Predictions(tuple(row.name for row in found.rows), rows, labels).save(options.save)
-        print(options.save)
+        written.append(options.save)
     if options.out is not None:
         options.out.write_text(page(found, len(names), options.alpha), encoding="utf-8")
-        print(options.out)
+        written.append(options.out)
+    for file in written:
+        print(file, file=sys.stderr if options.json else sys.stdout)
     return 0
+
+
+def as_json(found) -> dict[str, Any]:
+    """The comparison in types of JSON, without logits."""
+    rows = [{"name": row.name, **dataclasses.asdict(row.scores)} for row in found.rows]
+    sets = {name: {"coverage": covered, "classes": size} for name, (covered, size) in found.sets.items()}
+    from ft_jax.training.run_folder import finite
+
+    return finite({"rows": rows, "weights": found.weights, "sets": sets, "fitted_on": found.fitted_on})
 
 
 def _members(options):

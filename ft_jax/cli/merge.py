@@ -1,9 +1,13 @@
 """``ft-jax merge``: several checkpoints or LoRA adapters in one."""
 
 import argparse
+import contextlib
+import dataclasses
 import inspect
+import json
 import shlex
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +25,7 @@ def command(words: Sequence[str]) -> int:
 
     parser = _parser(merging.RULES)
     given = vars(parser.parse_args(words))
-    name, out, overwrite = given.pop("rule"), given.pop("out"), given.pop("overwrite")
+    name, out, overwrite, as_json = (given.pop(one) for one in ("rule", "out", "overwrite", "json"))
     options = {key.removeprefix("rule_"): given.pop(key) for key in list(given) if key.startswith("rule_")}
     options = {key: value for key, value in options.items() if value is not None}
     merge = _merger(given)
@@ -29,10 +33,15 @@ def command(words: Sequence[str]) -> int:
     if name == GREEDY:
         if score is None:
             raise ValueError("a greedy soup needs --score, a command that prints a number for a folder, more is better")
-        rule, given["models"] = merging.uniform(), _greedy(merge, given, score)
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            rule, given["models"] = merging.uniform(), _greedy(merge, given, score)
     else:
         rule = _rule(merging.RULES, name, options)
-    print(_described(merge(rule, given.pop("models"), out, overwrite=overwrite, **given)))
+    merged = merge(rule, given.pop("models"), out, overwrite=overwrite, **given)
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(merged), "folder": str(merged.folder)}, ensure_ascii=False))
+    else:
+        print(_described(merged))
     return 0
 
 
@@ -51,6 +60,7 @@ def _parser(rules: Mapping[str, Callable]) -> Parser:
     )
     parser.add_argument("--out", required=True, type=place, help="the folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
+    parser.add_argument("--json", action="store_true", help="print what came of it as one JSON object")
     parser.add_argument("--base", help="the model that they were trained from; of adapters, what to call it")
     parser.add_argument("--weights", nargs="+", type=float, help="of each model; 1 by default")
     parser.add_argument("--fishers", nargs="+", help="folders with each model's Fisher information, for fisher")

@@ -52,6 +52,7 @@ BAD = {
         *([name] for name in FILES),
         *([file, *ENCODER] for file in FEW),
         ["reviews.csv", "--controller", "nobody"],
+        ["reviews.csv", "--controller", "nobody", "--json"],
         ["reviews.csv", "--turns", "0", *ENCODER],
     ],
     "list": [["all"], ["--everything"]],

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import pytest
 
 from ft_jax.cli import main
@@ -45,6 +48,11 @@ def test_the_better_candidate_is_found_with_the_reasons_and_an_experiment_that_r
     experiment = load(folder / "chosen.py")
     assert experiment.model.widths == ((32,) if chosen == "full" else (64, 64))
     assert [use.name for use in experiment.method] == ["transfer.full"]
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["chosen"] == chosen and told["words"][0] == "transfer.full"
+    assert {one["candidate"] for one in told["standings"]} == {"full", "slow", "wide"}
+    assert load(Path(told["experiment"])).name == experiment.name and Path(told["report"]).is_file()
 
 
 def test_what_can_not_be_chosen_from_is_refused_in_a_sentence(file, capsys):

@@ -1,5 +1,7 @@
 """``ft-jax fuse`` from the words a person types."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,10 @@ def test_members_and_fusions_are_scored_side_by_side(files, tmp_path, capsys):
     assert page.count("<svg") == 9 and "members on average" in page
     saved = read_predictions(tmp_path / "all.npz")
     assert saved.logits.shape == (9, 300, 3) and saved.names[-1] == "stack, temperature"
+    assert main([*words, "--json", "--save", str(tmp_path / "again.npz")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in told["rows"]] == list(saved.names) and told["fitted_on"] == 151
+    assert round(told["rows"][3]["accuracy"], 4) == found["mean"][0]
 
 
 @pytest.mark.parametrize(

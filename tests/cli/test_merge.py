@@ -1,5 +1,6 @@
 """``ft-jax merge`` from the words a person types."""
 
+import json
 import sys
 
 import jax
@@ -33,6 +34,9 @@ def test_the_command_merges_and_says_what_it_did(folders, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "task_arithmetic (scale 0.5, normalize False)" in said and "21 tensors" in said and "cos 1" in said
     assert norm(tmp_path / "out") == 2.0
+    assert main([*words, "--overwrite", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["folder"] == str(tmp_path / "out") and told["tensors"] == 21 and len(told["cosines"]) == 2
     assert main(words) == 2
     assert "overwrite" in capsys.readouterr().err
     assert main([*words, "--overwrite", "--normalize", "yes"]) == 0
