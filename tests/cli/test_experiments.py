@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from ft_jax.cli import main
@@ -91,3 +93,28 @@ def test_no_experiments_at_all_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("ft_jax.cli.experiments._installed", list)
     assert experiments() == [] and main(["list"]) == 0
     assert "no experiments" in capsys.readouterr().out
+
+
+def test_a_file_imports_what_lies_beside_it_wherever_it_is_run_from(here, monkeypatch):
+    folder = here / "somewhere"
+    folder.mkdir()
+    (folder / "my_own_words.py").write_text("NAME = 'mine/beside'\n")
+    text = FILE.format(doc="Mine.", name="x").replace('Experiment("x"', "Experiment(NAME")
+    (folder / "mine.py").write_text(
+        text.replace("import dataclasses", "import dataclasses\nfrom my_own_words import NAME")
+    )
+    monkeypatch.setattr("sys.path", list(sys.path))
+    assert load(find("somewhere/mine.py")).name == "mine/beside"
+
+
+def test_what_is_there_and_no_experiment_says_what_it_is(here, capsys):
+    (here / "run").mkdir()
+    (here / "run" / "experiment.json").write_text("{}")
+    (here / "reviews.csv").write_text("text,label\n")
+    for name, told in (
+        ("run", "run is the folder of a run; the command that began it goes on with it"),
+        ("experiments", "experiments is a folder and no experiment"),
+        ("reviews.csv", "one reads it, as in ft-jax run classify --data.address reviews.csv"),
+    ):
+        assert main(["run", name]) == 2
+        assert told in capsys.readouterr().err

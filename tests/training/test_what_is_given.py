@@ -7,6 +7,7 @@ from training.serving import small_runs
 
 from ft_jax import transfer
 from ft_jax.cli.run import own
+from ft_jax.core import compose
 from ft_jax.training.specs import Perceptron, Pretrained
 
 
@@ -26,6 +27,11 @@ from ft_jax.training.specs import Perceptron, Pretrained
 def test_it_is_refused_at_construction(make, told):
     with pytest.raises(ValueError, match=told):
         make()
+
+
+def test_a_constructor_that_was_not_called_is_told_to_be():
+    with pytest.raises(TypeError, match=r"compose takes methods and compositions, and got .*; call it: full\(\.\.\.\)"):
+        compose(transfer.full)
 
 
 def test_no_dropout_means_none_at_all(tmp_path):
