@@ -31,6 +31,7 @@ TRAINING = {
 SPACE = ["--space", "optimizer.learning_rate=1e-4..1e-2:log", "--trials", "2"]
 FOLLOW = ["--from", "reviews.csv", "--end"]
 CLASSIFY = ["classify", "--data.address", "reviews.csv", *ENCODER]
+DISTIL = ["distil", "--data.address", "chats.jsonl", *DECODER]
 SAME = ["encoder", "encoder"]
 
 BAD = {
@@ -54,6 +55,15 @@ BAD = {
         ["reviews.csv", "--controller", "nobody"],
         ["reviews.csv", "--controller", "nobody", "--json"],
         ["reviews.csv", "--turns", "0", *ENCODER],
+    ],
+    "cache-teacher": [
+        *([name, "--teacher", "decoder", "--out", "out"] for name in FILES),
+        *(["distil", "--data.address", file, *DECODER, "--teacher", "decoder", "--out", "out"] for file in FEW),
+        *([*DISTIL, "--teacher", it, "--out", "out"] for it in ("nowhere", "empty.csv", "run", "no_run")),
+        *([*DISTIL, "--teacher", "decoder", "--out", place] for place in ("mine", "run", "reviews.csv")),
+        *([*DISTIL, "--teacher", "decoder", "--out", "out", f"--{name}", "0"] for name in ("top", "batch")),
+        [*DISTIL, "--teacher", "decoder", "--out", "out", "--stored", "float7"],
+        DISTIL,
     ],
     "list": [["all"], ["--everything"]],
     "data": [
