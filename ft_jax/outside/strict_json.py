@@ -11,6 +11,9 @@ from ft_jax.outside.names import printable
 LARGEST = 64 << 20
 """Bytes of a JSON file that are read at all; a tokenizer of 256,000 tokens takes half of it."""
 
+DIGITS = 300
+"""Of a whole number; a longer one is no float."""
+
 
 def read_json(path: Path, largest: int = LARGEST) -> dict[str, Any]:
     """The object that a JSON file holds.
@@ -31,7 +34,7 @@ def parse_json(raw: bytes, where: str) -> dict[str, Any]:
     """The object in JSON text, in which NaN and Infinity may stand (Python writes them) but no name twice.
 
     Raises:
-      ValueError: it is no UTF-8, no JSON, nested too deeply, holds a number of thousands of digits, names a field
+      ValueError: it is no UTF-8, no JSON, nested too deeply, holds a number of hundreds of digits, names a field
         twice, or is no object.
 
     Example:
@@ -39,7 +42,7 @@ def parse_json(raw: bytes, where: str) -> dict[str, Any]:
       {'a': 1}
     """
     try:
-        content = json.loads(raw.decode("utf-8"), object_pairs_hook=once)
+        content = json.loads(raw.decode("utf-8"), object_pairs_hook=once, parse_int=_whole)
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is not JSON (byte {error.start} is no UTF-8); get it again") from None
     except RecursionError:
@@ -49,6 +52,12 @@ def parse_json(raw: bytes, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{where} holds {printable(content, 40)}; it must be a JSON object")
     return content
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise ValueError(f"it holds a whole number of {len(digits)} digits")
+    return int(digits)
 
 
 def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
