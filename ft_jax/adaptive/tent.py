@@ -94,7 +94,7 @@ def tent(
     more = {} if recover is None else {"memory": memory, "after_step": after_step}
     if recover is not None:
         more["report"] = lambda state: {f"{name}.recovered": state.memory[name]["recovered"]}
-    return Method(name=name, hyper=hyper, loss=loss, drops=(term,), **more)
+    return Method(name=name, hyper=hyper, loss=loss, drops=(term,), reads="examples", **more)
 
 
 def _entropies(logits, _, numbers):

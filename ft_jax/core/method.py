@@ -211,6 +211,13 @@ def _check_layouts(parts: tuple[Method, ...]) -> None:
                 f"{part.name} makes a batch of {part.reads}, but {giver or 'the loss'} takes {layout}; "
                 "leave one of them out"
             )
+        other = next((one for one in nested[:place] if one.name == giver), None)
+        if other is not None and other.reads is not None and part.gives not in (None, other.reads):
+            one, two = sorted((part, other), key=lambda part: part.name)
+            raise ValueError(
+                f"{one.name} makes {one.gives} of {one.reads} and {two.name} {two.gives} of {two.reads}, so neither "
+                "fits into the other; leave one of the two out"
+            )
         raise ValueError(
             f"{part.name} reads a batch of {part.reads}, but "
             + (f"{giver}, named after it, makes the batch {layout}; " if giver else f"the loss takes {layout}; ")

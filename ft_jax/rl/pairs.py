@@ -112,12 +112,17 @@ def preference(
         return answer_log_probabilities(outputs, both)
 
     def refuses(parts):
-        inside = parts[[part.name for part in parts].index(name) + 1 :]
-        losses = (part for part in inside if part.prepare is None)
-        other = next((part for part in losses if part.gives not in (None, "examples", "preferences")), None)
-        if other is None:
+        place = [part.name for part in parts].index(name)
+        other = [part for part in parts if not (part.prepare or part.gives in (None, "examples", "preferences"))]
+        never = next((part.name for part in other if part.reads == "examples"), None)
+        if never is not None:
+            return f"{name} compares answers in pairs, and {never} learns from single examples; use one of them"
+        inside = next((part for part in other if part in parts[place + 1 :]), None)
+        if inside is None:
             return None
-        return f"{name} compares answers in pairs, which {other.name} inside it takes as {other.gives}; use one of them"
+        return (
+            f"{name} compares answers in pairs, which {inside.name} inside it takes as {inside.gives}; use one of them"
+        )
 
     hyper = {**numbers, "weight": weight} | ({} if likelihood is None else {"sft": likelihood})
     return Method(
