@@ -152,7 +152,8 @@ class Context:
         Args:
           function: ``(own, everyone, start, shared, own_aligned, all_aligned) -> scalar``, or a tree of scalars: this
             device's rows against those of all devices, whose row ``start`` is the first of `own`. The mean over the
-            devices is the value of the whole batch. Or `Ungathered`, for a loss that needs no gather.
+            devices is the value of the whole batch. Or `Ungathered`, for a loss that needs no gather. One whose rows
+            are numbers of classes, and no vectors of a space, has the attribute ``of_classes``.
           rows: differentiated arrays ``[batch, ...]``, such as embeddings.
           shared: differentiated and the same for all rows, such as a temperature.
           aligned: arrays ``[batch, ...]`` that are not differentiated, such as labels or shares.

@@ -100,6 +100,9 @@ def _intra(own, everyone, start, shared, own_aligned, all_aligned):
     return jnp.mean(1 - correlation(rows, others, counts.reshape(-1, 1), axis=0))
 
 
+_intra.of_classes = True  # see Context.couple
+
+
 def correlation(a, b, weights, axis: int):
     """Pearson's correlation over an axis, its entries counting by their weights; 0 where one has no spread.
 

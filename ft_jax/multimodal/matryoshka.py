@@ -66,6 +66,8 @@ def matryoshka(widths: Sequence[int], weights: Sequence[float] | None = None, *,
             seen = []
 
             def coupling(function, rows, shared, aligned, axis):
+                if getattr(function, "of_classes", False):
+                    return context.coupling(function, rows, shared, aligned, axis)
                 seen.append(True)
                 return context.coupling(*_nested(function, cut, widths, rows, (shared, factors), aligned), axis)
 
