@@ -45,7 +45,7 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     """Marks the long tests, and leaves out those whose turn it is not."""
     known = turns.recorded()
-    long = [item for item in items if turns.unit(item.nodeid) in known]
+    long = [item for item in items if turns.unit(item.nodeid) in known and not item.get_closest_marker("always")]
     for item in long:
         item.add_marker("long")
     if config.option.in_turn:

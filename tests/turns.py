@@ -3,7 +3,8 @@
 The suite has more to say than fits the minutes of one run. tests/seconds.json holds what took long, as ``make slow``
 measured it; what stands there carries the marker ``long``. ``make test`` runs everything else, and of the long ones
 first those whose file has changed since they were measured (of a law: whose method's sources have), then others in
-turn until `SECONDS` are full. A few days run them all; ``make slow`` runs them at once and measures anew.
+turn until `SECONDS` are full. A week runs them all; ``make slow`` runs them at once and measures anew. What is marked
+``always`` takes no turns.
 """
 
 import dataclasses

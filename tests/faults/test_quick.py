@@ -14,6 +14,7 @@ from faults.fuzz import a_sentence, fuzzed, kept, original, outcome
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.always
 def test_malformed_inputs_are_read_as_they_are_or_refused_in_a_sentence():
     wrong = [(name, number, found) for name, number, _, found in fuzzed(330, 5) if found not in ("refused", "read")]
     assert not wrong
@@ -30,11 +31,14 @@ def test_another_librarys_words_are_no_sentence():
         assert not a_sentence(error)
 
 
+@pytest.mark.always
 def test_flipped_bits_of_a_checkpoint_and_a_kept_model_are_noticed():
     assert flips(60, 1) == (60, [])
 
 
-@pytest.mark.parametrize("kind", ["supervised", "stream", "population", "on-policy"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("supervised", marks=pytest.mark.always), "stream", "population", "on-policy"]
+)
 def test_a_killed_run_ends_in_the_same_bits(kind):
     # In a process of its own, which computes nothing before it forks.
     words = ["--quick", "--kinds", kind, "--kills", "1", "--most", "1", "--seed", "3"]
