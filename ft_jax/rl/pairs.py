@@ -112,6 +112,9 @@ def preference(
         return answer_log_probabilities(outputs, both)
 
     def refuses(parts):
+        scored = next((part.name for part in parts if (part.reads, part.gives) == ("examples", "preferences")), None)
+        if scored is not None:
+            return f"{name} and {scored} each take a batch of pairs apart, so neither fits into the other; use one"
         place = [part.name for part in parts].index(name)
         other = [part for part in parts if not (part.prepare or part.gives in (None, "examples", "preferences"))]
         never = next((part.name for part in other if part.reads == "examples"), None)
