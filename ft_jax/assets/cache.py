@@ -1,6 +1,7 @@
 """Where assets are kept, and what is known about those that are there."""
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -19,6 +20,12 @@ from ft_jax.outside import read_json
 def cache_folder() -> Path:
     """``$FT_JAX_CACHE``, or else ``~/.cache/ft_jax``."""
     return Path(os.environ.get("FT_JAX_CACHE") or "~/.cache/ft_jax").expanduser()
+
+
+def sha256_of(path: Path) -> str:
+    """The file's sha256 in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

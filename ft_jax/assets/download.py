@@ -1,6 +1,5 @@
 """Bytes from an address to a file, counted, digested and checked on the way."""
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -18,12 +17,6 @@ MOST = "FT_JAX_DOWNLOAD_MOST"
 """The variable that says how many bytes an archive may have whose size its index doesn't state; else 20 GB."""
 
 _CHUNK = 1 << 20
-
-
-def sha256_of(path: Path) -> str:
-    """The file's sha256 in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_digest(what: str, found: str, expected: str | None, source: str) -> None:

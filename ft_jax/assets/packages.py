@@ -13,8 +13,8 @@ from pathlib import Path
 from ft_jax.assets import known
 from ft_jax.assets.addresses import Member, normalise, parse_package
 from ft_jax.assets.archives import NESTED, allowed, escapes, open_archive, unpack
-from ft_jax.assets.cache import cache_folder, kept, locked, read_record, replacing, write_record
-from ft_jax.assets.download import check_digest, download, sha256_of
+from ft_jax.assets.cache import cache_folder, kept, locked, read_record, replacing, sha256_of, write_record
+from ft_jax.assets.download import check_digest, download
 from ft_jax.assets.errors import AssetRefused, AssetUnavailable, NotReached
 from ft_jax.assets.index import Link, find_archive, folder_links, local_path, matching, pip_settings
 from ft_jax.outside import printable

@@ -1,15 +1,13 @@
 """``ft-jax choose``: which adapter, or which network, suits a task or a file of one's own."""
 
 import argparse
-import contextlib
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ft_jax.cli.entry import STOPPED, Parser
 from ft_jax.cli.experiments import find, load
+from ft_jax.cli.text import answered
 
 DESCRIPTION = """Trains candidates in turns and says which one suits the task.
 
@@ -45,13 +43,7 @@ def parser() -> Parser:
 
 def command(words: Sequence[str]) -> int:
     """Chooses, prints why, and writes the page and an experiment of the chosen candidate."""
-    if "--json" not in words:
-        return _command(words)[0]
-    with contextlib.redirect_stdout(sys.stderr):
-        status, told = _command(words)
-    if told:
-        print(json.dumps(told, ensure_ascii=False))
-    return status
+    return answered(_command, words)
 
 
 def _command(words: Sequence[str]) -> tuple[int, dict[str, Any]]:

@@ -1,9 +1,7 @@
 """``ft-jax sweep``: trials of an experiment, cross-validated, by any number of workers; the winner runs."""
 
 import argparse
-import contextlib
 import dataclasses
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +10,7 @@ from typing import Any
 
 from ft_jax.cli.entry import STOPPED, Parser, RunFailed, place
 from ft_jax.cli.experiments import find, load
+from ft_jax.cli.text import answered
 
 DESCRIPTION = """Tries values of any fields of an experiment, names the winner and writes it as an experiment that runs.
 
@@ -58,13 +57,7 @@ def parser() -> Parser:
 
 def command(words: Sequence[str]) -> int:
     """Runs or goes on with a sweep."""
-    if "--json" not in words:
-        return _command(words)[0]
-    with contextlib.redirect_stdout(sys.stderr):
-        status, told = _command(words)
-    if told:
-        print(json.dumps(told, ensure_ascii=False))
-    return status
+    return answered(_command, words)
 
 
 def _command(words: Sequence[str]) -> tuple[int, dict[str, Any]]:

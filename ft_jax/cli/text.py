@@ -1,8 +1,12 @@
-"""Text in columns that fit the terminal."""
+"""Text in columns that fit the terminal, and answers for scripts."""
 
+import contextlib
+import json
 import shutil
+import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 
 def columns(rows: Sequence[Sequence[str] | str], width: int | None = None) -> str:
@@ -33,3 +37,17 @@ def columns(rows: Sequence[Sequence[str] | str], width: int | None = None) -> st
         lines.append((first + wrapped[0]).rstrip())
         lines += [" " * start + line for line in wrapped[1:]]
     return "\n".join(lines)
+
+
+def answered(act: Callable[[Sequence[str]], tuple[int, dict[str, Any]]], words: Sequence[str]) -> int:
+    """The status of ``act(words)``, which also gives what there is to tell.
+
+    With ``--json`` among the words that is printed as one object, and whatever else is printed goes to stderr.
+    """
+    if "--json" not in words:
+        return act(words)[0]
+    with contextlib.redirect_stdout(sys.stderr):
+        status, told = act(words)
+    if told:
+        print(json.dumps(told, ensure_ascii=False))
+    return status

@@ -10,13 +10,13 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ft_jax.assets.cache import replacing, sha256_of
 from ft_jax.data.dataset import Computed, Dataset
 from ft_jax.outside import Refused, checked, fields, printable, read_json, refusing
 from ft_jax.outside.schema import Size, Word
@@ -121,7 +121,7 @@ def write_shard(folder: Path, shard: int, ids: np.ndarray, values: np.ndarray) -
         path = folder / f"{shard}.{name}.npy"
         with path.open("wb") as file:
             np.save(file, array, allow_pickle=False)
-        record[name] = _sha256(path)
+        record[name] = sha256_of(path)
     _write_json(folder / f"{shard}.json", record)
 
 
@@ -228,19 +228,13 @@ def open_cache(folder: str | Path) -> TeacherCache:
         record = checked(SHARD, read_json(path), str(path))
         for name in PARTS:
             file = folder / f"{shard}.{name}.npy"
-            if not file.is_file() or _sha256(file) != record.get(name):
+            if not file.is_file() or sha256_of(file) != record.get(name):
                 raise Refused(
                     f"{file} is not what was written; delete {path.name} beside it and run ft-jax cache-teacher again"
                 )
     return TeacherCache(folder, header)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(unfinished, path)
+    with replacing(path) as file:
+        file.write(json.dumps(content, indent=1).encode())

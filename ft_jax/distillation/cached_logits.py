@@ -8,10 +8,10 @@ from jaxtyping import Array, Float
 
 from ft_jax.core.batches import named
 from ft_jax.core.catalogue import Neutral, register
-from ft_jax.core.losses import divergence, scale_term
+from ft_jax.core.losses import divergence
 from ft_jax.core.method import Method
 from ft_jax.data.teacher_cache import IDS, VALUES
-from ft_jax.distillation.teachers import check_temperature
+from ft_jax.distillation.teachers import beside_task, check_temperature
 
 TAILS = ("bucket", "renormalised")
 LEAST = 1e-6
@@ -102,8 +102,7 @@ def cached_logits(
                 )
             own = context.hyper[name]
             apart = divergence(rows, student, (), batch, own, aligned=(batch[IDS], batch[VALUES]))
-            terms = scale_term(terms, "task", own.get("hard_weight"))
-            return {**terms, name: own["weight"] * apart}, student
+            return beside_task(terms, name, own, apart), student
 
         return distilled
 

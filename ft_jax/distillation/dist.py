@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 from ft_jax.core.batches import shares
 from ft_jax.core.catalogue import Neutral, register
-from ft_jax.core.losses import divergence, scale_term
+from ft_jax.core.losses import divergence
 from ft_jax.core.method import Method
 from ft_jax.core.params import Params, never
-from ft_jax.distillation.teachers import check_temperature, holding, refuse_mismatch, taught
+from ft_jax.distillation.teachers import beside_task, check_temperature, holding, refuse_mismatch, taught
 
 SMALLEST = 1e-8
 
@@ -71,8 +71,7 @@ def dist(
                 pair = [jax.nn.softmax(x.logits / own["temperature"]) for x in (student, teacher)]
                 counts = shares(batch, pair[0].shape[:-1])
                 apart += own["intra"] * context.couple(_intra, pair[0], aligned=(pair[1], counts))
-            terms = scale_term(terms, "task", own.get("hard_weight"))
-            return {**terms, name: own["weight"] * own["temperature"] ** 2 * apart}, student
+            return beside_task(terms, name, own, own["temperature"] ** 2 * apart), student
 
         return distilled
 

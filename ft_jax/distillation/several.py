@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from ft_jax.core.catalogue import Neutral, register
-from ft_jax.core.losses import divergence, scale_term
+from ft_jax.core.losses import divergence
 from ft_jax.core.method import Method
 from ft_jax.core.params import Params, never
 from ft_jax.distillation.logits import softened_divergence
-from ft_jax.distillation.teachers import check_temperature, refuse_mismatch, taught
+from ft_jax.distillation.teachers import beside_task, check_temperature, refuse_mismatch, taught
 
 
 @register(
@@ -80,8 +80,8 @@ def several(
             teachers = tuple(taught(one, held[str(at)], batch) for at, one in enumerate(applies))
             for teacher in teachers:
                 refuse_mismatch(student, teacher, name)
-            terms = scale_term(terms, "task", own.get("hard_weight"))
-            return {**terms, name: own["weight"] * divergence(mixed_rows, student, teachers, batch, own)}, student
+            apart = divergence(mixed_rows, student, teachers, batch, own)
+            return beside_task(terms, name, own, apart), student
 
         return distilled
 

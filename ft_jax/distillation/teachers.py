@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
+from jax import Array
 
 from ft_jax.core.losses import divergence, scale_term
-from ft_jax.core.method import Method
+from ft_jax.core.method import Method, Terms
 from ft_jax.core.outputs import Outputs
 from ft_jax.core.params import Params, never
 from ft_jax.core.weights import shape
@@ -46,8 +47,7 @@ def of_logits(
             refuse_mismatch(student, theirs, name)
             aligned = jax.numpy.maximum(batch["labels"], 0) if labelled else None
             apart = divergence(row_loss, student, theirs, batch, own, aligned=aligned)
-            terms = scale_term(terms, "task", own.get("hard_weight"))
-            return {**terms, name: own["weight"] * apart}, student
+            return beside_task(terms, name, own, apart), student
 
         return distilled
 
@@ -60,6 +60,11 @@ def of_logits(
         drops=() if "hard_weight" in numbers else ("task",),
         reads="examples",
     )
+
+
+def beside_task(terms: Terms, name: str, numbers: Mapping[str, Array], apart: Array) -> Terms:
+    """Terms with ``weight ·`` a divergence under the name; the task's times ``hard_weight`` or, at None, left out."""
+    return {**scale_term(terms, "task", numbers.get("hard_weight")), name: numbers["weight"] * apart}
 
 
 def holding(name: str, params: Params) -> Callable:

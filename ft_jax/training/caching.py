@@ -14,12 +14,13 @@ import numpy as np
 
 from ft_jax import models
 from ft_jax.core.losses import default_chunk
-from ft_jax.core.outputs import Outputs, logits_of
+from ft_jax.core.outputs import logits_of
 from ft_jax.core.weights import shape
 from ft_jax.data import collate
 from ft_jax.data.dataset import Dataset
 from ft_jax.data.teacher_cache import TYPES, Header, begin, counted, digest_of_rows, write_shard
 from ft_jax.outside import listed
+from ft_jax.training.objective import outline_of
 from ft_jax.training.own_data.rows import MULTIPLE, longest_of, tokenizer_of
 
 SHARD_TOKENS = 1 << 18
@@ -145,8 +146,7 @@ def _of_rows(run: Callable, model: Any, rows: Dataset, batch_size: int, longest:
 
 
 def _classes(model: Any) -> int:
-    outline = {"input_ids": jax.ShapeDtypeStruct((1, MULTIPLE), jnp.int32)}
-    outputs: Outputs = jax.eval_shape(lambda params, batch: model.apply(params, batch, None), model.params, outline)
+    outputs = outline_of(model, {"input_ids": np.zeros((1, MULTIPLE), np.int32)})
     if outputs.unembedding is None or len(outputs.hidden.shape) != 3:
         raise ValueError("the teacher has no head over tokens; give a language model")
     return shape(outputs.unembedding)[1]

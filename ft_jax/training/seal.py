@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ft_jax.assets.cache import sha256_of
+
 SEAL = "sha256"
 
 
@@ -47,7 +49,7 @@ def digests(folder: Path, leaving: str) -> dict[str, str]:
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     files.pop(leaving, None)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        return dict(zip(files, pool.map(_sha256, files.values()), strict=True))
+        return dict(zip(files, pool.map(sha256_of, files.values()), strict=True))
 
 
 def check_digests(folder: Path, written: Mapping[str, str], leaving: str) -> None:
@@ -60,8 +62,3 @@ def check_digests(folder: Path, written: Mapping[str, str], leaving: str) -> Non
         if found.get(name) != written.get(name):
             what = "is missing" if name not in found else "is not what was saved"
             raise Damaged(f"its file {name} {what}")
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
