@@ -2,20 +2,24 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ft_jax.core.method import Loss
-from ft_jax.core.params import Params, map_with_path, matches, nearest, paths
+from ft_jax.core.method import Loss, Method
+from ft_jax.core.params import Params, learns, map_with_path, matches, nearest, paths
 from ft_jax.core.state import Batch, Context
+from ft_jax.meta.episodes import one_of_episodes
 
 SUGGESTED = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "lion")
 STEADY = 1e-8
 """Added under the square root of an optimizer by name, whose second derivative is infinite at 0 without it."""
+
+HEAD = ("model/head/kernel", "model/head/bias")
+"""The leaves of a head, known before there is a model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +73,28 @@ class Adaptation:
                 f"{nearest(self.optimizer, SUGGESTED)}"
             )
         return build(learning_rate=rate, **({"eps_root": STEADY} if "eps_root" in known else {}))
+
+    def refuses(self, parts: Iterable[Method]) -> str | None:
+        """`Method.refuses` of a method with this inner loop: beside one over episodes, or that freezes all that adapts.
+
+        What learns is known before there is a model for the head's own leaves alone; patterns of other paths are
+        looked at when the state is made or the first step is taken.
+
+        Example:
+          >>> frozen = Method("attention.ia3", trainable=lambda path, leaf: False)
+          >>> Adaptation("meta.anil", 1, adapts=("model/head/*",)).refuses((frozen,)).partition(";")[0]
+          'meta.anil adapts model/head/*, which attention.ia3 keeps from learning'
+        """
+        head = [path for path in HEAD if matches(path, self.adapts)]
+        filters = {part.name: part.trainable for part in parts if part.trainable is not None}
+        alone = all(pattern.startswith("model/head/") for pattern in self.adapts)
+        if not alone or not head or any(learns(filters.values(), path, None) for path in head):
+            return one_of_episodes(parts)
+        keeps = min(name for name, keep in filters.items() if any(keep(path, None) is False for path in head))
+        return (
+            f"{self.name} adapts {', '.join(self.adapts)}, which {keeps} keeps from learning; let the head learn, such "
+            f"as with transfer.head_only, or name leaves that learn in adapts, such as '*/{keeps}/*'"
+        )
 
     def split(self, params: Params) -> tuple[Params, Params]:
         """What adapts and what stays, of one outline.

@@ -9,7 +9,7 @@ from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.params import Params, combine
 from ft_jax.meta.adaptation import Adaptation, difference, total
-from ft_jax.meta.episodes import episodes, merged_part, one_of_episodes, over_tasks
+from ft_jax.meta.episodes import episodes, merged_part, over_tasks
 from ft_jax.meta.maml import Inner
 
 TOLERANCE = 1e-6
@@ -147,4 +147,4 @@ def imaml(
         return over_tasks(name, plain, task)
 
     numbers = {"strength": strength, **inner.numbers(inner_rate, evaluation_steps)}
-    return Method(name=name, hyper=numbers, loss=loss, gives="episodes", refuses=one_of_episodes)
+    return Method(name=name, hyper=numbers, loss=loss, gives="episodes", refuses=inner.refuses)

@@ -9,7 +9,7 @@ from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.params import combine
 from ft_jax.meta.adaptation import Adaptation, total
-from ft_jax.meta.episodes import episodes, merged_part, one_of_episodes, over_tasks
+from ft_jax.meta.episodes import episodes, merged_part, over_tasks
 
 Inner = str | Callable[..., optax.GradientTransformation]
 
@@ -135,12 +135,13 @@ def anil(
       inner_steps: how many inner steps training takes.
       evaluation_steps: how many an evaluation takes, `inner_steps` by default.
       optimizer: of the inner steps.
-      adapts: patterns of the paths that adapt, those of the head.
+      adapts: patterns of the paths that adapt, those of the head. Where an adapter stands on it, name the adapter's,
+        ``"*/transfer.lora/*"``.
       rematerialise: hold one inner step in memory in place of all.
       name: the method's name.
 
     Raises:
-      ValueError, KeyError: as `ft_jax.meta.maml`.
+      ValueError, KeyError: as `ft_jax.meta.maml`; when composed, where nothing of the head learns.
 
     Example:
       >>> anil(inner_rate=0.1, inner_steps=5).name
@@ -166,4 +167,4 @@ def _unrolled(inner: Adaptation, numbers: dict[str, float], first_order: bool = 
 
         return over_tasks(inner.name, plain, task)
 
-    return Method(name=inner.name, hyper=numbers, loss=loss, gives="episodes", refuses=one_of_episodes)
+    return Method(name=inner.name, hyper=numbers, loss=loss, gives="episodes", refuses=inner.refuses)

@@ -8,7 +8,7 @@ from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.params import combine, digest, map_with_path
 from ft_jax.meta.adaptation import Adaptation, total
-from ft_jax.meta.episodes import episodes, merged_part, one_of_episodes, over_tasks
+from ft_jax.meta.episodes import episodes, merged_part, over_tasks
 
 
 @register(
@@ -84,4 +84,4 @@ def meta_sgd(
         return over_tasks(name, plain, task)
 
     numbers = inner.numbers(1.0, evaluation_steps)
-    return Method(name=name, hyper=numbers, learned=learned, loss=loss, gives="episodes", refuses=one_of_episodes)
+    return Method(name=name, hyper=numbers, learned=learned, loss=loss, gives="episodes", refuses=inner.refuses)

@@ -8,7 +8,7 @@ from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
 from ft_jax.core.params import combine
 from ft_jax.meta.adaptation import Adaptation, difference, total
-from ft_jax.meta.episodes import episodes, one_of_episodes, over_tasks
+from ft_jax.meta.episodes import episodes, over_tasks
 from ft_jax.meta.maml import Inner
 
 
@@ -93,5 +93,5 @@ def reptile(
         hyper=inner.numbers(inner_rate, evaluation_steps),
         loss=loss,
         gives="episodes",
-        refuses=one_of_episodes,
+        refuses=inner.refuses,
     )

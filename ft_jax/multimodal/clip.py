@@ -15,8 +15,8 @@ from ft_jax.multimodal.towers import beside, counted_mean, seen_by, unit_vectors
 
 
 def paired_with_itself(batch):
-    """The law's batch with the model's own tokens as the second tower's."""
-    return {**batch, "paired": {"input_ids": batch["input_ids"]}}
+    """The law's batch with the model's own tokens as the second tower's, beside what others read of it."""
+    return {**batch, "paired": {"input_ids": batch["input_ids"], **batch.get("paired", {})}}
 
 
 def twin(build, problem, **options):

@@ -15,8 +15,8 @@ from ft_jax.multimodal.towers import unit
 @register(
     "multimodal",
     paper="Kusupati et al. 2022, arXiv:2205.13147, equation 1",
-    example=lambda problem: matryoshka((4, 8)),
-    neutral=Neutral({"width_4": 0.0, "width_8": 0.0}),
+    example=lambda problem: matryoshka((2, 4)),
+    neutral=Neutral({"width_2": 0.0, "width_4": 0.0}),
 )
 def matryoshka(widths: Sequence[int], weights: Sequence[float] | None = None, *, name: str = "multimodal.matryoshka"):
     """The loss of what is inside it, also of embeddings cut to their first numbers: ``Σ_m c_m · L(z[:m])``.

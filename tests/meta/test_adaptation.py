@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import chex
 import jax
@@ -8,10 +9,11 @@ import optax
 import pytest
 from core import tiny
 
+from ft_jax.attention import ia3
 from ft_jax.core import Outputs, compose, make_step, supervised
 from ft_jax.core.params import paths
 from ft_jax.meta import anil, episodes, imaml, maml, meta_sgd, reptile
-from ft_jax.transfer import lora
+from ft_jax.transfer import bitfit, full, head_only, lora
 
 KEY = jax.random.key(0)
 MATRICES = jnp.array([[[1.0, 0.3], [0.3, 2.0]], [[0.5, -0.2], [-0.2, 3.0]], [[2.0, 0.1], [0.1, 0.25]]])
@@ -184,6 +186,16 @@ def test_over_adapters_alone_the_start_of_the_adapters_is_learned_and_the_base_s
         return bare.evaluate(bare.init(tiny.params(), KEY).replace(params=params), part).terms["task"]
 
     chex.assert_trees_all_close(moved, jax.jit(jax.grad(value))(state.params), rtol=2e-3, atol=2e-5)
+
+
+def test_a_head_that_does_not_learn_is_refused_when_composed():
+    frozen, kept = ia3(), lora(2, targets="*/head/kernel")
+    for parts in itertools.permutations((anil(), frozen)):
+        with pytest.raises(ValueError, match=r"adapts model/head/\*, which attention.ia3 keeps from learning; let the"):
+            compose(*parts)
+    for learning in (head_only(), full(), lora(2, also=("*/head/*",)), bitfit()):
+        compose(anil(), learning), compose(anil(), frozen, learning)
+    compose(anil(adapts=("*/transfer.lora/*",)), kept), compose(maml(), frozen)
 
 
 def test_what_cannot_adapt_is_refused_in_a_sentence():

@@ -1,5 +1,6 @@
 """Contrastive losses against open_clip's recorded ones, closed forms and slow obvious versions."""
 
+import itertools
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ from ft_jax.multimodal import (
 )  # fmt: skip
 from ft_jax.multimodal.clip import contrastive_rows
 from ft_jax.multimodal.siglip import sigmoid_ring
+from ft_jax.testing.problem import layout_of, problem
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "contrast.npz")
 IMAGE, TEXT = GOLDEN["image"], GOLDEN["text"]
@@ -246,6 +248,12 @@ def test_matryoshka_over_a_head_is_the_sum_of_heads_on_the_first_numbers():
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
         expected += float((losses * batch["weights"]).sum() / batch["weights"].sum())
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ("clip", "siglip", "hard_negatives", "late_interaction"))
+def test_the_laws_batch_of_pairs_keeps_what_others_read_of_it(name):
+    for names in itertools.permutations((f"multimodal.{name}", "multimodal.coca")):
+        assert {"input_ids", "labels"} <= layout_of(*names)(problem().batch)["paired"].keys()
 
 
 def test_matryoshka_refuses_what_is_no_cut():

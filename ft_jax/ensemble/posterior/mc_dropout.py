@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from ft_jax.core.catalogue import register
 from ft_jax.core.method import Method
 from ft_jax.core.params import digest
+from ft_jax.core.state import Context
 from ft_jax.ensemble.posterior.draws import DRAW, NONE, check_draws, fused_draws
 
 
@@ -42,7 +43,7 @@ def mc_dropout(samples: int = 10, fusion: str = "mean", *, name: str = "ensemble
                 return inner(params, batch, context)
             draw = context.memory[name][DRAW]
             key = jax.random.fold_in(jax.random.fold_in(context.local_key, digest(name)), draw)
-            noisy = context.replace(train=True, local_key=key)
+            noisy = _Dropping(**vars(context.replace(local_key=key)))
             plain = inner(params, batch, context)
             sampled = inner(params, batch, noisy)
             return jax.tree.map(lambda a, b: jnp.where(draw >= 0, a, b), sampled, plain)
@@ -52,3 +53,11 @@ def mc_dropout(samples: int = 10, fusion: str = "mean", *, name: str = "ensemble
     return Method(
         name=name, memory=lambda params, key: {DRAW: NONE}, forward=forward, lift=fused_draws(name, samples, fusion)
     )
+
+
+class _Dropping(Context):
+    """The context of an evaluation with dropout: what is inside still answers as in an evaluation."""
+
+    @property
+    def dropout_key(self) -> jax.Array:
+        return jax.random.fold_in(self.local_key, digest("dropout"))

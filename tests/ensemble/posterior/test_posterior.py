@@ -1,12 +1,14 @@
 """Averages along a run and draws around it, against recursions and recorded trajectories."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ensemble.small import apply, batch, flat, params, program, trajectory
 
-from ft_jax.core import outputs_of
+from ft_jax.core import Method, outputs_of
 from ft_jax.ensemble import ema, mc_dropout, mean, snapshots, swa, swag
 
 
@@ -99,6 +101,24 @@ def test_dropout_is_on_in_evaluation_and_off_in_serving():
     np.testing.assert_allclose(chances, sampled.mean(0), atol=6 * float(sampled.std()) / np.sqrt(400))
     assert np.abs(chances - jax.nn.softmax(served)).max() > 5e-3
     np.testing.assert_array_equal(np.exp(made.evaluate(state, batch(9)).predictions), chances)
+
+
+def test_samples_are_of_what_answers_in_an_evaluation():
+    def answered(inner):
+        def forward(params, batch, context):
+            outputs = inner(params, batch, context)
+            if context.train:
+                return outputs
+            wide = jnp.concatenate([outputs.unembedding, -2 * outputs.unembedding])
+            return dataclasses.replace(outputs, hidden=jnp.tile(outputs.hidden, 2), unembedding=wide)
+
+        return forward
+
+    made = program(mc_dropout(400), Method("other", forward=answered))
+    chances = np.exp(made.evaluate(made.init(params(), jax.random.key(3)), batch(9)).predictions)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    sampled = jax.vmap(lambda key: jax.nn.softmax(-apply(params(), batch(9), key).logits))(keys)
+    np.testing.assert_allclose(chances, sampled.mean(0), atol=6 * float(sampled.std()) / np.sqrt(400))
 
 
 @pytest.mark.parametrize(
