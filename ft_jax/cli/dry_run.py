@@ -25,7 +25,7 @@ def dry_run(experiment: Experiment) -> str:
     """
     set_up_process()
     plan = prepare(experiment, outline=True)
-    batch = next((first_batch(task) for task in plan.stream if not task.on_policy), None)
+    batch = first_batch(plan.stream[0])
     rows = [
         "composition, outermost first",
         *_composition(plan),
@@ -75,7 +75,7 @@ def _data(plan: Plan, batch: Any) -> list[tuple[str, str]]:
     told = []
     for task, steps in zip(plan.stream, plan.steps, strict=True):
         examples = "" if task.examples is None else f", {task.examples:,} examples"
-        made = ", batches made from the state" if task.on_policy else ""
+        made = ", batches made by the policy in training" if task.on_policy else ""
         told.append((f"task {task.name}", f"{steps:,} steps{examples}{made}"))
         told += [(f"column {name}", said) for name, said in task.columns.items()]
     told += [(f"evaluation set {name}", ", ".join(["loss", *plan.metrics])) for name in plan.sets]

@@ -13,6 +13,7 @@ from ft_jax.training.experiment import (
 )
 from ft_jax.training.fit import fit
 from ft_jax.training.metrics import HostMetric, Metric
+from ft_jax.training.on_policy import OnPolicy
 from ft_jax.training.parallel import Mesh, parallelise
 from ft_jax.training.prepare import Plan, prepare
 from ft_jax.training.process import set_up_process
@@ -32,6 +33,7 @@ __all__ = [
     "Metric",
     "ModelSpec",
     "Moment",
+    "OnPolicy",
     "OptimizerSpec",
     "Parts",
     "Plan",

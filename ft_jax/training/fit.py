@@ -26,9 +26,9 @@ from ft_jax.training.loop.numbers import changes, check_returned, in_place, numb
 from ft_jax.training.loop.saving import Saving
 from ft_jax.training.loop.targets import reached, tested
 from ft_jax.training.metrics import CONFUSION
-from ft_jax.training.parallel import start_processes
+from ft_jax.training.on_policy import Place
 from ft_jax.training.prepare import Plan, notes_of, prepare
-from ft_jax.training.process import set_up_process
+from ft_jax.training.process import set_up_process, start_processes
 from ft_jax.training.result import Diverged, Moment, Progress, Result
 from ft_jax.training.run_folder import RunFolder, check_folder, finite
 from ft_jax.training.serving.of_run import why_unkeepable
@@ -171,9 +171,8 @@ class _Loop:
     def task(self, interrupted: Callable[[], bool]) -> bool:
         """The current task from where it stands; False if it was interrupted."""
         task, steps = self.plan.stream[self.progress.task], self.plan.steps[self.progress.task]
-        if self.progress.place is not None:
-            task.train.set_state(self.progress.place)
-        with Feeder(task, self.put(f"task {task.name!r}", self.distributed.put_batch)) as feeder:
+        put = self.put(f"task {task.name!r}", self.distributed.put_batch)
+        with Feeder(task, put, place=self.progress.place, ask=self.plan.ask) as feeder:
             compiled = False
             while self.progress.done < steps and not self.progress.over:
                 self.change_numbers()
@@ -214,7 +213,7 @@ class _Loop:
         waiting: list[Any] = []
         clock, metrics = Stretch(self.progress.seconds, timed), {}
         while self.progress.done < until and not interrupted():
-            fed = feeder.take(lambda: self.distributed.collect(self.state), interrupted)
+            fed = feeder.take(lambda: self.state, interrupted)
             if fed is None:
                 # The source has ended, or the run is to stop before it goes on.
                 self.note(over=not interrupted())
@@ -294,7 +293,7 @@ class _Loop:
         """Methods take leave of the task, all sets are measured, everything is saved."""
         task = self.plan.stream[self.progress.task].name
         remembers = bool(self.distributed.after_task)
-        stacks = shown(self.plan, self.progress.task, feeder, lambda: self.distributed.collect(self.state))
+        stacks = shown(self.plan, self.progress.task, feeder, lambda: self.state)
         for name, act in self.distributed.after_task.items():
             for batches in stacks(name):
                 self.events(Events({name: act}), f"end of task {task}", batches)
@@ -416,7 +415,8 @@ class _Loop:
         if self.experiment.nonfinite == "go_back" and good is not None and self.returns[good] < MOST_RETURNS:
             self.returns[good] += 1
             self.state, progress = self.saving.restored(self.state.frozen)
-            self.progress = dataclasses.replace(progress, place=broken.place)
+            place = broken.place.anew() if isinstance(broken.place, Place) else broken.place
+            self.progress = dataclasses.replace(progress, place=place)
             self.log.close()
             self.log = self.log_from(progress.step)
             message = f"{broken}: went back to the checkpoint of step {good}, and on behind that step's batch"

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from ft_jax.core import Program, TrainState, jit_step
 from ft_jax.core.mesh import BATCH_AXES, traced_for
 from ft_jax.core.program import Events
 from ft_jax.outside import printable
-from ft_jax.training.sharding import RULES, Rule, shardings
+from ft_jax.training.sharding import RULES, Rule, own_rows, own_shards, put_on, shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +96,8 @@ class Distributed:
       step: ``(state, batch) -> (state, metrics)``, compiled, the state donated.
       measure: ``(state, batch) -> sums``, compiled.
       after_task, after_eval: the program's, compiled part by part.
+      ask: ``axis -> (state, batch) -> arrays of rows`` to what takes a state on the devices and a host batch, this
+        process's share, and gives its rows' arrays on the host, compiled.
       put_batch: a host batch, this process's share, to the devices.
       put_whole: a host batch that every process has, such as one for evaluation.
       collect: a state, or a part of one, as a single copy, such as to save it.
@@ -113,6 +114,7 @@ class Distributed:
     measure: Callable[[TrainState, Any], Any]
     after_task: Events
     after_eval: Events
+    ask: Callable[[Callable[[str | None], Callable]], Callable]
     put_batch: Callable[[Mapping[str, Any]], Any]
     put_whole: Callable[[Mapping[str, Any]], Any]
     collect: Callable[[TrainState], TrainState]
@@ -152,25 +154,6 @@ def check_divides(count: int, shards: int, accumulate: int = 1) -> None:
         raise ValueError(f"a batch of {count} does not divide {over}; use budget.batch_size {fit}")
 
 
-def start_processes() -> None:
-    """Joins the processes of several hosts where the environment says so; before anything else uses jax.
-
-    ``FT_JAX_DISTRIBUTED=1`` joins through `jax.distributed.initialize`, which finds the coordinator on
-    clusters that jax knows (SLURM, Kubernetes, TPU pods). Elsewhere set ``FT_JAX_COORDINATOR=host:port``,
-    ``FT_JAX_PROCESSES`` and ``FT_JAX_PROCESS`` too.
-    """
-    if os.environ.get("FT_JAX_DISTRIBUTED", "0") in ("", "0") or jax.distributed.is_initialized():
-        return
-    coordinator = os.environ.get("FT_JAX_COORDINATOR")
-    if coordinator is None:
-        jax.distributed.initialize()
-        return
-    missing = [name for name in ("FT_JAX_PROCESSES", "FT_JAX_PROCESS") if not os.environ.get(name, "").isdigit()]
-    if missing:
-        raise ValueError(f"{missing[0]} is not a number, but FT_JAX_COORDINATOR is {coordinator}; set it as well")
-    jax.distributed.initialize(coordinator, int(os.environ["FT_JAX_PROCESSES"]), int(os.environ["FT_JAX_PROCESS"]))
-
-
 def _apart(function):
     """``(state, x) -> state`` over the state without its frozen part, which then isn't copied on the way out."""
 
@@ -196,6 +179,10 @@ def _single(program: Program, measure) -> Distributed:
     def put(tree):
         return jax.device_put(tree, device)
 
+    def ask(build):
+        compiled = jax.jit(build(None))
+        return lambda state, batch: jax.device_get(compiled(state, put(batch)))
+
     return Distributed(
         program=program,
         init=lambda params, key: put(program.init(params, key)),
@@ -203,6 +190,7 @@ def _single(program: Program, measure) -> Distributed:
         measure=measured,
         after_task=program.after_task.map(lambda after: _whole(jax.jit(_apart(after)))),
         after_eval=program.after_eval.map(lambda after: _whole(jax.jit(_apart(after)))),
+        ask=ask,
         put_batch=put,
         put_whole=put,
         collect=lambda state: state,
@@ -244,7 +232,7 @@ def _pmap(program: Program, measure) -> Distributed:
 
     def put_whole(batch):
         check_divides(len(jax.tree.leaves(batch)[0]), count * jax.process_count())
-        return put(_own_rows(batch))
+        return put(own_rows(batch))
 
     def spread(state):
         def one(x):
@@ -264,6 +252,15 @@ def _pmap(program: Program, measure) -> Distributed:
 
         return jax.tree.map(one, state)
 
+    def ask(build):
+        compiled = mapped(build(axis), 0)
+
+        def rows(state, batch):
+            found = jax.device_get(compiled(state, put(batch)))
+            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+
+        return rows
+
     def event(function):
         return _whole(mapped(_apart(function), 0, in_axes=(0, 0, None)))
 
@@ -274,6 +271,7 @@ def _pmap(program: Program, measure) -> Distributed:
         measure=mapped(measure(program, axis), None),
         after_task=program.after_task.map(event),
         after_eval=program.after_eval.map(event),
+        ask=ask,
         put_batch=put,
         put_whole=put_whole,
         collect=collect,
@@ -294,7 +292,7 @@ def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
     traces = []
 
     def place(state):
-        return jax.tree.map(_place, state, places["state"].replace(frozen=None))
+        return jax.tree.map(put_on, state, places["state"].replace(frozen=None))
 
     def step(state, batch):
         traces.append(1)
@@ -302,14 +300,14 @@ def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
 
     def init(params, key):
         # Under jit the learned leaves, the moments and the memories are born on their own devices.
-        params = jax.tree.map(_place, params, shardings({"model": params}, mesh, rules)["model"])
+        params = jax.tree.map(put_on, params, shardings({"model": params}, mesh, rules)["model"])
         places["state"] = shardings(jax.eval_shape(program.init, params, key), mesh, rules)
         learned = places["state"].replace(frozen=None)
         compiled["step"] = step_on_mesh(step, mesh, places["state"])
         for field in ("after_task", "after_eval"):
             for name, after in getattr(program, field).items():
                 compiled[f"{field}/{name}"] = _whole(_on_mesh(_apart(after), mesh, out_shardings=learned))
-        return _on_mesh(program.init, mesh, out_shardings=places["state"])(params, _place(key, everywhere))
+        return _on_mesh(program.init, mesh, out_shardings=places["state"])(params, put_on(key, everywhere))
 
     def call(state, batch):
         frozen = state.frozen
@@ -325,13 +323,17 @@ def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
             }
         )
 
+    def ask(build):
+        compiled = _on_mesh(build(None), mesh, out_shardings=rows)
+        return lambda state, batch: jax.tree.map(own_shards, compiled(state, put(batch)))
+
     def put(batch):
         check_divides(len(jax.tree.leaves(batch)[0]) * jax.process_count(), shards)
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, np.asarray(x)), batch)
 
     def put_whole(batch):
         check_divides(len(jax.tree.leaves(batch)[0]), shards)
-        return jax.tree.map(lambda x: _place(np.asarray(x), rows), batch)
+        return jax.tree.map(lambda x: put_on(np.asarray(x), rows), batch)
 
     return Distributed(
         program=program,
@@ -340,6 +342,7 @@ def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
         measure=_on_mesh(measure(program, None), mesh, out_shardings=everywhere),
         after_task=event("after_task"),
         after_eval=event("after_eval"),
+        ask=ask,
         put_batch=put,
         put_whole=put_whole,
         collect=lambda state: state,
@@ -378,19 +381,3 @@ def _on_mesh(function: Callable, mesh: jax.sharding.Mesh, **options) -> Callable
             return function(*arguments)
 
     return jax.jit(traced, **options)
-
-
-def _place(x, sharding: NamedSharding) -> jax.Array:
-    """An array that every process has, to where it belongs; no device sees more than its shard."""
-    if sharding.is_fully_addressable or not getattr(x, "is_fully_addressable", True):
-        return jax.device_put(x, sharding)
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(_place(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))
-    host = np.asarray(x)
-    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
-
-
-def _own_rows(batch):
-    """This process's share of a batch that every process has."""
-    index, count = jax.process_index(), jax.process_count()
-    return jax.tree.map(lambda x: np.asarray(x)[index * len(x) // count : (index + 1) * len(x) // count], batch)

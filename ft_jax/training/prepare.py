@@ -1,7 +1,7 @@
 """Everything of a run but the training: built, checked and traced, before any compute is spent."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -34,8 +34,9 @@ from ft_jax.training.metrics import (
     preference_metrics,
 )
 from ft_jax.training.objective import target_of
+from ft_jax.training.on_policy import OnPolicy, acting
 from ft_jax.training.parallel import Distributed, check_divides, parallelise
-from ft_jax.training.stream import Batch, Feed, Stream, Task, check_batch, classes_of, first_batch, opened
+from ft_jax.training.stream import Batch, Feed, Stream, Task, check_batch, classes_of, first_batch, opened, size
 from ft_jax.training.tracing import PREQUENTIAL, task_batches, trace
 from ft_jax.transfer.half_precision import in_half, master_copies, stochastic_rounding
 
@@ -89,6 +90,10 @@ class Plan:
     def total_steps(self) -> int:
         """Updates of the whole run."""
         return sum(self.steps)
+
+    def ask(self, task: OnPolicy) -> Callable[[TrainState, Batch], Any]:
+        """``(state, batch) -> arrays``: what an on-policy task asks its policy, compiled."""
+        return self.distributed.ask(lambda axis: acting(task.act, self.composition, axis))
 
     def watched(self, task: int) -> str | None:
         """The evaluation set that early stopping and keep_best look at during a task.
@@ -144,9 +149,8 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
     stream, later = opened(experiment.data.build(model, _feed(experiment)))
     stream = stream[: experiment.budget.tasks]
     sets = evaluation_sets(stream) if later is None else growing_sets(stream)
-    example = _example(stream, sets)
-    first = next((task for task in stream if not task.on_policy), None)
-    shapes = tuple(task_batches(task, example if task is first else None) for task in stream)
+    example = _example(stream)
+    shapes = tuple(task_batches(task, example if task is stream[0] else None) for task in stream)
     limits = limits_of(model, example, experiment, stream[0].name)
     budget = experiment.budget
     steps = tuple(task.steps or budget.steps_for(task.name, task.examples) for task in stream)
@@ -178,7 +182,8 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
         return dataclasses.replace(program, init=start)
 
     distributed = parallelise(build, experiment.parallelism, measurer(metrics))
-    check_divides(budget.batch_size, distributed.shards, budget.accumulate)
+    for rows in {budget.batch_size, *(size(task.train.like) for task in stream if task.on_policy)}:
+        check_divides(rows, distributed.shards, budget.accumulate)
     plain = build(None)
     plan = Plan(
         experiment=experiment,
@@ -275,15 +280,8 @@ def evaluation_sets(stream: Stream) -> dict[str, Iterable[Batch]]:
     return sets
 
 
-def _example(stream: Stream, sets) -> Batch:
-    """A host batch of the run; on-policy data shows its evaluation batch, as there is no state yet."""
-    for task in stream:
-        if not task.on_policy:
-            batch = first_batch(task)
-            check_batch(batch, f"task {task.name!r}")
-            return batch
-    for name, batches in sets.items():
-        for batch in batches:
-            check_batch(batch, f"evaluation set {name!r}")
-            return batch
-    return {}
+def _example(stream: Stream) -> Batch:
+    """A host batch of the run's first task."""
+    batch = first_batch(stream[0])
+    check_batch(batch, f"task {stream[0].name!r}")
+    return batch

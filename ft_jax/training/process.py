@@ -51,3 +51,22 @@ def _only_cpu() -> bool:
     if asked:
         return asked == "cpu"
     return not importlib.metadata.entry_points(group="jax_plugins") and importlib.util.find_spec("libtpu") is None
+
+
+def start_processes() -> None:
+    """Joins the processes of several hosts where the environment says so; before anything else uses jax.
+
+    ``FT_JAX_DISTRIBUTED=1`` joins through `jax.distributed.initialize`, which finds the coordinator on
+    clusters that jax knows (SLURM, Kubernetes, TPU pods). Elsewhere set ``FT_JAX_COORDINATOR=host:port``,
+    ``FT_JAX_PROCESSES`` and ``FT_JAX_PROCESS`` too.
+    """
+    if os.environ.get("FT_JAX_DISTRIBUTED", "0") in ("", "0") or jax.distributed.is_initialized():
+        return
+    coordinator = os.environ.get("FT_JAX_COORDINATOR")
+    if coordinator is None:
+        jax.distributed.initialize()
+        return
+    missing = [name for name in ("FT_JAX_PROCESSES", "FT_JAX_PROCESS") if not os.environ.get(name, "").isdigit()]
+    if missing:
+        raise ValueError(f"{missing[0]} is not a number, but FT_JAX_COORDINATOR is {coordinator}; set it as well")
+    jax.distributed.initialize(coordinator, int(os.environ["FT_JAX_PROCESSES"]), int(os.environ["FT_JAX_PROCESS"]))

@@ -12,6 +12,7 @@ import jax
 from ft_jax.core import Composition, Program, TrainState
 from ft_jax.core.members import member
 from ft_jax.training.logging import memory
+from ft_jax.training.on_policy import Place
 from ft_jax.training.outcome import Outcome
 from ft_jax.training.parallel import as_parallelism
 from ft_jax.training.prepare import Plan
@@ -96,7 +97,7 @@ class Progress:
     Attributes:
       task, done: the task's index and the updates made on it.
       step: updates in all.
-      place: the task's place in its data.
+      place: the task's place in its data, told in JSON when it is saved.
       best, bad: the best watched value of the task, and evaluations since.
       over: early stopping has ended the task.
       evaluated: the step of the latest evaluation.
@@ -138,6 +139,15 @@ class Progress:
             examples=self.examples + examples,
             tokens=self.tokens + tokens,
         )
+
+    def told(self) -> "Progress":
+        """As it is saved: places in JSON, see `ft_jax.training.on_policy.Place`."""
+
+        def one(place):
+            return place.told() if isinstance(place, Place) else place
+
+        ended = self.ended and {**self.ended, "place": one(self.ended["place"])}
+        return dataclasses.replace(self, place=one(self.place), ended=ended)
 
     def next_task(self, steps: int) -> "Progress":
         """At the start of the next task; this one was to have so many steps."""

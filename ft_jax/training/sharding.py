@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ft_jax.core.params import map_with_path, matches
@@ -69,3 +70,27 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh, rules: Iterable[Rule] = RULES)
     """A `NamedSharding` for each leaf of a tree of arrays or shapes."""
     sizes, rules = dict(mesh.shape), tuple(rules)
     return map_with_path(lambda path, leaf: NamedSharding(mesh, spec_of(path, leaf.shape, sizes, rules)), tree)
+
+
+def put_on(x, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has, to where it belongs; no device sees more than its shard."""
+    if sharding.is_fully_addressable or not getattr(x, "is_fully_addressable", True):
+        return jax.device_put(x, sharding)
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(put_on(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))
+    host = np.asarray(x)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def own_shards(x: jax.Array) -> np.ndarray:
+    """This process's rows of an array that is split along its rows."""
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    own = {shard.index[0].start: np.asarray(shard.data) for shard in x.addressable_shards}
+    return np.concatenate([own[start] for start in sorted(own)])
+
+
+def own_rows(batch):
+    """This process's share of a batch that every process has."""
+    index, count = jax.process_index(), jax.process_count()
+    return jax.tree.map(lambda x: np.asarray(x)[index * len(x) // count : (index + 1) * len(x) // count], batch)

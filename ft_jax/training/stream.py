@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from ft_jax.outside import check_name, listed, printable
+from ft_jax.training.on_policy import Actor, OnPolicy
 
 Batch = Mapping[str, Any]
 
@@ -50,7 +51,7 @@ class Task:
 
     Attributes:
       name: for logs and the report.
-      train: a `Source`, or a function of the train state that gives a batch (on-policy data).
+      train: a `Source`, or an `OnPolicy` whose batches the policy in training makes.
       evaluations: evaluation sets by name, each a finite iterable of host batches that can be read again.
         Every process is given all of them.
       examples: how many training examples there are, for budgets in epochs.
@@ -63,7 +64,7 @@ class Task:
     """
 
     name: str
-    train: Source | Callable[[Any], Batch]
+    train: Source | OnPolicy
     evaluations: Mapping[str, Iterable[Batch]] = dataclasses.field(default_factory=dict)
     examples: int | None = None
     steps: int | None = None
@@ -75,7 +76,7 @@ class Task:
     @property
     def on_policy(self) -> bool:
         """Whether a batch depends on the train state."""
-        return not isinstance(self.train, Source)
+        return isinstance(self.train, OnPolicy)
 
 
 Stream = tuple[Task, ...]
@@ -112,10 +113,10 @@ def check_stream(stream: Any) -> Stream:
             check_name(f"task {printable(task.name)} has an evaluation set which", name)
         if names.count(task.name) > 1:
             raise ValueError(f"the data has two tasks called {printable(task.name)}; rename one")
-        if not isinstance(task.train, Source) and not callable(task.train):
+        if not isinstance(task.train, Source | OnPolicy):
             raise ValueError(
                 f"task {printable(task.name)} trains on a {type(task.train).__name__}; give an iterator with get_state "
-                "and set_state, or a function of the train state"
+                "and set_state, or an ft_jax.training.OnPolicy"
             )
     classes_of(stream)
     return stream
@@ -139,11 +140,13 @@ def classes_of(stream: Stream) -> tuple[str, ...]:
 
 
 def first_batch(task: Task) -> Batch:
-    """The first batch of a task, whose place in the data stays where it was.
+    """The first batch of a task, whose place in the data stays where it was; of an on-policy one what it is like.
 
     Raises:
       ValueError: the task has none.
     """
+    if isinstance(task.train, OnPolicy):
+        return task.train.like
     place = task.train.get_state()
     batch = next_batch(task)
     task.train.set_state(place)
@@ -203,7 +206,10 @@ def next_batch(task: Task) -> Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Fed:
-    """A batch on the devices and on the host, what is known of it, and the place in the data after it."""
+    """A batch on the devices and on the host, what is known of it, and the place in the data after it.
+
+    The place is in JSON, or a `Place` that is told when it is saved.
+    """
 
     batch: Any
     host: Batch
@@ -223,9 +229,27 @@ class Feeder:
     so the place that a checkpoint saves is that of what was trained on and not of what was prefetched.
     """
 
-    def __init__(self, task: Task, put: Callable[[Batch], Any], ahead: int = 2):
-        """`put` checks a host batch and moves it to the devices."""
+    def __init__(
+        self,
+        task: Task,
+        put: Callable[[Batch], Any],
+        ahead: int = 2,
+        place: Any = None,
+        ask: Callable[[OnPolicy], Callable[[Any, Batch], Any]] | None = None,
+    ):
+        """Starts making them.
+
+        Args:
+          task: whose batches they are.
+          put: checks a host batch and moves it to the devices.
+          ahead: how many to make ahead.
+          place: to begin at, where it was saved; where the source stands otherwise.
+          ask: gives an on-policy task's ``(state, batch) -> arrays``, see `Actor`.
+        """
         self._task, self._put = task, put
+        self._actor = Actor(task.train, task.name, ask(task.train)) if task.on_policy else None
+        if place is not None:
+            self._actor.resume(place) if self._actor else task.train.set_state(place)
         self._queue: queue.Queue = queue.Queue(maxsize=ahead)
         self._ended = False
         self._stop = threading.Event()
@@ -235,13 +259,12 @@ class Feeder:
             self._thread.start()
 
     def take(self, state: Callable[[], Any], stop: Callable[[], bool] = lambda: False) -> Fed | None:
-        """The next batch; an on-policy source makes it from ``state()``.
+        """The next batch; an on-policy one is made by ``state()``, which is on the devices.
 
         None where the source has ended, or where ``stop()`` holds before a live one has anything new.
         """
-        if self._task.on_policy:
-            batch = self._task.train(state())
-            return self._make(batch, getattr(self._task.train, "get_state", lambda: None)())
+        if self._actor is not None:
+            return self._make(*self._actor.take(state()))
         item = self._wait(stop)
         if isinstance(item, BaseException):
             raise item
@@ -262,6 +285,8 @@ class Feeder:
     def close(self) -> None:
         """Ends the thread; batches made ahead are dropped."""
         self._stop.set()
+        if self._actor is not None:
+            self._actor.close()
         if hasattr(self._task.train, "stop"):
             self._task.train.stop()
         if self._thread is not None:

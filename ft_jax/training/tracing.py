@@ -14,7 +14,8 @@ from ft_jax.training.causes import fields_of, one_sentence
 from ft_jax.training.evaluate import fill, measurer
 from ft_jax.training.limits import MASKED, carries, check_carries, check_limits
 from ft_jax.training.metrics import CONFUSION, HostMetric
-from ft_jax.training.parallel import Outline
+from ft_jax.training.on_policy import acting, numbered
+from ft_jax.training.parallel import Outline, check_divides
 from ft_jax.training.stream import Batch, Task, check_batch, first_batch, size, stack
 
 PREQUENTIAL = "prequential"
@@ -31,11 +32,9 @@ def task_batches(task: Task, first: Batch | None = None) -> list[Batch]:
     """A host batch of every shape that a task may train on, as far as its source can tell; the first one elsewhere.
 
     Args:
-      task: whose source nobody reads from meanwhile; of an on-policy one nothing is known.
+      task: whose source nobody reads from meanwhile.
       first: its first batch, where it has been read already.
     """
-    if task.on_policy:
-        return []
     tell = getattr(task.train, "every_shape", None)
     if tell is not None:
         return _different(tell())
@@ -131,8 +130,10 @@ def _trace_steps(plan: Any, program: Program, outline: Outline) -> None:
     # What a method adds may learn from examples that the task's loss leaves out; of it the first steps tell.
     plain = not any(part.loss or part.prepare or part.lift for part in plan.composition)
     for task, batches in zip(plan.stream, plan.shapes, strict=True):
-        if plain and plan.experiment.loss is None:
+        if plain and plan.experiment.loss is None and not task.on_policy:
             check_carries(task, batches)
+        if task.on_policy:
+            _trace_asking(plan, program, task)
         for batch in batches:
             check_batch(batch, f"task {task.name!r}")
             check_limits(batch, plan.limits, f"task {task.name!r}")
@@ -146,6 +147,20 @@ def _trace_steps(plan: Any, program: Program, outline: Outline) -> None:
                 ends.add((name, shapes_of(several)))
                 with _on(f"the end of task {task.name!r}", several):
                     jax.eval_shape(act, plan.abstract, several)
+
+
+def _trace_asking(plan: Any, program: Program, task: Task) -> None:
+    """What an on-policy task asks its policy."""
+    if program.trials:
+        lift = plan.composition.inwards("lift")[0][0]
+        raise ValueError(
+            f"{lift} runs several trials on one batch, and in task {printable(task.name)} each would act differently; "
+            "make the rollouts inside the step, as rl.grpo does with rewards by ft_jax.rl.on_host"
+        )
+    question = numbered(task.train.question(), 0)
+    check_divides(size(question), plan.distributed.shards)
+    with _on(f"acting in task {task.name!r}", question):
+        jax.eval_shape(acting(task.train.act, plan.composition), plan.abstract, question)
 
 
 def _shown(plan: Any, task: Task, name: str, batches: list[Batch]) -> Batch:

@@ -19,27 +19,13 @@ from pathlib import Path
 import grain  # noqa: F401, every fork would import it anew
 import jax
 import numpy as np
-from training.small import Points, arrays, experiment, points
+from training.small import Played, Points, arrays, experiment
 
-from ft_jax import data
 from ft_jax.testing.quick import OPTIMISING_LITTLE
-from ft_jax.training import Budget, CheckpointSpec, EvaluationSpec, Experiment, Task, Use, fit
+from ft_jax.training import Budget, CheckpointSpec, EvaluationSpec, Experiment, Use, fit
 from ft_jax.tuning import population
 
 SHORT = {"budget": Budget(steps=24, batch_size=8), "checkpoints": CheckpointSpec(every=2, keep=2)}
-
-
-@dataclasses.dataclass(frozen=True)
-class OnPolicy:
-    """Points labelled by the model that is being trained."""
-
-    def build(self, model, feed):
-        def source(state):
-            x = points(feed.batch_size, int(state.step)).columns["x"]
-            hidden = np.tanh(x @ np.asarray(state.params["model"]["layer"]["kernel"]))
-            return {"x": x, "labels": (hidden @ np.asarray(state.params["model"]["head"]["kernel"])).argmax(-1)}
-
-        return Task("own", source, {"test": data.evaluation_batches(points(16, 1), 8)})
 
 
 KINDS: dict[str, Experiment] = {
@@ -58,7 +44,7 @@ KINDS: dict[str, Experiment] = {
         method=(population({"optimizer.learning_rate": [0.01, 0.02, 0.05]}), Use("transfer.full")),
         evaluation=EvaluationSpec(every=6),
     ),
-    "on-policy": experiment(**SHORT, data=OnPolicy(), evaluation=EvaluationSpec(every=6)),
+    "on-policy": experiment(**SHORT, data=Played(reuse=2, ahead=True), evaluation=EvaluationSpec(every=6)),
 }
 """A stream keeps a buffer; a population's state has a trial's axis."""
 

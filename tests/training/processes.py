@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from ft_jax.training import fit
-from ft_jax.training.parallel import start_processes
+from ft_jax.training.process import start_processes
 
 if __name__ == "__main__":
     start_processes()

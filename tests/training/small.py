@@ -11,7 +11,7 @@ import numpy as np
 
 from ft_jax import data, models
 from ft_jax.core import Outputs, matmul
-from ft_jax.training import Budget, EvaluationSpec, Experiment, Feed, OptimizerSpec, Task, Use
+from ft_jax.training import Budget, EvaluationSpec, Experiment, Feed, OnPolicy, OptimizerSpec, Task, Use
 
 VOCABULARY, TIME, CLASSES = 32, 6, 3
 
@@ -103,6 +103,41 @@ class Points:
     def _killing(self, source):
         kill_at = os.environ.get("KILL_AT_BATCH")
         return source if kill_at is None else Killing(source, int(kill_at))
+
+
+@dataclasses.dataclass(frozen=True)
+class Played:
+    """Points whose labels the policy in training guesses; of two guesses the host keeps the right one.
+
+    Attributes:
+      reuse, ahead: see `ft_jax.training.OnPolicy`.
+      count: rows of a batch.
+    """
+
+    reuse: int = 1
+    ahead: bool = False
+    count: int = 8
+
+    def build(self, model, feed: Feed):
+        def act(params, batch, context):
+            logits = context.run(model.apply, params, batch).logits
+            keys = context.keys_for("guess", batch)
+            return {"guess": jax.vmap(jax.random.categorical)(keys, logits).astype(jax.numpy.int32)}
+
+        def make(ask, given):
+            seen = {"x": given["x"]}
+            first, second = ask(seen)["guess"], ask(seen)["guess"]
+            guess = np.where(second == given["labels"], second, first)
+            return {**seen, "labels": guess, "weights": (guess == given["labels"]).astype(np.float32) + 0.1}
+
+        like = {name: np.zeros((self.count, *shape), kind) for name, (shape, kind) in FIELDS.items()}
+        source = Points()._killing(stream(points(50, 2), feed))
+        asks = {"x": like["x"]}
+        played = OnPolicy(source, act, make, like, asks, reuse=self.reuse, ahead=self.ahead)
+        return Task("own", played, {"test": data.evaluation_batches(points(16, 1), 8)})
+
+
+FIELDS = {"x": ((4,), np.float32), "labels": ((), np.int32), "weights": ((), np.float32)}
 
 
 class Killing:

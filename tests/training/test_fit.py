@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from training.small import Linear, Points, TinyDecoder, Tokens, experiment, points, same_bits
 
-from ft_jax import data
 from ft_jax.core import Method
 from ft_jax.training import (
     Budget,
@@ -15,7 +14,6 @@ from ft_jax.training import (
     HostMetric,
     Mesh,
     OptimizerSpec,
-    Task,
     Use,
     fit,
     prepare,
@@ -148,25 +146,6 @@ def test_teacher_is_a_model_spec_among_the_options(tmp_path):
     kept = jax.tree.leaves(result.state.frozen["distillation.logits"])
     assert {leaf.shape for leaf in kept} >= {(4, 16), (16, 3)}
     assert "distillation.logits" in lines(tmp_path, "train")[0]
-
-
-@dataclasses.dataclass(frozen=True)
-class OnPolicy:
-    """Batches labelled by the model that is being trained."""
-
-    def build(self, model, feed):
-        def source(state):
-            x = points(feed.batch_size, int(state.step)).columns["x"]
-            hidden = np.tanh(x @ np.asarray(state.params["model"]["layer"]["kernel"]))
-            return {"x": x, "labels": (hidden @ np.asarray(state.params["model"]["head"]["kernel"])).argmax(-1)}
-
-        return Task("own", source, {"test": data.evaluation_batches(points(16, 1), 8)})
-
-
-def test_batches_may_depend_on_the_state(tmp_path):
-    result = fit(experiment(data=OnPolicy()), run=tmp_path, quiet=True)
-    losses = [line["loss"] for line in lines(tmp_path, "train")]
-    assert result.status == "finished" and losses[-1] < losses[0]  # it agrees with itself more and more
 
 
 def test_host_metric_and_own_metric_are_measured(tmp_path):

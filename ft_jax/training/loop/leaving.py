@@ -19,7 +19,7 @@ def shown(plan: Plan, at: int, feeder: Feeder, state: Callable[[], Any]) -> Call
       plan: of the run.
       at: the task's place in the stream.
       feeder: of the task.
-      state: gives the state, for a source that is on-policy.
+      state: gives the state on the devices, for a task that is on-policy.
     """
     task, count = plan.stream[at], plan.experiment.evaluation.memories
     aligned = {part.name for part in plan.composition if part.aligned}

@@ -42,7 +42,7 @@ class Saving:
         """Starts writing a checkpoint; the progress as it was written."""
         progress = dataclasses.replace(progress, wall=self.wall(progress))
         self._since = time.perf_counter()
-        record = {"progress": finite(dataclasses.asdict(progress))}
+        record = {"progress": finite(dataclasses.asdict(progress.told()))}
         self.checkpoints.save(self._distributed.collect(state.replace(frozen=None)), record, kind)
         return progress
 

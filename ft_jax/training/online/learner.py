@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ft_jax import data
 from ft_jax.core import Method, Program, TrainState, jit_step
 from ft_jax.outside import read_json
 from ft_jax.training.experiment import Experiment, OptimizerSpec
+from ft_jax.training.on_policy import copied
 from ft_jax.training.prepare import Plan, prepare
 from ft_jax.training.serving.kept import Kept, load_run
 from ft_jax.training.stream import Task
@@ -44,7 +44,6 @@ class Learner:
         self.classes = tuple(getattr(model, "classes", ())) or tuple(map(str, range(classes)))
         self._step = jit_step(program.step)
         self._answer = jax.jit(lambda state, batch: jax.nn.softmax(program.evaluate(state, batch).predictions[0]))
-        self._copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
 
     @property
     def learned(self) -> int:
@@ -89,7 +88,7 @@ class Learner:
 
     def copied(self) -> TrainState:
         """The state without its frozen part, in arrays that the next step leaves alone."""
-        return self._copy(self.state.replace(frozen=None))
+        return copied(self.state.replace(frozen=None))
 
     def warm(self, inputs: Mapping[str, Any]) -> None:
         """Compiles every answer and the step, and learns nothing."""
