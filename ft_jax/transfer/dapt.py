@@ -22,7 +22,8 @@ def dapt(backbone: Loss, steps: float, *, name: str = "transfer.dapt") -> Method
 
     Until step `steps` the loss is ``backbone(batch["unlabelled"])`` alone, from then on the task's: every other term
     is multiplied by 0 before. Both phases are one run of one compiled program, and ``hyper["steps"]`` moves the
-    border. The batch is `ft_jax.transfer.joint`'s; to train on both at once use that. Where the phases need other
+    border; trials that each have a border of their own (`ft_jax.tuning.population`) compute both phases all the time.
+    The batch is `ft_jax.transfer.joint`'s; to train on both at once use that. Where the phases need other
     batch sizes or rates, make two runs: the first with ``Experiment(loss=lambda model:
     masked_language_modelling(model.apply))``.
 

@@ -136,7 +136,9 @@ def test_what_cannot_be_is_refused_before_the_run():
     def fails(params, batch, context):
         return batch["x"] @ jnp.zeros((9, 9))
 
-    with pytest.raises(ValueError, match="acting in task 'own' is not possible with on_policy.call .* contracting dimensions"):
+    with pytest.raises(
+        ValueError, match="acting in task 'own' is not possible with on_policy.call .* contracting dimensions"
+    ):
         prepare(spec(lambda task: dataclasses.replace(task, act=fails)))
     with pytest.raises(ValueError, match="tuning.population runs several trials on one batch"):
         trials = Use("tuning.population", numbers={"optimizer.learning_rate": [0.01, 0.02]})

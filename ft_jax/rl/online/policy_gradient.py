@@ -12,7 +12,7 @@ from ft_jax.core.batches import weighted_mean
 from ft_jax.core.losses import scale_term
 from ft_jax.core.method import Method
 from ft_jax.rl import policy_losses
-from ft_jax.rl.online.rollouts import Rollouts, Rows, entropies, policy_tokens, told_of
+from ft_jax.rl.online.rollouts import Rollouts, Rows, entropies, policy_tokens, room_for, told_of
 from ft_jax.rl.online.serving import served
 from ft_jax.rl.sources import only_source
 
@@ -238,10 +238,9 @@ def answered(rollouts, context, state, batch, name) -> Rows:
     rollouts.check_prompts(batch, name)
     answers, _ = rollouts.answers(context, state.params, batch, None)
     rewards, parts = rollouts.scored(answers, context.hyper[name])
-    kept = {field: x for field, x in answers.fields.items() if field not in ("labels", "reward")}
     told = {"reward": rewards, "tokens": answers.tokens, "lengths": answers.lengths}
     told |= {f"reward.{part}": value for part, value in parts.items()}
-    return {**kept, **rollouts.rows(answers, None, batch.get("weights")), **told}
+    return {**rollouts.rows(answers, None, batch.get("weights")), **told}
 
 
 def _empty(example, rollouts, keep, kl, correction, entropy_share) -> Rows:
@@ -253,4 +252,5 @@ def _empty(example, rollouts, keep, kl, correction, entropy_share) -> Rows:
     fields += (["trust"] if correction is not None else []) + (["kept"] if entropy_share < 1 else [])
     whole = {field: jnp.zeros(shape) for field in fields}
     whole |= {field: jnp.zeros(shape, jnp.int32) for field in ("input_ids", "attention_mask", "labels")}
+    whole |= room_for(example, count)
     return whole | {field: jnp.zeros(count) for field in ("reward", "advantage", "signal")}

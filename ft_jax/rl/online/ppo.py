@@ -15,7 +15,7 @@ from ft_jax.rl.advantages import generalised, whitened
 from ft_jax.rl.online.grpo import OUTLINE, even_tokens, prompts_of
 from ft_jax.rl.online.policy_gradient import answered, each
 from ft_jax.rl.online.rewards import Reward
-from ft_jax.rl.online.rollouts import Rollouts, policy_tokens, told_of
+from ft_jax.rl.online.rollouts import Rollouts, policy_tokens, room_for, told_of
 from ft_jax.rl.online.serving import served
 from ft_jax.rl.sources import only_source
 
@@ -146,6 +146,7 @@ def ppo(
         shape = (prompts * samples, time + max_new_tokens - 1)
         rows = {field: jnp.zeros(shape) for field in ("weights", "old", "value", "return", "advantage")}
         rows |= {field: jnp.zeros(shape, jnp.int32) for field in ("input_ids", "attention_mask", "labels")}
+        rows |= room_for(example, shape[0])
         kept = {"told": dict.fromkeys(watched, jnp.float32(0))} | ({"rows": rows} if epochs * minibatches > 1 else {})
         return kept | ({"reference": jax.tree.map(jnp.copy, params)} if kl else {})
 

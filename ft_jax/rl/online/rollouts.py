@@ -12,7 +12,7 @@ from ft_jax.core.batches import named
 from ft_jax.core.losses import token_log_probabilities
 from ft_jax.core.outputs import Outputs, logits_of
 from ft_jax.core.state import Context
-from ft_jax.models import generate
+from ft_jax.models import generate, generate_through
 from ft_jax.rl.advantages import overlong_penalty
 from ft_jax.rl.online.rewards import Answers, Reward
 
@@ -73,15 +73,22 @@ class Rollouts:
         order = jnp.argsort(real > 0, axis=1, stable=True)
         ids, real = jnp.take_along_axis(ids, order, axis=1), jnp.take_along_axis(real, order, axis=1)
         greedy = keys is None
-        made = generate(
-            self.apply, context.join(params)["model"], ids, real, max_new_tokens=self.max_new_tokens, key=keys,
-            temperature=0.0 if greedy else self.temperature, samples=1 if greedy else self.samples,
-            stop_tokens=self.stop_tokens, pad_token=self.pad_token,
-        )  # fmt: skip
         times = 1 if greedy else self.samples
+        how = {
+            "max_new_tokens": self.max_new_tokens, "key": keys, "temperature": 0.0 if greedy else self.temperature,
+            "samples": times, "stop_tokens": self.stop_tokens, "pad_token": self.pad_token,
+        }  # fmt: skip
         known = ("input_ids", "attention_mask", "weights")
-        fields = {field: jnp.repeat(x, times, axis=0) for field, x in batch.items() if field not in known}
-        fields = {field: x for field, x in fields.items() if not isinstance(x, Mapping)}
+        more = {name: x for name, x in batch.items() if name not in known and not isinstance(x, Mapping)}
+        if context.network(_itself) is _itself:
+            made = generate(self.apply, context.join(params)["model"], ids, real, **how)
+        else:
+            # A method's forward pass may look at the example, which a cache knows nothing of.
+            plain = context.replace(train=False)
+            made = generate_through(
+                lambda rows: plain.run(self.apply, params, rows), ids, real, fields=carried(more), **how
+            )
+        fields = {field: jnp.repeat(x, times, axis=0) for field, x in more.items()}
         prompts, mask = (jnp.repeat(x, times, axis=0) for x in (ids, real))
         return Answers(made.tokens, made.lengths, prompts, mask, fields), made.log_probabilities
 
@@ -90,7 +97,8 @@ class Rollouts:
 
         Returns:
           ``input_ids``, ``attention_mask``, ``labels`` (-1 on the prompt), ``weights`` (1 on the answer) and
-          ``sampler``, the sampler's log-probabilities of the labels, ``[answers, time]``.
+          ``sampler``, the sampler's log-probabilities of the labels, ``[answers, time]``, beside the prompts' other
+          fields, which a method's forward pass may read.
         """
         new, start = answers.tokens.shape[1], answers.prompts.shape[1] - 1
         said = (jnp.arange(new) < answers.lengths[:, None]).astype(jnp.int32)
@@ -100,6 +108,7 @@ class Rollouts:
         real = jnp.concatenate([answers.prompt_mask.astype(jnp.int32), said], axis=1)
         counted = jnp.pad(said, ((0, 0), (start, 0)))
         made = {
+            **carried(answers.fields),
             "input_ids": ids[:, :-1],
             "attention_mask": real[:, :-1],
             "labels": jnp.where(counted > 0, ids[:, 1:], -1),
@@ -117,6 +126,26 @@ class Rollouts:
             parts["overlong"] = overlong_penalty(answers.lengths, self.max_new_tokens, self.overlong)
             total = total + parts["overlong"]
         return total, parts
+
+
+MADE = ("input_ids", "attention_mask", "labels", "weights", "sampler", "old", "value", "return", "advantage")
+MADE += ("reference", "trust", "kept", "reward", "signal")
+"""Fields of the rows that a rollout gives; prompts have others."""
+
+
+def carried(prompts: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of prompts that their answers keep."""
+    return {name: x for name, x in prompts.items() if name not in MADE and not isinstance(x, Mapping)}
+
+
+def room_for(prompts: Mapping[str, Any], count: int) -> Rows:
+    """Those fields of so many answers before there are any."""
+    kept = {name: jnp.asarray(x) for name, x in carried(prompts).items()}
+    return {name: jnp.zeros((count, *x.shape[1:]), x.dtype) for name, x in kept.items()}
+
+
+def _itself(forward):
+    return forward
 
 
 def policy_tokens(outputs: Outputs, batch: Mapping[str, Array], temperature: float) -> Float[Array, "batch time"]:
