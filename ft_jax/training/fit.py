@@ -1,6 +1,5 @@
 """Trains an experiment: build and check, restore, then steps, evaluations, tasks and checkpoints in order."""
 
-import collections
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -14,27 +13,26 @@ from ft_jax.core import TrainState
 from ft_jax.core.program import Events
 from ft_jax.training.causes import one_sentence
 from ft_jax.training.clock import Stretch
-from ft_jax.training.evaluate import score
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.later import extended
-from ft_jax.training.limits import MASKED, check_limits
+from ft_jax.training.limits import MASKED
 from ft_jax.training.logging import HYPER_AT, Log
 from ft_jax.training.loop.ending import check_going_on, going_on, keep_model, outcomes_of, summary_of
 from ft_jax.training.loop.leaving import shown
-from ft_jax.training.loop.nonfinite import ALL_SKIPPED, MOST_RETURNS, Broken, keep_batch, skipped, watch
+from ft_jax.training.loop.measuring import checked, measured
+from ft_jax.training.loop.nonfinite import Broken, watch
 from ft_jax.training.loop.numbers import changes, check_returned, in_place, numbers_of
+from ft_jax.training.loop.returning import Returns, Skips
 from ft_jax.training.loop.saving import Saving
-from ft_jax.training.loop.targets import reached, tested
-from ft_jax.training.metrics import CONFUSION
-from ft_jax.training.on_policy import Place
+from ft_jax.training.loop.targets import reached
 from ft_jax.training.prepare import Plan, notes_of, prepare
 from ft_jax.training.process import set_up_process, start_processes
 from ft_jax.training.result import Diverged, Moment, Progress, Result
 from ft_jax.training.run_folder import RunFolder, check_folder, finite
 from ft_jax.training.serving.of_run import why_unkeepable
 from ft_jax.training.signals import interruptions
-from ft_jax.training.stream import Feeder, check_batch
-from ft_jax.training.tracing import PREQUENTIAL, flatten
+from ft_jax.training.stream import Feeder
+from ft_jax.training.tracing import flatten
 from ft_jax.training.trials import best_value
 
 
@@ -92,7 +90,7 @@ class _Loop:
         self.numbers: dict[str, np.ndarray] = {}
         self.saving = Saving(plan, folder, self.state)
         self.watch = watch(self.experiment.nonfinite, plan.composition)
-        self.returns: collections.Counter = collections.Counter()
+        self.returns = Returns(self.experiment.nonfinite, self.saving, folder.path)
 
     def run(self) -> Result:
         """Restores, trains what is left, and writes the summary."""
@@ -105,7 +103,7 @@ class _Loop:
                 return self.result(self.folder.finished, 0)
             start = self.progress.step if restored else -1
             self.log = self.log_from(start)
-            self.skipped = (self.progress.step, skipped(self.state) or 0)
+            self.skips = Skips(self.experiment.nonfinite, self.progress.step, self.state)
             try:
                 self.numbers = numbers_of(self.distributed.collect(self.state.hyper))
                 for sentence in self.saving.checkpoints.left_out:
@@ -171,7 +169,7 @@ class _Loop:
     def task(self, interrupted: Callable[[], bool]) -> bool:
         """The current task from where it stands; False if it was interrupted."""
         task, steps = self.plan.stream[self.progress.task], self.plan.steps[self.progress.task]
-        put = self.put(f"task {task.name!r}", self.distributed.put_batch)
+        put = checked(self.plan, f"task {task.name!r}", self.distributed.put_batch)
         with Feeder(task, put, place=self.progress.place, ask=self.plan.ask) as feeder:
             compiled = False
             while self.progress.done < steps and not self.progress.over:
@@ -312,35 +310,11 @@ class _Loop:
 
     def measure(self, phase: str) -> dict[str, Any]:
         """The scores of the state on all evaluation sets."""
-        found = {}
-        for name, batches in self.plan.sets.items():
-            found[name] = score(
-                self.distributed.measure,
-                self.state,
-                batches,
-                self.plan.metrics,
-                self.plan.program.trials,
-                self.put(f"evaluation set {name!r}", self.distributed.put_whole),
-                self.distributed.shards,
-            )
-        if self.progress.tested:
-            found[PREQUENTIAL] = tested(self.progress.tested, self.plan.metrics)
-        tables = {name: scores.pop(CONFUSION) for name, scores in found.items() if CONFUSION in scores}
-        found = finite(found)
-        self.note(tables=finite(tables))
+        found, tables = measured(self.plan, self.state, self.progress.tested)
+        self.note(tables=tables)
         if found:
             self.log.evaluation(self.progress.step, phase, found)
         return found
-
-    def put(self, where: str, place: Callable) -> Callable:
-        """Checks a host batch and moves it to the devices."""
-
-        def checked(batch):
-            check_batch(batch, where)
-            check_limits(batch, self.plan.limits, where)
-            return place(batch)
-
-        return checked
 
     def events(self, parts: Events, cause: str, argument: Any) -> None:
         """Lets one method after another act on what happened; every number that one changed is a line of the log."""
@@ -395,11 +369,12 @@ class _Loop:
     def save(self, metrics: dict[str, Any] | None = None) -> None:
         """Saves a checkpoint, once the log is on disk and the state is known to be good."""
         self.log.flush()
-        skips = skipped(self.state) if self.experiment.nonfinite == "skip" else None
+        skips = self.skips.count(self.state)
         if self.saving.lost(self.state, metrics if skips is None else None):
             raise Broken(self.progress.step, "loss or a parameter", None, self.progress.place)
-        if skips is not None:
-            self.tell_of_skips(skips)
+        message = self.skips.told(self.progress.step, skips)
+        if message is not None:
+            self.log.event(self.progress.step, "nonfinite", message)
         self.progress = self.saving.save(self.state, self.progress)
 
     def go_back_to_best(self) -> bool:
@@ -411,35 +386,14 @@ class _Loop:
 
     def go_back_from(self, broken: Broken) -> None:
         """Stands at the last good checkpoint again and behind the batch that broke a step, or ends the run."""
-        kept, good = self.saving.kept(), self.saving.checkpoints.newest()
-        if self.experiment.nonfinite == "go_back" and good is not None and self.returns[good] < MOST_RETURNS:
-            self.returns[good] += 1
-            self.state, progress = self.saving.restored(self.state.frozen)
-            place = broken.place.anew() if isinstance(broken.place, Place) else broken.place
-            self.progress = dataclasses.replace(progress, place=place)
-            self.log.close()
-            self.log = self.log_from(progress.step)
-            message = f"{broken}: went back to the checkpoint of step {good}, and on behind that step's batch"
-            self.log.event(progress.step, "nonfinite", message)
-            return
-        first = jax.process_index() == 0 and broken.batch is not None
-        where = f", its batch is in {keep_batch(self.folder.path, broken.step, broken.batch)}" if first else ""
-        message = (
-            f"{broken} ({kept}{where}); lower optimizer.learning_rate, set optimizer.max_norm, or go on with "
-            "--nonfinite skip or go_back"
-        )
-        self.log.event(broken.step, "divergence", message)
-        raise Diverged(message)
-
-    def tell_of_skips(self, count: int) -> None:
-        """A line of the log where steps were skipped; the end of the run where none since the last save was not."""
-        (step, before), self.skipped = self.skipped, (self.progress.step, count)
-        if count == before:
-            return
-        message = f"{count - before} steps since step {step} were skipped, for their gradient was not finite"
+        try:
+            self.state, self.progress, message = self.returns.after(broken, self.state.frozen)
+        except Diverged as error:
+            self.log.event(broken.step, "divergence", str(error))
+            raise
+        self.log.close()
+        self.log = self.log_from(self.progress.step)
         self.log.event(self.progress.step, "nonfinite", message)
-        if count - before == self.progress.step - step >= ALL_SKIPPED:
-            raise Diverged(f"{message}, and no other was made; lower optimizer.learning_rate or look at the data")
 
     def tell_of_empty(self) -> None:
         """A line of the log where batches had nothing to learn from."""
