@@ -57,9 +57,10 @@ setup(
         "images": ["pillow>=10"],
         "parquet": ["pyarrow>=18"],
         "search": ["optuna>=4.5", "cmaes>=0.11"],
+        "gymnasium": ["gymnasium>=1.0"],
         "docs": ["matplotlib>=3.9"],
         "dev": [
-            "ft_jax[tfds,docs,images,parquet,search]",
+            "ft_jax[tfds,docs,images,parquet,search,gymnasium]",
             "chex>=0.1.90",
             "setuptools>=77",
             "pytest>=8.3",

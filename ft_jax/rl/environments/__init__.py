@@ -4,6 +4,7 @@
 - `Grid`: a robot among walls, `Breakout`: a game after MinAtar;
 - `Recall`: tokens to answer, for language models;
 - `Gymnax`: gymnax's environments, where it is installed;
+- `Hosted`: Gymnasium's, and whatever has its interface, on the host;
 - `Copies`, `start`, `advance`, `play`: many of them at once.
 """
 
@@ -24,10 +25,11 @@ from ft_jax.rl.environments.environment import (
 )
 from ft_jax.rl.environments.grid import ROOMS, Grid
 from ft_jax.rl.environments.gymnax_games import Gymnax
+from ft_jax.rl.environments.hosted import Hosted
 from ft_jax.rl.environments.recall import Recall
 
 __all__ = [
-    "ROOMS", "Acrobot", "Breakout", "CartPole", "Copies", "Environment", "Grid", "Gymnax", "Moment", "Recall",
+    "ROOMS", "Acrobot", "Breakout", "CartPole", "Copies", "Environment", "Grid", "Gymnax", "Hosted", "Moment", "Recall",
     "Transition",
     "advance", "changed", "check", "keys_of", "play", "start",
 ]  # fmt: skip

@@ -126,7 +126,11 @@ def start(environment: Environment, keys: jax.Array) -> Copies:
 def advance(
     environment: Environment, copies: Copies, actions: Int[Array, " copies"], keys: jax.Array
 ) -> tuple[Copies, Transition]:
-    """One action in every copy; an episode that ends is followed by a new one."""
+    """One action in every copy; an episode that ends is followed by a new one.
+
+    An environment to which a new episode is dear has ``reset_if(wanted, key)``, see `Hosted`.
+    """
+    reset_if = getattr(environment, "reset_if", None)
 
     def one(state, observation, total, length, action, key):
         step_key, reset_key = jax.random.split(key)
@@ -137,7 +141,7 @@ def advance(
             observation, action, moment.reward, moment.terminated, truncated, moment.observation, total, length
         )
         ended = moment.terminated | truncated
-        again = environment.reset(reset_key)
+        again = reset_if(ended, reset_key) if reset_if else environment.reset(reset_key)
         state, seen = jax.tree.map(
             lambda new, old: jnp.where(ended, new, old), again, (moment.state, moment.observation)
         )
