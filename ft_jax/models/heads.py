@@ -137,7 +137,9 @@ def _headed(model, kind, outputs, pooling, between, bias, key):
         params = {name: child for name, child in params.items() if name != "pooler"}
     apply = dataclasses.replace(model.apply, config=config, pooling=pooling, kind=kind, between=between)
     drawn = tuple(dict.fromkeys((*model.drawn, HEAD))) if outputs else model.drawn
-    return dataclasses.replace(model, config=config, params=params, apply=apply, classes=(), drawn=drawn)
+    return dataclasses.replace(
+        model, config=config, params=params, apply=apply, classes=(), problem_type=None, drawn=drawn
+    )
 
 
 def with_classifier(model, classes: int, key: jax.Array | None, pooling: str = "mean"):
@@ -235,7 +237,7 @@ def _without_head(model):
         return model
     params = {name: child for name, child in model.params.items() if name != "head"}
     apply = dataclasses.replace(model.apply, pooling=None, kind=None, between=None)
-    return dataclasses.replace(model, params=params, apply=apply, classes=())
+    return dataclasses.replace(model, params=params, apply=apply, classes=(), problem_type=None)
 
 
 def describe(apply, leaves: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -200,6 +200,8 @@ class Model:
       stop_tokens: ids that end a generated sequence.
       pad_token: id that fills up.
       classes: names of the head's outputs, as in ``id2label``; empty where they have none.
+      problem_type: what its outputs are, as config.json has it: ``"multi_label_classification"`` where an example may
+        have several of the classes, ``"regression"`` for numbers; None for one of the classes.
       drawn: patterns over the paths of parameters that were drawn at random, such as a new head's ``"head/*"``.
       origin: of a loaded model, what its files said.
     """
@@ -211,6 +213,7 @@ class Model:
     stop_tokens: tuple[int, ...] = ()
     pad_token: int = 0
     classes: tuple[str, ...] = ()
+    problem_type: str | None = None
     drawn: tuple[str, ...] = ()
     origin: Origin | None = None
 

@@ -23,6 +23,9 @@ LOSSES = {
     "scores": similarity_error,
 }
 
+PROBLEMS = {"classes": None, "numbers": "regression", "several classes": "multi_label_classification"}
+"""What `ft_jax.models.Model.problem_type` is where a head was trained on such labels."""
+
 
 def objective_of(model: Any, example: Batch) -> Loss:
     """The loss for a model's head and a batch's labels, see `target_of`; cross-entropy where there are no labels."""

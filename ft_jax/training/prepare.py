@@ -33,12 +33,15 @@ from ft_jax.training.metrics import (
     default_predict,
     preference_metrics,
 )
-from ft_jax.training.objective import target_of
+from ft_jax.training.objective import PROBLEMS, target_of
 from ft_jax.training.on_policy import OnPolicy, acting
 from ft_jax.training.parallel import Distributed, check_divides, parallelise
 from ft_jax.training.stream import Batch, Feed, Stream, Task, check_batch, classes_of, first_batch, opened, size
 from ft_jax.training.tracing import PREQUENTIAL, task_batches, trace
 from ft_jax.transfer.half_precision import in_half, master_copies, stochastic_rounding
+
+POOLED = (None, "classification", "regression")
+"""Heads over one vector an example, whose problem config.json tells."""
 
 HALF_PRECISION = ("transfer.master_copies", "transfer.stochastic_rounding")
 
@@ -187,7 +190,7 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
     plain = build(None)
     plan = Plan(
         experiment=experiment,
-        model=named(model, classes_of(stream)),
+        model=told(model, classes_of(stream), target),
         stream=stream,
         composition=composition,
         distributed=distributed,
@@ -245,11 +248,13 @@ def in_full_precision(composition: Composition, model: Any, rounding: str) -> Co
     return compose(ROUNDINGS[rounding](), composition) if in_half(learned) else composition
 
 
-def named(model: Any, classes: tuple[str, ...]) -> Any:
-    """The model with the data's names for its head's outputs, so that it is saved with them."""
-    if not classes or not hasattr(model, "classes"):
-        return model
-    return dataclasses.replace(model, classes=classes)
+def told(model: Any, classes: tuple[str, ...], target: str | None) -> Any:
+    """The model with the data's names for its head's outputs and what they are, so that it is saved with them."""
+    if classes and hasattr(model, "classes"):
+        model = dataclasses.replace(model, classes=classes)
+    if target in PROBLEMS and hasattr(model, "problem_type") and model.apply.kind in POOLED:
+        model = dataclasses.replace(model, problem_type=PROBLEMS[target])
+    return model
 
 
 def _feed(experiment: Experiment) -> Feed:

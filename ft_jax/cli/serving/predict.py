@@ -40,8 +40,7 @@ def command(words: Sequence[str]) -> int:
         return 0
     for index, found in enumerate(predict(kept, examples)):
         shown = {"example": index} if texts is None else {"text": texts[index]}
-        rounded = {name: round(value, 6) for name, value in found.probabilities.items()}
-        print(json.dumps({**shown, "label": found.label, "probabilities": rounded}, ensure_ascii=False), flush=True)
+        print(json.dumps({**shown, **found.as_json()}, ensure_ascii=False), flush=True)
     return 0
 
 
@@ -51,8 +50,7 @@ def several(run: str, base: str | None, parts: Mapping[str, str]) -> int:
     from ft_jax.training.serving.several import predict_parts
 
     found = predict_parts(load_run(run, base), parts)
-    rounded = {name: round(value, 6) for name, value in found.probabilities.items()}
-    print(json.dumps({**parts, "label": found.label, "probabilities": rounded}, ensure_ascii=False), flush=True)
+    print(json.dumps({**parts, **found.as_json()}, ensure_ascii=False), flush=True)
     return 0
 
 

@@ -45,9 +45,10 @@ def describe(model: Model, leaves: Mapping[str, Any]) -> dict[str, Any]:
         published = heads.class_of(head, model.config)
         if published is not None:
             described |= {"architectures": [published.class_name], **published.fields}
-        if head["kind"] == "regression":
-            described["problem_type"] = "regression"
         described["id2label"] = {str(i): f"LABEL_{i}" for i in range(head["classes"])}
+    problem = "regression" if model.apply.kind == "regression" else model.problem_type
+    if problem is not None:
+        described["problem_type"] = problem
     if model.classes:
         names = dict(described.get("id2label") or {}) | {str(i): name for i, name in enumerate(model.classes)}
         described |= {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}

@@ -29,6 +29,9 @@ from ft_jax.outside import one_line, printable, read_json
 QUANTIZED = Targets(("*/kernel",), ("*head/*", "*embed*", "*router/*"))
 """The projections that `load` quantises."""
 
+PROBLEMS = ("multi_label_classification", "regression")
+"""What config.json may say of a head's outputs; anything else is one class an example."""
+
 FORMATS = ("nf4", "int8", "keep")
 
 
@@ -170,7 +173,8 @@ def _read_checkpoint(folder, tokenizer, strict):
         model = heads.restore(model, head)
     outputs = getattr(config, "classes", None) if head is None else head["classes"]
     if outputs:
-        model = dataclasses.replace(model, classes=_names(config_json.get("id2label"), outputs))
+        names, problem = _names(config_json.get("id2label"), outputs), config_json.get("problem_type")
+        model = dataclasses.replace(model, classes=names, problem_type=problem if problem in PROBLEMS else None)
     if head is not None:
         table = {path: tensor for path, tensor in table.items() if not path.startswith("head/")}
         table |= heads.tensors(head, config, set(tensors))

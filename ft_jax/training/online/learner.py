@@ -125,6 +125,11 @@ class Blank:
         """A task of made-up examples."""
         if model.tokenizer is None and not hasattr(model.config, "image"):
             raise ValueError("the model has no tokenizer and takes no images, so it can't read lines; give it one")
+        if model.problem_type is not None:
+            raise ValueError(
+                f"the model's problem is {model.problem_type}, and a stream answers with one class and learns from one; "
+                "ft-jax predict answers with what it gives"
+            )
         return Task("stream", _Blanks(model, self.length), ends=True, classes=tuple(model.classes))
 
 

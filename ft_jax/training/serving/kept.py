@@ -108,6 +108,7 @@ def keep(run: Path, model: Model, params: Any, base: Mapping[str, Any] | None, r
         "stop_tokens": list(model.stop_tokens),
         "pad_token": model.pad_token,
         "classes": list(model.classes),
+        "problem_type": model.problem_type,
         "origin": None if model.origin is None else dataclasses.asdict(model.origin),
         "reads": dict(reads),
     }
@@ -184,6 +185,7 @@ def load_run(run: str | Path, base: str | None = None) -> Kept:
         stop_tokens=tuple(record["stop_tokens"]),
         pad_token=record["pad_token"],
         classes=tuple(record["classes"]),
+        problem_type=record.get("problem_type"),
         origin=Origin(**record["origin"]) if record.get("origin") else None,
     )
     return Kept(run, model, record["base"] if base is None else {**record["base"], "address": base}, record["reads"])

@@ -10,7 +10,7 @@ import numpy as np
 from ft_jax import data
 from ft_jax.outside import printable
 from ft_jax.training.serving.kept import Kept
-from ft_jax.training.serving.use import Prediction, class_names
+from ft_jax.training.serving.use import Prediction, prediction
 
 
 def predict_parts(kept: Kept, parts: Mapping[str, str | Path]) -> Prediction:
@@ -38,11 +38,7 @@ def predict_parts(kept: Kept, parts: Mapping[str, str | Path]) -> Prediction:
     if lacks:
         raise ValueError(f"the model of {kept.run} has no modality {printable(lacks[0])}; it has {', '.join(known)}")
     batch = {name: _read(kept, name, known[name].config, what) for name, what in parts.items()}
-    logits = np.asarray(jax.jit(kept.model.apply)(kept.model.params, batch).logits, np.float64)[0]
-    shares = np.exp(logits - logits.max())
-    names = class_names(kept.model, len(logits))
-    shown = dict(zip(names, map(float, shares / shares.sum()), strict=True))
-    return Prediction(names[int(logits.argmax())], shown)
+    return prediction(kept.model, np.asarray(jax.jit(kept.model.apply)(kept.model.params, batch).logits)[0])
 
 
 def _read(kept: Kept, name: str, config: Any, what: str | Path) -> dict[str, np.ndarray]:

@@ -18,6 +18,7 @@ from ft_jax.training.evaluate import evaluate
 from ft_jax.training.metrics import default_metrics
 from ft_jax.training.objective import LOSSES, target_of
 from ft_jax.training.serving.kept import Kept
+from ft_jax.training.specs import check_targets, classes_of
 
 BATCH = 32
 MULTIPLE = 16
@@ -31,10 +32,34 @@ class Prediction:
     Attributes:
       label: the likeliest.
       probabilities: of every class, by name.
+      labels: those likelier than not, where an example may have several; None where it has one.
     """
 
     label: str
     probabilities: Mapping[str, float]
+    labels: tuple[str, ...] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """``label``, or ``labels`` where there may be several, and ``probabilities``."""
+        named = {"label": self.label} if self.labels is None else {"labels": list(self.labels)}
+        return {**named, "probabilities": {name: round(value, 6) for name, value in self.probabilities.items()}}
+
+
+def prediction(model: Model, logits: np.ndarray) -> Prediction:
+    """What a model's logits ``[classes]`` of one example say: a softmax, or a sigmoid of each of several classes.
+
+    Example:
+      >>> several = dataclasses.replace(models.tiny_encoder(None), problem_type="multi_label_classification")
+      >>> prediction(several, np.array([2.0, -1.0, 0.0])).labels
+      ('0',)
+    """
+    logits, names = np.asarray(logits, np.float64), class_names(model, len(logits))
+    several = model.problem_type == "multi_label_classification"
+    # The softmax, and 1 / (1 + exp(-x)), where neither can overflow.
+    raised = np.exp(-np.logaddexp(0, -logits)) if several else np.exp(logits - logits.max())
+    probabilities = dict(zip(names, map(float, raised if several else raised / raised.sum()), strict=True))
+    likely = tuple(name for name, logit in zip(names, logits, strict=True) if logit > 0)
+    return Prediction(names[int(logits.argmax())], probabilities, likely if several else None)
 
 
 def predict(kept: Kept, examples: Sequence[str] | data.Dataset) -> Iterator[Prediction]:
@@ -51,11 +76,8 @@ def predict(kept: Kept, examples: Sequence[str] | data.Dataset) -> Iterator[Pred
         examples = data.Dataset({"text": list(examples)})
     apply = jax.jit(model.apply)
     for batch, rows in batches(kept, examples):
-        logits = np.asarray(apply(model.params, batch).logits, np.float64)[:rows]
-        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        names = class_names(model, logits.shape[-1])
-        for row in shifted / shifted.sum(axis=-1, keepdims=True):
-            yield Prediction(names[int(row.argmax())], dict(zip(names, map(float, row), strict=True)))
+        for row in np.asarray(apply(model.params, batch).logits)[:rows]:
+            yield prediction(model, row)
 
 
 def numbers(kept: Kept, examples: Sequence[str] | data.Dataset) -> Iterator[np.ndarray]:
@@ -78,7 +100,7 @@ def numbers(kept: Kept, examples: Sequence[str] | data.Dataset) -> Iterator[np.n
 
 def gives_numbers(model: Model) -> bool:
     """Whether a model's answer to an example is a vector or a number, and no class or text."""
-    return model.apply.kind in ("embedding", "regression", "reward")
+    return model.apply.kind in ("embedding", "regression", "reward") or model.problem_type == "regression"
 
 
 def length_of(kept: Kept) -> int:
@@ -148,10 +170,8 @@ def measured(kept: Kept, examples: data.Dataset) -> dict[str, float]:
 
 def _numbered(model: Model, examples: data.Dataset) -> data.Dataset:
     """The labels by the numbers that the model's head gives their names, whatever the file's own order is."""
-    head = model.params.get("head")
-    outputs = None if head is None else head["kernel"].shape[1]
-    examples = data.one_mapping({"the data": examples}, class_names(model, 0), outputs)["the data"]
-    return data.check_labels(examples, outputs)
+    examples = data.one_mapping({"the data": examples}, class_names(model, 0), classes_of(model))["the data"]
+    return check_targets(examples, model)
 
 
 def answers(
