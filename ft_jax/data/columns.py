@@ -15,6 +15,9 @@ TEXTS = ("text", "prompt", "completion", "chosen", "rejected")
 NEEDED = (*TEXTS, "messages", "labels")
 """Columns of which a row must have a value where the file has the column."""
 
+WRITTEN = ("text", "completion", "chosen", "rejected")
+"""Of these, columns in which an empty field of a csv or tsv is no value; an empty prompt is a prompt."""
+
 WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)")
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -27,7 +30,8 @@ def typed_columns(table: Table) -> dict[str, Sequence]:
     a csv are numbers where all of a column are; those of `TEXTS` are always texts, and ``007`` is no number.
 
     Raises:
-      ValueError: a row has no value in a column of `NEEDED`, or a value of `TEXTS` is neither a text nor messages.
+      ValueError: a row has no value in a column of `NEEDED` (in a csv or tsv also an empty one of `WRITTEN`), or a
+        value of `TEXTS` is neither a text nor messages.
     """
     made = {}
     for name, values in table.columns.items():
@@ -42,7 +46,10 @@ def typed_columns(table: Table) -> dict[str, Sequence]:
 
 
 def _check_texts(table: Table, name: str, values: Sequence) -> None:
+    filled = table.written and name in WRITTEN
     for place, value in enumerate(values):
+        if filled and not value:
+            value = None
         if isinstance(value, str) or (name != "text" and isinstance(value, list | tuple)):
             continue
         said = "has no value" if _missing(value) else f"holds {printable(value, 40)}, which is no text"

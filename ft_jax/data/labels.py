@@ -171,6 +171,13 @@ def one_mapping(
             f"the labels of {first} are named {_listed(named[first].classes)} and those of {plain[0]} are numbers; "
             "write names in both, or numbers in both"
         )
+    several = {name: np.ndim(one.column("labels")[0]) > 0 for name, one in named.items() if len(one)}
+    if len(set(several.values())) > 1:
+        one, other = (next(name for name, many in several.items() if many is kind) for kind in (True, False))
+        raise ValueError(
+            f"an example of {one} has several classes and one of {other} a single class; write lists of names in both, "
+            "or one name in both"
+        )
     for name, one in named.items():
         unknown = [label for label in one.classes if classes and label not in classes]
         if unknown:

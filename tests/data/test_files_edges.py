@@ -47,6 +47,9 @@ def written(folder, name, content):
         ("a.jsonl", [{"text": "x", "label": 1, "labels": 2}], "columns 'label' and 'labels'"),
         ("a.jsonl", [{"text": "x"}, {"text": None}], "line 2, column 'text' has no value"),
         ("a.jsonl", [{"text": "x"}, {"text": 7}], "line 2, column 'text' holds 7, which is no text"),
+        ("a.csv", "text,label\nx,0\n,1\n", "line 3, column 'text' has no value"),
+        ("a.tsv", "prompt\tcompletion\n\tx\ny\t\n", "line 3, column 'completion' has no value"),
+        ("a.csv", "prompt,chosen,rejected\np,a,b\np,,b\n", "line 3, column 'chosen' has no value"),
         ("a.csv", "text,text\na,b\n", "two columns called 'text'"),
         ("a.json", '{"a": 1}', "no list of objects"),
         ("a.json", "[{]", "is not JSON"),
@@ -168,7 +171,8 @@ def test_one_name_has_one_id_in_all_sets():
     ordered = data.one_mapping({"two": two}, classes=("pos", "neu", "neg"))["two"]
     assert ordered.columns["labels"].tolist() == [0, 1]
     several = data.Dataset({"labels": np.array([[1, 0]], np.float32)}, ("neu", "pos"))
-    assert data.one_mapping({"a": three, "b": several})["b"].columns["labels"].tolist() == [[0, 1, 0]]
+    others = data.Dataset({"labels": np.array([[1]], np.float32)}, ("neg",))
+    assert data.one_mapping({"a": others, "b": several})["b"].columns["labels"].tolist() == [[0, 1, 0]]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +181,7 @@ def test_one_name_has_one_id_in_all_sets():
         (data.Dataset({"labels": np.array([0])}), {}, "of a are named no, yes and those of b are numbers"),
         (data.Dataset({"labels": np.array([0])}, ("maybe",)), {"outputs": 2}, "a has no, yes and b has maybe"),
         (data.Dataset({"labels": np.array([0])}, ("yes",)), {"classes": ("ja", "no")}, "a has the classes no, yes"),
+        (data.Dataset({"labels": np.ones((1, 1), np.float32)}, ("no",)), {}, "of b has several classes and one of a a"),
     ],
 )
 def test_labels_that_have_no_one_numbering_are_refused_by_both_sets(other, options, said):

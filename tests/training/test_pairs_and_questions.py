@@ -59,11 +59,11 @@ def test_scores_are_divided_by_the_largest_and_stay_beside_their_pair(written, e
 @pytest.mark.parametrize(
     "content, changes, told",
     [
-        (GOOD, {}, "has the score 5 in example 0, and a cosine is from -1 to 1"),
+        (GOOD, {}, "has the score 5 beside the sentence1 .*, and a cosine is from -1 to 1"),
         ("text,other\na,b\n", {}, "Pairs reads 'anchor' and 'positive' or"),
         ("anchor,positive,query,passage\na,b,c,d\n", {}, "say which|one must be meant"),
         ("sentence1,sentence2,label\na,b,yes\nc,d,no\n", {}, "which is no score"),
-        ("anchor,positive\na,\nb,c\n", {}, "no positive in example 0"),
+        ("anchor,positive\na,\nb,c\n", {}, "no positive beside the anchor 'a'"),
         ("", {}, "a.csv"),
         (GOOD, {"score": "gone"}, "gone"),
     ],
@@ -159,7 +159,7 @@ def test_a_verified_reward_reads_text_and_number():
     "rows, told",
     [
         ([{"prompt": "a"}], "answer"),
-        ([{"prompt": "is it", "answer": ""}], "no answer in example 0"),
+        ([{"prompt": "is it", "answer": ""}], "no answer to the prompt 'is it'"),
         (
             [{"prompt": "is it", "answer": 1}, {"prompt": [{"role": "user", "content": "hi"}], "answer": 2}],
             "of one kind",

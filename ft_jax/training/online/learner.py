@@ -127,7 +127,7 @@ class Blank:
             raise ValueError("the model has no tokenizer and takes no images, so it can't read lines; give it one")
         if model.problem_type is not None:
             raise ValueError(
-                f"the model's problem is {model.problem_type}, and a stream answers with one class and learns from one; "
+                f"the model's problem is {model.problem_type}, and a stream answers with one class, learned from one; "
                 "ft-jax predict answers with what it gives"
             )
         return Task("stream", _Blanks(model, self.length), ends=True, classes=tuple(model.classes))

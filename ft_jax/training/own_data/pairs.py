@@ -92,10 +92,12 @@ class Pairs:
     def _tokens(self, examples: Dataset, model: Any, address: str) -> Dataset:
         first, second = self._columns(examples, address)
         score = self._score(examples)
-        for side in (first, second):
-            for place, text in enumerate(examples.columns[side]):
+        for side, other in ((first, second), (second, first)):
+            for text, beside in zip(examples.columns[side], examples.columns[other], strict=True):
                 if not isinstance(text, str) or not text.strip():
-                    raise ValueError(f"{address} has no {side} in example {place}; give it one, or drop the example")
+                    raise ValueError(
+                        f"{address} has no {side} beside the {other} {printable(beside, 40)}; give it one, or drop the row"
+                    )
         sides = [
             data.tokenize(
                 examples.select(side), tokenizer_of(model), text=side, length=room(self, model), too_long=self.too_long
@@ -104,10 +106,10 @@ class Pairs:
         ]
         columns = {"input_ids": sides[0], "paired": [{"input_ids": ids} for ids in sides[1]]}
         if score is not None:
-            columns["labels"] = self._scores(examples, score, address)
+            columns["labels"] = self._scores(examples, score, address, first)
         return Dataset(columns)
 
-    def _scores(self, examples: Dataset, name: str, address: str) -> np.ndarray:
+    def _scores(self, examples: Dataset, name: str, address: str, first: str) -> np.ndarray:
         values = np.asarray(examples.columns[name])
         if (examples.classes and name == "labels") or values.dtype.kind not in "iuf" or values.ndim != 1:
             raise ValueError(
@@ -118,7 +120,8 @@ class Pairs:
         if not (np.abs(scores) <= 1).all():
             place = int(np.argmax(~(np.abs(scores) <= 1)))
             raise ValueError(
-                f"{address} has the {name} {values[place]:g} in example {place}, and a cosine is from -1 to 1; give "
-                "data.largest the score of two texts that mean the same"
+                f"{address} has the {name} {values[place]:g} beside the {first} "
+                f"{printable(examples.columns[first][place], 40)}, and a cosine is from -1 to 1; give data.largest the "
+                "score of two texts that mean the same"
             )
         return scores

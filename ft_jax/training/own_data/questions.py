@@ -61,9 +61,11 @@ class Questions:
         chats = [not isinstance(prompt, str) for prompt in prompts]
         if any(chats) and not all(chats):
             raise ValueError(f"{address} has prompts that are texts and others that are messages; make all of one kind")
-        for place, answer in enumerate(examples.columns["answer"]):
+        for prompt, answer in zip(examples.columns["prompt"], examples.columns["answer"], strict=True):
             if not told(answer):
-                raise ValueError(f"{address} has no answer in example {place}; give it one, or drop the example")
+                raise ValueError(
+                    f"{address} has no answer to the prompt {printable(prompt, 40)}; give it one, or drop the row"
+                )
         if any(chats):
             prompts = [render(tokenizer, prompt, generate=True) for prompt in prompts]
         texts = Dataset({"text": prompts})
