@@ -103,8 +103,8 @@ def trace(plan: Any, program: Program) -> None:
     if evaluation.metric not in known:
         raise KeyError(
             f"evaluation.metric is {printable(evaluation.metric)}, but the evaluation gives "
-            f"{listed([name for name in known if name != CONFUSION])}; name one of them, with evaluation.mode 'min' where "
-            "less is better"
+            f"{listed([name for name in known if name != CONFUSION])}; name one of them, with evaluation.mode 'min' "
+            "where less is better"
         )
     if evaluation.keep_best and len(plan.stream) > 1:
         raise ValueError(f"keep_best keeps one best state, but the data has {len(plan.stream)} tasks; set it to False")

@@ -96,7 +96,7 @@ class Pairs:
             for text, beside in zip(examples.columns[side], examples.columns[other], strict=True):
                 if not isinstance(text, str) or not text.strip():
                     raise ValueError(
-                        f"{address} has no {side} beside the {other} {printable(beside, 40)}; give it one, or drop the row"
+                        f"{address} has no {side} beside the {other} {printable(beside, 40)}; fill or drop the row"
                     )
         sides = [
             data.tokenize(
