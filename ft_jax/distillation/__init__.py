@@ -4,6 +4,7 @@
 - `reverse_kl`, `jsd`, `skewed_kl`, `standardised`, `dkd`: other distances of the two distributions.
 - `dist`: correlation in place of distance, over classes and over examples.
 - `several`: the mean of several teachers. `own_average`: the student's own moving average teaches it.
+- `on_policy`: the student writes the answers that the others compare (GKD with `jsd`).
 - `cached_logits`: a teacher whose likeliest classes stand beside the data, see ``ft-jax cache-teacher``.
 - `hints`: hidden states, through a learned projection. `rkd`: distances and angles among examples.
 """
@@ -12,6 +13,7 @@ from ft_jax.distillation.cached_logits import cached_logits
 from ft_jax.distillation.dist import dist
 from ft_jax.distillation.divergences import dkd, jsd, reverse_kl, skewed_kl, standardised
 from ft_jax.distillation.logits import logits
+from ft_jax.distillation.on_policy import on_policy
 from ft_jax.distillation.several import own_average, several
 from ft_jax.distillation.states import hints, rkd
 
@@ -22,6 +24,7 @@ __all__ = [
     "hints",
     "jsd",
     "logits",
+    "on_policy",
     "own_average",
     "reverse_kl",
     "rkd",

@@ -6,7 +6,7 @@ from ft_jax.models.generation.generate import Generation, generate
 from ft_jax.models.generation.generate_from import generate_from
 from ft_jax.models.generation.speculative import Speculation, speculate
 from ft_jax.models.generation.stream import stream
-from ft_jax.models.generation.through import generate_through
+from ft_jax.models.generation.through import generate_by, generate_through
 from ft_jax.models.heads import HEADS, masked_mean, sentence_embedding, with_classifier, with_head
 from ft_jax.models.model import (
     Forward,
@@ -77,6 +77,7 @@ __all__ = [
     "decoder",
     "encoder",
     "generate",
+    "generate_by",
     "generate_from",
     "generate_through",
     "load",

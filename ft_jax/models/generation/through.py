@@ -7,9 +7,43 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ft_jax.core.outputs import Outputs, logits_of
-from ft_jax.models.generation.generate import Generation, continued
+from ft_jax.core.params import Params
+from ft_jax.core.state import Context
+from ft_jax.models.generation.generate import Generation, continued, generate
 from ft_jax.models.generation.sampling import sampling_of
 from ft_jax.models.generation.stops import stops_of
+
+
+def _itself(forward):
+    return forward
+
+
+def generate_by(
+    context: Context,
+    apply: Callable,
+    params: Params,
+    input_ids,
+    attention_mask,
+    fields: Mapping[str, Array] | None = None,
+    **how,
+) -> Generation:
+    """Continuations by the policy in training, inside a method: over a cache, or through the forward pass.
+
+    Args:
+      context: of the method's step.
+      apply: the model's.
+      params: the tree that learns.
+      input_ids, attention_mask: prompts.
+      fields: what a method's forward pass may read of a prompt.
+      how: as `ft_jax.models.generate` takes it.
+    """
+    if context.network(_itself) is _itself:
+        return generate(apply, context.join(params)["model"], input_ids, attention_mask, **how)
+    # A method's forward pass may look at the example, which a cache knows nothing of.
+    plain = context.replace(train=False)
+    return generate_through(
+        lambda batch: plain.run(apply, params, batch), input_ids, attention_mask, fields=fields, **how
+    )
 
 
 def generate_through(

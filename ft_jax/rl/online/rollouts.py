@@ -12,7 +12,7 @@ from ft_jax.core.batches import named
 from ft_jax.core.losses import token_log_probabilities
 from ft_jax.core.outputs import Outputs, logits_of
 from ft_jax.core.state import Context
-from ft_jax.models import generate, generate_through
+from ft_jax.models import generate_by
 from ft_jax.rl.advantages import overlong_penalty
 from ft_jax.rl.online.rewards import Answers, Reward
 
@@ -80,14 +80,7 @@ class Rollouts:
         }  # fmt: skip
         known = ("input_ids", "attention_mask", "weights")
         more = {name: x for name, x in batch.items() if name not in known and not isinstance(x, Mapping)}
-        if context.network(_itself) is _itself:
-            made = generate(self.apply, context.join(params)["model"], ids, real, **how)
-        else:
-            # A method's forward pass may look at the example, which a cache knows nothing of.
-            plain = context.replace(train=False)
-            made = generate_through(
-                lambda rows: plain.run(self.apply, params, rows), ids, real, fields=carried(more), **how
-            )
+        made = generate_by(context, self.apply, params, ids, real, carried(more), **how)
         fields = {field: jnp.repeat(x, times, axis=0) for field, x in more.items()}
         prompts, mask = (jnp.repeat(x, times, axis=0) for x in (ids, real))
         return Answers(made.tokens, made.lengths, prompts, mask, fields), made.log_probabilities
@@ -142,10 +135,6 @@ def room_for(prompts: Mapping[str, Any], count: int) -> Rows:
     """Those fields of so many answers before there are any."""
     kept = {name: jnp.asarray(x) for name, x in carried(prompts).items()}
     return {name: jnp.zeros((count, *x.shape[1:]), x.dtype) for name, x in kept.items()}
-
-
-def _itself(forward):
-    return forward
 
 
 def policy_tokens(outputs: Outputs, batch: Mapping[str, Array], temperature: float) -> Float[Array, "batch time"]:
