@@ -226,13 +226,13 @@ class DecoderLayer(nnx.Module):
 
     def __call__(self, x, *, mask, angles, key, cache, index):
         """The residual stream after the layer, what it collects by name, its cache."""
-        config, found = self.config, {}
-        attended, maps, cache = self.attention(
+        config = self.config
+        attended, found, cache = self.attention(
             self.attention_norm(x),
             mask,
             angles=angles,
             key=subkey(key, 0),
-            maps="attention" in config.collect,
+            collect=config.collect,
             cache=cache,
             index=index,
         )
@@ -249,8 +249,6 @@ class DecoderLayer(nnx.Module):
             x = graft.output(x)
         if "hidden" in config.collect:
             found["layers"] = x
-        if maps is not None:
-            found["attention"] = maps
         return x, found, cache
 
 

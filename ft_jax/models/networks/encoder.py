@@ -46,7 +46,8 @@ class EncoderConfig:
       dtype: compute type; parameters keep their own. Norms and softmax are float32.
       remat: ``"none"``, ``"dots"`` or ``"full"``: what each layer recomputes in the backward pass.
       scan: whether the layers' parameters are stacked and run in one scan, which compiles once for all layers.
-      collect: of ``"hidden"`` and ``"attention"``, what `Outputs.states` holds of every layer.
+      collect: of ``"hidden"``, ``"attention"``, ``"projections"`` (query, key, value): what `Outputs.states` holds of
+        every layer.
     """
 
     vocabulary: int
@@ -149,13 +150,13 @@ class EncoderLayer(nnx.Module):
         self.mlp_norm = LayerNorm(config.width, config.epsilon)
 
     def __call__(self, x, *, mask, key):
-        rate, maps = self.config.dropout, "attention" in self.config.collect
-        attended, probabilities, _ = self.attention(x, mask, key=subkey(key, 0), maps=maps)
+        rate = self.config.dropout
+        attended, found, _ = self.attention(x, mask, key=subkey(key, 0), collect=self.config.collect)
         x = self.attention_norm(x + dropout(attended, rate, subkey(key, 1)))
         x = self.mlp_norm(x + dropout(self.mlp(x), rate, subkey(key, 2)))
         for graft in grafts_of(self):
             x = graft.output(x)
-        return x, {"attention": probabilities}
+        return x, found
 
 
 class MLP(nnx.Module):

@@ -52,7 +52,8 @@ class ModernEncoderConfig:
       prediction_bias: whether its dense layer has a bias.
       dtype: compute type; parameters keep their own. Norms, rotary positions and softmax are float32.
       remat: ``"none"``, ``"dots"`` or ``"full"``: what each layer recomputes in the backward pass.
-      collect: of ``"hidden"`` and ``"attention"``, what `Outputs.states` holds of every layer.
+      collect: of ``"hidden"``, ``"attention"``, ``"projections"`` (query, key, value): what `Outputs.states` holds of
+        every layer.
     """
 
     vocabulary: int
@@ -152,14 +153,14 @@ class ModernLayer(nnx.Module):
         self.mlp = GatedMLP(config.width, config.mlp_width, config.activation, rngs, bias=config.mlp_biases)
 
     def __call__(self, x, *, mask, angles, key):
-        config, maps = self.config, "attention" in self.config.collect
+        config = self.config
         normal = x if self.attention_norm is None else self.attention_norm(x)
-        attended, probabilities, _ = self.attention(normal, mask, angles=angles, key=subkey(key, 0), maps=maps)
+        attended, found, _ = self.attention(normal, mask, angles=angles, key=subkey(key, 0), collect=config.collect)
         x = x + dropout(attended, config.attention_dropout, subkey(key, 1))
         x = x + self.mlp(self.mlp_norm(x), config.dropout, subkey(key, 2))
         for graft in grafts_of(self):
             x = graft.output(x)
-        return x, {"attention": probabilities}
+        return x, found
 
 
 class GatedMLP(nnx.Module):

@@ -56,7 +56,8 @@ class ViTConfig:
       dtype: compute type; parameters keep their own. Norms and softmax are float32.
       remat: ``"none"``, ``"dots"`` or ``"full"``: what each layer recomputes in the backward pass.
       scan: whether the layers' parameters are stacked and run in one scan, which compiles once for all layers.
-      collect: of ``"hidden"`` and ``"attention"``, what `Outputs.states` holds of every layer.
+      collect: of ``"hidden"``, ``"attention"``, ``"projections"`` (query, key, value): what `Outputs.states` holds of
+        every layer.
     """
 
     image: tuple[int, int, int] = (28, 28, 1)
@@ -203,13 +204,13 @@ class PreNormLayer(nnx.Module):
         )
 
     def __call__(self, x, *, mask, key):
-        rate, maps = self.config.dropout, "attention" in self.config.collect
-        attended, probabilities, _ = self.attention(self.attention_norm(x), mask, key=subkey(key, 0), maps=maps)
+        rate, collect = self.config.dropout, self.config.collect
+        attended, found, _ = self.attention(self.attention_norm(x), mask, key=subkey(key, 0), collect=collect)
         x = x + dropout(_scaled(attended, self.attention_scale), rate, subkey(key, 1))
         x = x + dropout(_scaled(self.mlp(self.mlp_norm(x)), self.mlp_scale), rate, subkey(key, 2))
         for graft in grafts_of(self):
             x = graft.output(x)
-        return x, {"attention": probabilities}
+        return x, found
 
 
 class AttentionPool(nnx.Module):

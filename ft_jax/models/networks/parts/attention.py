@@ -110,6 +110,10 @@ def _written_out(queries, keys, values, mask, scale, softcap, bias, rate, key):
     return mixed, probabilities.reshape(batch, heads, time, source)
 
 
+PROJECTED = ("query", "key", "value")
+"""What a layer with ``"projections"`` in its ``collect`` gives, each ``[batch, time, heads, head_width]``."""
+
+
 class SelfAttention(nnx.Module):
     """Projections to queries, keys and values, `attention`, and the projection back.
 
@@ -153,7 +157,7 @@ class SelfAttention(nnx.Module):
             None if norm_epsilon is None else RMSNorm(self.head_width, norm_epsilon) for _ in range(2)
         )
 
-    def __call__(self, x, mask: Mask, *, angles=None, key=None, maps=False, cache=None, index=None):
+    def __call__(self, x, mask: Mask, *, angles=None, key=None, collect=(), cache=None, index=None):
         """``x [batch, time, width]`` to the same shape.
 
         Args:
@@ -161,14 +165,17 @@ class SelfAttention(nnx.Module):
           mask: over the keys; over all slots of the cache when there is one (see `ft_jax.models.networks.parts.cache`).
           angles: of `rotary_angles`, or None.
           key: for dropout, or None.
-          maps: whether the attention maps are wanted.
+          collect: what is wanted of it: ``"attention"``, its maps, and ``"projections"``, the queries, keys and values
+            as they are projected.
           cache: keys and values ``[batch, held, key_value_heads, head_width]`` of earlier tokens, or None.
           index: the slot of the first token of `x`, a scalar or ``[batch]``.
 
         Returns:
-          The output, the maps or None, the cache with the new keys and values or None.
+          The output, what was wanted by name (``attention``, ``query``, ``key``, ``value``), the cache with the new
+          keys and values or None.
         """
         queries, keys, values = map(self._split, project(x, self.query, self.key, self.value))
+        found = dict(zip(PROJECTED, (queries, keys, values), strict=True)) if "projections" in collect else {}
         if self.query_norm is not None:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         if angles is not None:
@@ -190,14 +197,16 @@ class SelfAttention(nnx.Module):
                     mask = mask.slid(count, window, 0 if index is None else index)
                 keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(more, (keys, values), strict=True))
         attend = functools.partial(
-            attention, scale=self.scale, softcap=self.softcap, rate=self.rate, key=key, maps=maps
+            attention, scale=self.scale, softcap=self.softcap, rate=self.rate, key=key, maps="attention" in collect
         )
         for graft in grafts_of(self):
             attend = functools.partial(graft.attend, attend)
         mixed, probabilities = attend(queries, keys, values, mask)
         for graft in grafts_of(self):
             mixed = graft.mix(self, mixed, queries, x)
-        return self.output(mixed.reshape(*mixed.shape[:2], -1)), probabilities, cache
+        if probabilities is not None:
+            found["attention"] = probabilities
+        return self.output(mixed.reshape(*mixed.shape[:2], -1)), found, cache
 
     def _split(self, x):
         return x.reshape(*x.shape[:2], -1, self.head_width)

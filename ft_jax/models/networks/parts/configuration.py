@@ -4,7 +4,7 @@ import dataclasses
 
 from ft_jax.outside import printable
 
-COLLECTABLE = ("hidden", "attention")
+COLLECTABLE = ("hidden", "attention", "projections")
 REMAT = ("none", "dots", "full")
 COMPUTED = ("float32", "bfloat16", "float16")
 """Types that a network computes in."""
@@ -36,9 +36,7 @@ def check(config, *, divides: tuple[tuple[str, str], ...]) -> None:
         raise ValueError(f"{name}.remat is {printable(config.remat)}; use one of {', '.join(map(repr, REMAT))}")
     for what in getattr(config, "collect", ()):
         if what not in COLLECTABLE:
-            raise ValueError(
-                f"{name}.collect has {printable(what)}; it may hold {' and '.join(map(repr, COLLECTABLE))}"
-            )
+            raise ValueError(f"{name}.collect has {printable(what)}; it may hold {', '.join(map(repr, COLLECTABLE))}")
 
 
 def check_length(ids, longest: int) -> None:
