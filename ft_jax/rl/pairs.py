@@ -245,4 +245,5 @@ def against_shuffled_words(batch):
     """A problem's batch of examples as pairs: each against its own words in another order; of pairs as it is."""
     if "chosen" in batch:
         return batch
-    return {"chosen": dict(batch), "rejected": {**batch, "labels": jnp.roll(batch["labels"], 1, axis=1)}}
+    words = {field: jnp.roll(batch[field], 1, axis=1) for field in ("input_ids", "labels") if field in batch}
+    return {"chosen": dict(batch), "rejected": {**batch, **words}}

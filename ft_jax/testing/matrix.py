@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import functools
 import itertools
 import json
 import random
@@ -15,6 +16,7 @@ import numpy as np
 import ft_jax
 from ft_jax.testing.pairs import Pair, check_refusal, check_traces, composition, digest_of, digests, losses, refusal
 from ft_jax.testing.quick import compile_quickly
+from ft_jax.testing.subject import Subject
 
 LINES = Path(__file__).parents[2] / "docs" / "matrix.jsonl"
 FORGET = 100
@@ -70,10 +72,25 @@ def outcome(outer: str, inner: str, train: bool = True) -> dict:
         check_traces(subject)
         if not train:
             return {**line, "result": "traces"}
-        first, last, trains = losses(subject)
+        first, last, trains = descent(outer, inner, subject)
     except Exception as error:
         return {**line, "result": "fails", "reason": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
     return {**line, "result": "trains" if trains else "fails", "first": round(first, 4), "last": round(last, 4)}
+
+
+def descent(outer: str, inner: str, subject: Subject) -> tuple[float, float, bool]:
+    """`losses` of a pair, which trains too where its loss is finite and one of the two's does not fall alone either."""
+    first, last, trains = losses(subject)
+    return first, last, trains or (bool(np.isfinite(last)) and not (falls(outer) and falls(inner)))
+
+
+@functools.cache
+def falls(name: str) -> bool:
+    """Whether a method's loss falls by itself in a few steps.
+
+    That of what makes or chooses its own examples need not, nor that of what weighs a token by its likelihood.
+    """
+    return losses(composition(name))[2]
 
 
 def draw(lines: list[dict], path: Path) -> None:

@@ -10,6 +10,7 @@ from ft_jax.core import Outputs, compose, make_step, supervised
 from ft_jax.core.method import Method
 from ft_jax.rl import cpo, dft, dpo, kto, margins, orpo, process_reward, reward_model, simpo
 from ft_jax.rl.pair_losses import LOSSES
+from ft_jax.testing.pairs import composition, losses
 
 BETA = RECORD["beta"]
 TRL = {
@@ -151,6 +152,11 @@ def test_a_reward_model_subtracts_margins_and_centres_as_trl():
     _, metrics = program.step(program.init({"scores": scores}, jax.random.key(0)), batch)
     np.testing.assert_allclose(metrics["loss"], case["loss"], rtol=1e-5)
     np.testing.assert_allclose(seen[0], np.array(case["gradient"])[:, 0], rtol=1e-4, atol=1e-6)
+
+
+def test_the_laws_pairs_teach_a_reward_model():
+    first, last, trains = losses(composition("rl.reward_model"))
+    assert trains and last < first / 2
 
 
 def test_steps_are_judged_at_their_marks_alone():
