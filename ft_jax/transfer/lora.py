@@ -44,7 +44,9 @@ def lora(
     A weight ``w [inputs, outputs]`` becomes ``w + alpha / rank · a @ b`` with ``a [inputs, rank]`` drawn from
     ``U(-1/√inputs, 1/√inputs)`` (Kaiming uniform with slope √5, as peft and the authors' code) and
     ``b [rank, outputs]`` zero, so training starts at the pretrained function. Over a quantised weight it is
-    QLoRA. On a weight that has an adapter already it adds another one.
+    QLoRA. On a weight that has an adapter already it adds another one. The experts of a mixture,
+    ``w [experts, inputs, outputs]``, each get an update of their own where a pattern names them, such as
+    ``"*/experts/*/kernel"``: ``w[e] + alpha / rank · a[e] @ b[e]`` (peft's ``target_parameters``).
 
     Args:
       rank: the update's rank.
@@ -156,19 +158,22 @@ def low_rank(
         return shifted(path, update) if bias else update
 
     view, fields = with_dropout(strength.shown, dropout, name), ("a", "b", *(("shift",) if bias else ()))
-    method = adapter(name, factor, fields, targets, also, depth=depth, hyper=numbers, view=view)
+    stacks = start in (kaiming, _gaussian) and dropout is None and not bias
+    method = adapter(name, factor, fields, targets, also, depth=depth, stacks=stacks, hyper=numbers, view=view)
     return without_biases_marked(method) if bias else method
 
 
 def kaiming(path, weight, rank, scale, key):
     """The start of LoRA's authors: `a` Kaiming uniform, `b` zero, the base as it is."""
-    inputs, outputs = shape(weight)
-    return weight, uniform(key, (inputs, rank), inputs), jnp.zeros((rank, outputs), jnp.float32)
+    *experts, inputs, outputs = shape(weight)
+    a = uniform(key, (*experts, inputs, rank), inputs)
+    return weight, a, jnp.zeros((*experts, rank, outputs), jnp.float32)
 
 
 def _gaussian(path, weight, rank, scale, key):
-    inputs, outputs = shape(weight)
-    return weight, jax.random.normal(key, (inputs, rank)) / rank, jnp.zeros((rank, outputs), jnp.float32)
+    *experts, inputs, outputs = shape(weight)
+    a = jax.random.normal(key, (*experts, inputs, rank)) / rank
+    return weight, a, jnp.zeros((*experts, rank, outputs), jnp.float32)
 
 
 def _orthogonal(path, weight, rank, scale, key):

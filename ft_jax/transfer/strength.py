@@ -54,7 +54,7 @@ class Strength:
         Raises:
           ValueError: where it is above the weight's smaller side and `limit` is on.
         """
-        own, (inputs, outputs) = per_path(path, self.rank, self.ranks), shape(weight)
+        own, (*_, inputs, outputs) = per_path(path, self.rank, self.ranks), shape(weight)
         if limit and own > min(inputs, outputs):
             raise ValueError(
                 f"{self.name} has rank {own}, but {path} is {inputs} by {outputs}; use a rank of at most "

@@ -36,6 +36,26 @@ CASES = {
     "mistral_prefix": ("decoders/mistral", PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)),
     "mistral_prompt": ("decoders/mistral", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)),
     "gemma3_prompt": ("decoders/gemma3", PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)),
+    "mixtral_experts": (
+        "decoders/mixtral",
+        LoraConfig(
+            r=2,
+            lora_alpha=3,
+            target_modules=["q_proj"],
+            rank_pattern={"experts.down_proj": 3},
+            target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        ),
+    ),
+    "qwen3_moe_experts": (
+        "decoders/qwen3_moe",
+        LoraConfig(
+            r=2,
+            lora_alpha=3,
+            target_modules=[],
+            use_rslora=True,
+            target_parameters=["model.layers.1.mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        ),
+    ),
 }
 """The checkpoint and the adapter; a list of targets of GPT-2 names modules of two kinds alike."""
 

@@ -29,6 +29,8 @@ CHECKPOINTS = {
     "mistral_prefix": "decoders/mistral",
     "mistral_prompt": "decoders/mistral",
     "gemma3_prompt": "decoders/gemma3",
+    "mixtral_experts": "decoders/mixtral",
+    "qwen3_moe_experts": "decoders/qwen3_moe",
 }
 """The checkpoint that each recorded adapter stands on."""
 

@@ -22,6 +22,8 @@ class Field:
       shape: ``operator -> stored shape`` where the numbers stand in another shape there.
       window: beside a convolution, whether the array reads its ``"whole"`` window or a single ``"point"``; None where
         the kind has no adapter of a convolution.
+      experts: beside a stack of experts, the file's order of the axes ``[experts, reads, writes]`` and how many of them
+        lie on its first; None where the kind has no adapter of one.
       table: the ending beside a table of tokens; None where the kind has no adapter of one.
     """
 
@@ -29,6 +31,7 @@ class Field:
     transposed: bool = False
     shape: Callable[[Any], tuple[int, ...]] | None = None
     window: str | None = None
+    experts: tuple[tuple[int, int, int], int] | None = None
     table: str | None = None
 
     def at(self, place: str) -> str:
@@ -51,6 +54,14 @@ class Field:
                 )
             size = tensor.size if self.window == "whole" else (1,) * len(tensor.size)
             return jnp.moveaxis(array.reshape(*size, -1, array.shape[-1]), (-2, -1), (1, 0))
+        if tensor.more:
+            if self.experts is None:
+                raise ValueError(
+                    f"{place} is a stack of experts, of which peft has LoRA alone; leave it out of targets"
+                )
+            order, first = self.experts
+            moved = jnp.transpose(array, order)
+            return moved.reshape(int(np.prod(moved.shape[:first])), -1)
         array = array.T if self.transposed else array
         return array if self.shape is None else array.reshape(self.shape(holder))
 
@@ -58,6 +69,11 @@ class Field:
         """The inverse of `stored`, but for the shape."""
         if isinstance(tensor, Convolution):
             return np.moveaxis(array, (1, 0), (-2, -1))
+        if tensor.more:
+            (order, first), count = self.experts, 1 + len(tensor.more)
+            rows, columns = array.shape
+            apart = (count, rows // count, columns) if first == 2 else (rows, columns // count, count)
+            return np.transpose(array.reshape(apart), np.argsort(order))
         return array.T if self.transposed else array
 
 

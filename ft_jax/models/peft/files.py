@@ -27,6 +27,7 @@ from ft_jax.models.checkpoints.safetensors_file import read_safetensors
 from ft_jax.models.checkpoints.whole_folder import building, vacant
 from ft_jax.models.model import Model
 from ft_jax.models.networks.parts.stacking import unstack_layers
+from ft_jax.models.peft.experts import of_file, with_experts
 from ft_jax.models.peft.formats import PeftFormat, Saved, beside_a_lora, formats, kind_in, read_config
 from ft_jax.models.peft.fused import apart, joined
 from ft_jax.models.peft.holders import Holders, held, put
@@ -72,6 +73,7 @@ def load_adapter(folder: str | os.PathLike, model: Model, *, name: str | None = 
         modules = modules_of(model, stored)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
+    modules = of_file(modules, config, model, folder / CONFIG)
     stored = read_once(stored, config, modules, model, folder)
     stored, own, told = tokens_apart(stored, config, modules, folder)
     whole = {key: path for key in stored if (path := modules.leaf(key, kind.wrapper)) is not None}
@@ -134,6 +136,7 @@ def save_adapter(
     modules = modules_of(model, ())
     owner, kind = kind_in(params, owner)
     holders = held(params, owner) if owner else {}
+    modules = with_experts(modules, holders, model) if kind.peft_type == "LORA" else modules
     modules.check(holders)
     whole = modules.changed(original, params, holders, kind.leaves)
     own = {path for path in whole if matches(path, kind.leaves)}

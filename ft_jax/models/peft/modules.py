@@ -33,6 +33,8 @@ class Modules:
       task: peft's name for what the model is used for.
       prefix: of every module in a file.
       parts: which part of its module a projection is, where several are one there.
+      parameters: of stacks of experts, the parameter's name, such as ``"model.layers.0.mlp.experts.down_proj"``, see
+        `ft_jax.models.peft.experts`.
       copied: the tensor that is tied to the token table, such as ``"lm_head.weight"``; None where none is.
     """
 
@@ -41,6 +43,7 @@ class Modules:
     task: str | None
     prefix: str = PREFIX
     parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
+    parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
     copied: str | None = None
 
     def leaf(self, key: str, wrapper: str | None = None) -> str | None:
@@ -85,7 +88,7 @@ class Modules:
 
     def targets(self, places: Iterable[str]) -> list[str]:
         """``target_modules`` for projections: their last names where these say exactly them, else their full ones."""
-        chosen = {self.names[place] for place in places}
+        chosen = {self.names[place] for place in places if place not in self.parameters}
         short = {name.rpartition(".")[2] for name in chosen}
         meant = {name for name in self.names.values() if name.rpartition(".")[2] in short}
         # A checkpoint's pooler, which the model here may be without, is called "dense" as well.

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ft_jax.core.weights import LowRank, materialize
+from ft_jax.models.peft.experts import targets_of
 from ft_jax.models.peft.fields import Field, per_projection
 from ft_jax.models.peft.formats import PeftFormat, Saved, register_format
 from ft_jax.models.peft.fused import Fusing, concatenated, stretches
@@ -53,6 +54,7 @@ def _describe_lora(holders, modules):
         "use_dora": directional,
         "lora_dropout": 0.0,
         **biased,
+        **targets_of(modules, holders),
     }
 
 
@@ -75,8 +77,8 @@ def _plain_lora(holder, matrix):
 
 _pack_plain, _unpack_plain = per_projection(
     {
-        "a": Field("lora_A.weight", transposed=True, window="whole", table="lora_embedding_A"),
-        "b": Field("lora_B.weight", transposed=True, window="point", table="lora_embedding_B"),
+        "a": Field("lora_A.weight", transposed=True, window="whole", experts=((0, 2, 1), 2), table="lora_embedding_A"),
+        "b": Field("lora_B.weight", transposed=True, window="point", experts=((2, 1, 0), 1), table="lora_embedding_B"),
     }
 )
 _OWN = {
@@ -104,10 +106,11 @@ def _join_lora(parts, sizes, alike):
     rows, begins = [], np.cumsum([0, *sizes])
     for one, begin in zip(parts, begins, strict=False):
         if one is not None:
-            after = begins[-1] - begin - one.b.shape[1]
-            rows.append(jnp.pad(one.b * (one.scale / first.scale), ((0, 0), (int(begin), int(after)))))
+            after = begins[-1] - begin - one.b.shape[-1]
+            around = [(0, 0)] * (one.b.ndim - 1) + [(int(begin), int(after))]
+            rows.append(jnp.pad(one.b * (one.scale / first.scale), around))
     return dataclasses.replace(
-        first, a=jnp.concatenate([one.a for one in present], axis=1), b=jnp.concatenate(rows), **fields
+        first, a=jnp.concatenate([one.a for one in present], axis=-1), b=jnp.concatenate(rows, axis=-2), **fields
     )
 
 

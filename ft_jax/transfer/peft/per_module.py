@@ -15,7 +15,7 @@ def exactly(places) -> tuple[str, ...]:
 
 def by_pattern(saved: Saved, field: str, place: str, default):
     """The value of ``rank_pattern`` or ``alpha_pattern`` for a module, by peft's rule."""
-    module = saved.modules.names[place]
+    module = _called(saved.modules, place)
     for pattern, value in (saved.config.get(field) or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value
@@ -32,7 +32,7 @@ def strengths(saved: Saved, places, field: str, default) -> tuple[float, dict[st
 def per_module(values: Mapping[str, Any], modules) -> tuple[Any, dict[str, Any]]:
     """The commonest value and the others by module, as peft's patterns."""
     common = Counter(values.values()).most_common(1)[0][0]
-    return common, {re.escape(modules.names[place]): value for place, value in values.items() if value != common}
+    return common, {re.escape(_called(modules, place)): value for place, value in values.items() if value != common}
 
 
 def number(value: float) -> int | float:
@@ -50,5 +50,11 @@ def ranks_and_alphas(holders, modules, ranks: Mapping[str, int], alpha: str) -> 
 
 
 def rank_of(saved: Saved, place: str, ending: str) -> int:
-    """The rows of the tensor ``<module>.<ending>`` of the projection at `place`."""
-    return saved.tensors[f"{saved.modules.prefix}{saved.modules.names[place]}.{ending}"].shape[0]
+    """The rows of the tensor ``<module>.<ending>`` of the projection at `place`; of a stack, those of one expert."""
+    rows = saved.tensors[f"{saved.modules.prefix}{saved.modules.names[place]}.{ending}"].shape[0]
+    return rows // (1 + len(saved.modules.tensors[place].more))
+
+
+def _called(modules, place: str) -> str:
+    """What a pattern of ranks or strengths is compared with: a module's name, or that of a stack of experts."""
+    return modules.parameters.get(place, modules.names[place])
