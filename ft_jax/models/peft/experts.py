@@ -29,7 +29,8 @@ def of_file(modules: Modules, config: Mapping[str, Any], model: Any, where: Any)
     wanted, stacks, meant = config.get(FIELD) or (), _stacks(modules), set()
     for name in wanted:
         found = [place for place, full in stacks.items() if full == name or full.endswith(f".{name}")]
-        if not found:
+        plain = any(tensor.name == name or tensor.name.endswith(f".{name}") for tensor in modules.tensors.values())
+        if not found and not plain:  # A module's own matrix is adapted as by ``target_modules``.
             known = sorted({full.split(".", 3)[-1] for full in stacks.values()})
             raise ValueError(
                 f"{where} has {FIELD} {printable(name)}, which is no stack of experts of this model "
