@@ -66,7 +66,7 @@ def test_it_starts_at_the_base_and_its_factors_alone_learn():
 def test_scanned_layers_have_the_same_updates():
     model = mixture()
     scanned, method = model.configure(scan=True), transfer.lora(rank=2, targets=EXPERTS)
-    state, params = moved(scanned, method)
+    _, params = moved(scanned, method)
     apart = models.unstack_layers(params)
     np.testing.assert_allclose(logits(scanned, params), logits(model, apart), rtol=1e-4, atol=1e-5)
     held = apart["layers"]["1"]["mlp"]["experts"]["down"]["kernel"]
@@ -75,7 +75,7 @@ def test_scanned_layers_have_the_same_updates():
 
 def test_patterns_of_all_kernels_leave_experts_alone():
     model = mixture()
-    state, params = moved(model, transfer.lora(rank=2))
+    _, params = moved(model, transfer.lora(rank=2))
     experts = params["layers"]["0"]["mlp"]["experts"]
     assert all(isinstance(part["kernel"], jax.Array) for part in experts.values())
 
