@@ -5,6 +5,7 @@
 - `dist`: correlation in place of distance, over classes and over examples.
 - `several`: the mean of several teachers. `own_average`: the student's own moving average teaches it.
 - `on_policy`: the student writes the answers that the others compare (GKD with `jsd`).
+- `privileged`: the model that is shown a demonstration teaches the one that is not (SDFT with `on_policy`).
 - `cached_logits`: a teacher whose likeliest classes stand beside the data, see ``ft-jax cache-teacher``.
 - `hints`: hidden states, through a learned projection.
 - `relations`: among a layer's queries, keys and values (MiniLMv2). `rkd`: distances and angles among examples.
@@ -15,6 +16,7 @@ from ft_jax.distillation.dist import dist
 from ft_jax.distillation.divergences import dkd, jsd, reverse_kl, skewed_kl, standardised
 from ft_jax.distillation.logits import logits
 from ft_jax.distillation.on_policy import on_policy
+from ft_jax.distillation.privileged import privileged
 from ft_jax.distillation.relations import relations
 from ft_jax.distillation.several import own_average, several
 from ft_jax.distillation.states import hints, rkd
@@ -28,6 +30,7 @@ __all__ = [
     "logits",
     "on_policy",
     "own_average",
+    "privileged",
     "relations",
     "reverse_kl",
     "rkd",

@@ -1,5 +1,6 @@
 """One file becomes what is learned and what is measured, the same way everywhere."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,8 @@ from data.tiny_tokenizers import for_decoders
 
 from ft_jax import data, models
 from ft_jax.training import Feed
-from ft_jax.training.own_data import ImageFolder, Labelled, in_pieces, train_and_evaluation
+from ft_jax.training.own_data import Completions, ImageFolder, Labelled, in_pieces, train_and_evaluation
+from ft_jax.training.own_data.written import in_place
 
 
 def test_the_held_out_share_is_disjoint_stable_and_keeps_equal_examples_together(tmp_path):
@@ -68,3 +70,59 @@ def test_a_folder_of_images_is_read_at_the_models_size(tmp_path):
         from ft_jax.training.own_data import pixels
 
         pixels(str(tmp_path / "dark" / "0.png"), (4, 6, 3))
+
+
+SHOWN = "{prompt} the {completion} you"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A model as far as data asks it."""
+
+    tokenizer: object
+    pad_token: int = 0
+
+
+def asked(tmp_path, rows, **changes):
+    """``(batch, tokenizer)`` of a file of rows."""
+    file = tmp_path / "answers.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = for_decoders()
+    spec = Completions(str(file), held_out=0.0, length=64, **changes)
+    spec.check()
+    (task,) = spec.build(Reader(tokenizer), Feed(2))
+    return next(task.train), tokenizer
+
+
+def test_a_teacher_is_shown_the_prompt_with_its_completion(tmp_path):
+    rows = [{"prompt": f"the film {i}", "completion": " is good"} for i in range(4)]
+    batch, tokenizer = asked(tmp_path, rows, shown=SHOWN)
+    plain, _ = asked(tmp_path, rows)
+    for field in ("input_ids", "labels"):
+        np.testing.assert_array_equal(batch[field][:, : plain[field].shape[1]], plain[field])
+    for row in range(2):
+        real = batch["privileged"]["attention_mask"][row] > 0
+        text = tokenizer.decode(batch["privileged"]["input_ids"][row][real].tolist())
+        prompt = tokenizer.decode(batch["input_ids"][row][: int(np.argmax(batch["labels"][row] >= 0)) + 1].tolist())
+        assert text == f"{prompt} the is good you" and prompt.startswith("the film")
+
+
+def test_what_is_shown_in_place_of_messages_is_the_last_one():
+    system, user = {"role": "system", "content": "be brief"}, {"role": "user", "content": "2 + 2?"}
+    told = in_place(SHOWN, [system, user], [{"role": "assistant", "content": "4"}])
+    assert told == [system, {"role": "user", "content": "2 + 2? the 4 you"}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shown": "{prompt} {answer}"}, "write {prompt} and {completion} where these are to stand"),
+        ({"shown": "{prompt} again"}, "write {prompt} and {completion}"),
+        ({"shown": SHOWN, "packed": True}, "leave out data.packed"),
+        ({"shown": SHOWN, "too_long": "drop"}, "leave out data.too_long"),
+        ({"shown": SHOWN + " very" * 80}, "more than the 64 of data.length"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        asked(tmp_path, [{"prompt": "the film", "completion": " is good"}] * 4, **changes)

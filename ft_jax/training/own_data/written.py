@@ -1,12 +1,16 @@
 """Text to learn to write: conversations, prompts with completions, documents."""
 
 import dataclasses
+import string
 from typing import Any, ClassVar
+
+import numpy as np
 
 from ft_jax import data
 from ft_jax.data.dataset import Dataset
 from ft_jax.data.teacher_cache import open_cache
-from ft_jax.outside import listed
+from ft_jax.distillation.privileged import SHOWN
+from ft_jax.outside import listed, printable
 from ft_jax.training.own_data.held_out import check_address, train_and_evaluation
 from ft_jax.training.own_data.rows import in_pieces, one_task, room, tokenizer_of
 from ft_jax.training.stream import Feed, Stream
@@ -30,6 +34,8 @@ class Written:
       too_long: ``"truncate"``, ``"drop"`` or ``"error"`` where one has more.
       learn_prompt: whether prompts are learned too.
       packed: several examples in one row of `length` tokens, that do not see each other.
+      shown: what a teacher is shown in the prompt's place, a text with ``{prompt}`` and ``{completion}``, for
+        `ft_jax.distillation.privileged`; of messages it takes the place of the last one before the completion.
       teacher: a folder that ``ft-jax cache-teacher`` has written for these rows, for
         `ft_jax.distillation.cached_logits`.
     """
@@ -41,6 +47,7 @@ class Written:
     too_long: str = "truncate"
     learn_prompt: bool = False
     packed: bool = False
+    shown: str | None = None
     teacher: str | None = None
 
     forms: ClassVar[tuple[tuple[str, ...], ...]] = (("messages",), ("prompt", "completion"), ("text",))
@@ -48,6 +55,7 @@ class Written:
     def check(self) -> None:
         """Raises ValueError on what can be seen to be wrong without the data."""
         check_address(self, "chat.jsonl")
+        self._check_shown()
 
     def build(self, model: Any, feed: Feed) -> Stream:
         """One task."""
@@ -74,12 +82,66 @@ class Written:
             too_long=self.too_long,
             learn_prompt=self.learn_prompt,
         )
+        if self.shown is not None:
+            return dataclasses.replace(told, columns={**told.columns, SHOWN: self._shown(examples, model, address)})
         told = in_pieces(told, room(self, model))
         return data.pack(told, room(self, model), model.pad_token) if self.packed else told
 
     def _most(self, model) -> int:
         """The most tokens of an example."""
         return room(self, model)
+
+    def _check_shown(self) -> None:
+        if self.shown is None:
+            return
+        fields = [field for _, field, _, _ in string.Formatter().parse(self.shown) if field is not None]
+        if set(fields) - {"prompt", "completion"} or "completion" not in fields:
+            raise ValueError(
+                f"data.shown is {printable(self.shown)}; write {{prompt}} and {{completion}} where these are to stand, "
+                "and nothing else in braces"
+            )
+        if self.packed or self.too_long == "drop":
+            wrong = "packed" if self.packed else "too_long"
+            raise ValueError(
+                f"data.shown gives every row a text beside it, so rows are neither packed nor dropped; leave out "
+                f"data.{wrong}"
+            )
+
+    def _shown(self, examples: Dataset, model: Any, address: str) -> list[dict[str, Any]]:
+        """For each example the tokens up to its completion where the prompt is `shown`."""
+        if not {"prompt", "completion"} <= examples.columns.keys():
+            raise ValueError(
+                f"{address} has the columns {listed(examples.columns)} and data.shown reads 'prompt' and 'completion'; "
+                "rename some"
+            )
+        pairs = list(zip(examples.columns["prompt"], examples.columns["completion"], strict=True))
+        prompts = [in_place(self.shown, prompt, completion) for prompt, completion in pairs]
+        whole = Dataset({"prompt": prompts, "completion": [completion for _, completion in pairs]})
+        tokens = data.next_tokens(whole, tokenizer_of(model), length=LONGEST).columns
+        rows = []
+        for place, (ids, labels) in enumerate(zip(tokens["input_ids"], tokens["labels"], strict=True)):
+            row = np.asarray(ids)[: int(np.argmax(np.asarray(labels) >= 0)) + 1]
+            if len(row) > self._most(model):
+                raise ValueError(
+                    f"{address} shows {len(row)} tokens in example {place}, more than the {self._most(model)} of "
+                    "data.length; set it higher, or shorten data.shown"
+                )
+            rows.append({"input_ids": row})
+        return rows
+
+
+def in_place(shown: str, prompt: Any, completion: Any) -> Any:
+    """A prompt, a text or messages, with what a teacher is shown in its place.
+
+    Example:
+      >>> in_place("{prompt} Such as: {completion}. Now you:", "2 + 2?", "4")
+      '2 + 2? Such as: 4. Now you:'
+    """
+    if isinstance(prompt, str):
+        return shown.format(prompt=prompt, completion=completion)
+    *before, last = prompt
+    told = completion if isinstance(completion, str) else completion[-1]["content"]
+    return [*before, {**last, "content": shown.format(prompt=last["content"], completion=told)}]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +160,7 @@ class Completions(Written):
     def check(self) -> None:
         """Raises ValueError on what can be seen to be wrong without the data."""
         check_address(self, "answers.jsonl")
+        self._check_shown()
 
 
 @dataclasses.dataclass(frozen=True)
