@@ -218,6 +218,10 @@ def _replaced(root: Any, place: tuple, value: Any) -> Any:
     return {**(root or {}), first: _replaced((root or {}).get(first), rest, value)}
 
 
+TEXTS = (str, str | None)
+"""What a text with brackets is taken as it is for."""
+
+
 def _value(field: Field, texts: list[str]) -> Any:
     """The texts as a value of the field's type."""
     annotation, told = _in_words(field.annotation), " ".join(texts)
@@ -231,7 +235,7 @@ def _value(field: Field, texts: list[str]) -> Any:
     if annotation is Any:
         values = tuple(_literal(text) for text in texts)
         return values[0] if len(values) == 1 else values
-    if len(texts) == 1 and texts[0][:1] in ("(", "[", "{"):
+    if len(texts) == 1 and texts[0][:1] in ("(", "[", "{") and annotation not in TEXTS:
         written = _literal(texts[0])
         inner = _values_of_mapping(field.annotation)
         if isinstance(written, Mapping) and inner is not None:

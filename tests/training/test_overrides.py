@@ -29,6 +29,8 @@ class Data:
     domains: tuple[str, ...] = ("movie",)
     limit: int | None = None
     shuffle: bool = True
+    template: str | None = None
+    mark: str = "-"
 
     def build(self, model, feed):
         raise AssertionError("overrides build nothing")
@@ -57,6 +59,8 @@ def changes(*tokens):
     "path, words, value",
     [
         ("seed", ["3"], 3),
+        ("data.template", ["{prompt} (such as: {completion})"], "{prompt} (such as: {completion})"),
+        ("data.mark", ["[1]"], "[1]"),
         ("model.width", ["16"], 16),
         ("model.folder", ["a/b"], Path("a/b")),
         ("data.domains", ["tweets", "nyt"], ("tweets", "nyt")),
