@@ -1,6 +1,7 @@
 """Adapters that peft saved load with its outputs and gradients; what is saved here is what peft saves."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -103,6 +104,20 @@ def test_what_is_saved_is_what_peft_saved(kind, tmp_path):
     )
     for field in same if ours["peft_type"] not in ("ADALORA", "TRAINABLE_TOKENS") else ():
         assert ours.get(field) == theirs.get(field) or (ours["peft_type"] == "OFT" and ours["r"] != theirs["r"])
+
+
+def test_frequencies_of_their_own_are_found_by_pefts_rule(tmp_path):
+    _, params = load_adapter(folder_of("fourierft"), BASE)
+    save_adapter(BASE, params, tmp_path / "saved")
+    pattern = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())["n_frequency_pattern"]
+    saved = load_file(tmp_path / "saved" / "adapter_model.safetensors")
+    own = {name.removesuffix(".fourierft_spectrum"): x.shape[0] for name, x in saved.items()}
+    own = {name.removeprefix("base_model.model."): count for name, count in own.items()}
+    assert set(own.values()) == {11, 20}
+    for name, count in own.items():
+        # peft.tuners.fourierft.model: the first key that is the end of a name after a dot, else the whole name.
+        key = next((key for key in pattern if re.match(rf".*\.{key}$", name)), name)
+        assert pattern.get(key, 20) == count
 
 
 @pytest.mark.parametrize("kind", ["pissa", "olora"])

@@ -29,10 +29,11 @@ def strengths(saved: Saved, places, field: str, default) -> tuple[float, dict[st
     return alpha, {path: value for path, value in own.items() if value != alpha}
 
 
-def per_module(values: Mapping[str, Any], modules) -> tuple[Any, dict[str, Any]]:
-    """The commonest value and the others by module, as peft's patterns."""
+def per_module(values: Mapping[str, Any], modules, escaped: bool = True) -> tuple[Any, dict[str, Any]]:
+    """The commonest value and the others by module, as peft's patterns; or by their names as they are."""
     common = Counter(values.values()).most_common(1)[0][0]
-    return common, {re.escape(_called(modules, place)): value for place, value in values.items() if value != common}
+    named = {_called(modules, place): value for place, value in values.items() if value != common}
+    return common, {re.escape(name) if escaped else name: value for name, value in named.items()}
 
 
 def number(value: float) -> int | float:

@@ -164,7 +164,9 @@ def _read_fourierft(saved: Saved, name: str):
 
 
 def _describe_fourierft(holders, modules):
-    count, pattern = per_module({place: held.spectrum.shape[0] for place, held in holders.items()}, modules)
+    counts = {place: held.spectrum.shape[0] for place, held in holders.items()}
+    # peft asks for a whole name as it is; its patterns need something in front of them.
+    count, pattern = per_module(counts, modules, escaped=False)
     held = next(iter(holders.values()))
     fields = {"n_frequency": count, "n_frequency_pattern": pattern, "random_loc_seed": held.seed}
     return {**fields, "scaling": float(held.scale), "target_modules": modules.targets(holders)}
