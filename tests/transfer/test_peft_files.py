@@ -111,13 +111,13 @@ def test_frequencies_of_their_own_are_found_by_pefts_rule(tmp_path):
     save_adapter(BASE, params, tmp_path / "saved")
     pattern = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())["n_frequency_pattern"]
     saved = load_file(tmp_path / "saved" / "adapter_model.safetensors")
-    own = {name.removesuffix(".fourierft_spectrum"): x.shape[0] for name, x in saved.items()}
-    own = {name.removeprefix("base_model.model."): count for name, count in own.items()}
+    spectra = {name.removesuffix(".fourierft_spectrum"): x.shape[0] for name, x in saved.items()}
+    own = {name.removeprefix("base_model.model."): size for name, size in spectra.items()}
     assert set(own.values()) == {11, 20}
-    for name, count in own.items():
+    for name, frequencies in own.items():
         # peft.tuners.fourierft.model: the first key that is the end of a name after a dot, else the whole name.
         key = next((key for key in pattern if re.match(rf".*\.{key}$", name)), name)
-        assert pattern.get(key, 20) == count
+        assert pattern.get(key, 20) == frequencies
 
 
 @pytest.mark.parametrize("kind", ["pissa", "olora"])
