@@ -4,18 +4,19 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from training.small import Points, experiment
+from training.small import Points, experiment, points, stream
 
 from ft_jax.cli.entry import main
 from ft_jax.core import Method, compose
 from ft_jax.models.checkpoints.whole_folder import vacant
-from ft_jax.training import Experiment, Task, fit
+from ft_jax.training import Experiment, Feed, Task, fit
 from ft_jax.training.choosing import described
 from ft_jax.training.experiment import Budget
 from ft_jax.training.run_folder import check_folder
 from ft_jax.training.stream import check_stream
 from ft_jax.training.sweeps import Sweep
 
+SOURCE = stream(points(8, 0), Feed(4))
 DECEIVES = ("a\nb", "a\u202etxt", "a\x1b[2J", "a\u200fb", "x" * 256, "a\ud800")
 TELLS = r"has (the control character|the direction mark|a part of 256 bytes|'\\ud800', which is no character)"
 
@@ -24,8 +25,8 @@ GIVEN = {
     "run folder": lambda name: experiment(out=f"runs/{name}").check(),
     "folder of a run": lambda name: check_folder(experiment(), Path(name)),
     "metric": lambda name: experiment(metrics={name: None}).check(),
-    "task": lambda name: check_stream(Task(name, lambda state: {})),
-    "evaluation set": lambda name: check_stream(Task("a", lambda state: {}, {name: [{}]})),
+    "task": lambda name: check_stream(Task(name, SOURCE)),
+    "evaluation set": lambda name: check_stream(Task("a", SOURCE, {name: [{}]})),
     "method": lambda name: compose(Method(name)),
     "folder of a model": lambda name: vacant(name, overwrite=True),
     "sweep": lambda name: Sweep(experiment(), {"seed": "1,2"}, trials=2, out=name).check(),

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from training.small import points, stream
 from training.tiny_texts import TextModel, experiment, rows
 
 from ft_jax import models
@@ -68,7 +69,8 @@ def test_a_run_does_not_go_on_with_other_classes(tmp_path):
 
 
 def test_tasks_that_number_their_classes_differently_are_refused():
-    tasks = [Task(name, lambda state: {}, classes=classes) for name, classes in (("a", ("x", "y")), ("b", ("y", "x")))]
+    source = stream(points(8, 0), Feed(4))
+    tasks = [Task(name, source, classes=classes) for name, classes in (("a", ("x", "y")), ("b", ("y", "x")))]
     with pytest.raises(ValueError, match="task 'a' numbers its classes x, y and task 'b' y, x"):
         check_stream(tasks)
 
