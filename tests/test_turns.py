@@ -49,6 +49,12 @@ def test_a_law_is_what_its_method_is_and_a_test_what_its_file_is():
     assert len(set(found.values())) == 3
 
 
+def test_a_page_is_read_from_its_beginning():
+    """A block of it takes up what those before it left, so none runs without them."""
+    names = {unit(f"tests/test_quickstart.py::test_the_block_does_what_the_page_says[{block}]") for block in "abc"}
+    assert names == {"tests/test_quickstart.py"} and "tests/test_quickstart.py" in recorded()
+
+
 def test_the_record_names_files_that_are_there():
     stale = [name for name in recorded() if not turns.file_of(name).exists()]
     assert not stale, f"tests/seconds.json names {stale[:1]}, whose file is gone; run make slow"

@@ -17,6 +17,8 @@ from pathlib import Path
 RECORD = Path(__file__).with_name("seconds.json")
 LONG = 2.0
 """Seconds from which on a test is a long one; the laws of one method are one test."""
+STORIES = ("tests/test_quickstart.py",)
+"""Files whose tests take up what those before them left: all of them run, or none."""
 SECONDS = 480.0
 """Of long tests in one run, over all its workers."""
 
@@ -76,13 +78,15 @@ def todays(long: Mapping[str, Long], digests: Mapping[str, str], day: int, budge
 
 
 def unit(nodeid: str) -> str:
-    """What is measured and run together: a test, or all laws of one method.
+    """What is measured and run together: a test, all laws of one method, or a file whose tests stand on one another.
 
     Example:
       >>> unit("tests/laws/test_laws.py::test_a_step_is_pure[rl.dpo]"), unit("tests/core/test_step.py::test_a[1]")
       ('tests/laws/test_laws.py[rl.dpo]', 'tests/core/test_step.py::test_a[1]')
     """
     file, _, test = nodeid.partition("::")
+    if file in STORIES:
+        return file
     if file.endswith("laws/test_laws.py") and "[" in test:
         return file + test[test.index("[") :]
     return nodeid
