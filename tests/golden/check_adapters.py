@@ -35,9 +35,9 @@ METHODS = {
     "rslora": lambda: transfer.rslora(rank=2, alpha=3.0),
     "lora bias": lambda: transfer.lora(rank=2, alpha=3.0, targets="attention", bias=True),
     "lora and tokens": lambda: compose(
-        transfer.lora(rank=2, alpha=3.0, targets="attention"), transfer.trainable_tokens((3, 7))
+        transfer.lora(rank=2, alpha=3.0, targets="attention"), transfer.trainable_tokens((3, 4, 7))
     ),
-    "tokens": lambda: transfer.trainable_tokens((3, 7)),
+    "tokens": lambda: transfer.trainable_tokens((3, 4, 7)),
     "adalora": lambda: transfer.adalora(10, rank=3, target=2, alpha=3.0),
     "dora": lambda: transfer.dora(rank=2, alpha=3.0),
     "pissa": lambda: transfer.pissa(rank=2),
