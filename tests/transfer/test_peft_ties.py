@@ -148,3 +148,12 @@ def test_a_mixtures_router_is_refused_for_the_kinds_that_peft_has_not_got_for_it
     params = trained(MIXTRAL, build(targets="*/router/kernel", **more))
     with pytest.raises(ValueError, match=r"layers/0/mlp/router/kernel is a mixture's router, which is no linear layer"):
         models.save_adapter(MIXTRAL, params, tmp_path / "saved")
+
+
+def test_tokens_beside_a_lora_are_refused_where_peft_would_untie_them(tmp_path):
+    model = models.load(GOLDEN / "tiny_bert_lm", tokenizer=False)
+    method = compose(transfer.lora(rank=2, targets="attention"), transfer.trainable_tokens((3, 4)))
+    program = make_step(None, optax.identity(), method)
+    params = program.parameters(program.init(model.params, jax.random.key(0)))["model"]
+    with pytest.raises(ValueError, match="embeddings/tokens learns and 'cls.predictions.decoder.weight' is tied to it"):
+        models.save_adapter(model, params, tmp_path / "saved")

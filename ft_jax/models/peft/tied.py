@@ -47,11 +47,7 @@ def written_twice(
     table = next((path for path in TABLES if path in holders or path in whole), None)
     if table is None or modules.copied is None:
         return holders, modules, {}
-    if modules.copied not in BARE:
-        raise ValueError(
-            f"{table} learns and {printable(modules.copied)} is tied to it, which peft would untie without its bias or "
-            "others that share it; leave it out, or merge the adapter and save the whole model"
-        )
+    check_tied(table, modules)
     if table in whole:
         return holders, modules, {f"{modules.prefix}{modules.copied}": whole[table]}
     tensors = {**modules.tensors, TIED: Tensor(modules.copied, transposed=True)}
@@ -107,3 +103,14 @@ def read_once(
 
 def _module(name: str) -> str:
     return name.rpartition(".")[0]
+
+
+def check_tied(table: str | None, modules: Modules) -> None:
+    """Raises ValueError where a table that learns is shared in another way than peft could be told."""
+    if table is None or modules.copied is None:
+        return
+    if modules.copied not in BARE:
+        raise ValueError(
+            f"{table} learns and {printable(modules.copied)} is tied to it, which peft would untie without its bias or "
+            "others that share it; leave it out, or merge the adapter and save the whole model"
+        )

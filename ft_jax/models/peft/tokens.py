@@ -11,6 +11,7 @@ import numpy as np
 
 from ft_jax.models.peft.holders import Holders
 from ft_jax.models.peft.modules import TABLES, Modules
+from ft_jax.models.peft.tied import check_tied
 from ft_jax.outside import printable
 
 KIND = "TRAINABLE_TOKENS"
@@ -58,8 +59,14 @@ def _of(module: str, told: Mapping[str, Any]):
 
 
 def tokens_beside(holders: Holders, tensors: Mapping[str, Any], modules: Modules) -> tuple[dict[str, Any], dict]:
-    """The tensors of `KIND` under their names beside a LoRA, and the field that says which tokens they are."""
+    """The tensors of `KIND` under their names beside a LoRA, and the field that says which tokens they are.
+
+    Raises:
+      ValueError: tokens of a table that peft has no name for, or would untie.
+    """
     if not holders:
         return {}, {}
+    modules.check(holders)
+    check_tied(next((place for place in TABLES if place in holders), None), modules)
     inside = {name.removesuffix(_DELTA) + _INSIDE: x for name, x in tensors.items()}
     return inside, {FIELD: {modules.names[place]: list(held.indices) for place, held in holders.items()}}
