@@ -1,6 +1,7 @@
 """Streams of batches side by side, and batches on the devices ahead of their turn."""
 
 import collections
+import contextlib
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -69,10 +70,25 @@ class SideBySide:
 def _shapes(stream: Stream) -> list[Mapping[str, Any]]:
     if hasattr(stream, "every_shape"):
         return stream.every_shape()
+    with unmoved(stream):
+        return [next(stream)]
+
+
+@contextlib.contextmanager
+def unmoved(stream: Any) -> Iterator[None]:
+    """What is read of a stream inside is read again after it.
+
+    Example:
+      >>> from ft_jax.data import Dataset, batches
+      >>> stream = batches(Dataset({"x": list(range(4))}), 2, shuffle=False)
+      >>> with unmoved(stream):
+      ...     first = next(stream)
+      >>> bool((first["x"] == next(stream)["x"]).all())
+      True
+    """
     place = stream.get_state()
-    batch = next(stream)
+    yield
     stream.set_state(place)
-    return [batch]
 
 
 def zip_streams(main: Stream, /, **others: Stream) -> SideBySide:

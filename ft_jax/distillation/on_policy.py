@@ -87,9 +87,7 @@ def on_policy(
         chosen = jax.random.uniform(context.key_for(f"{name}/share")) < context.hyper[name]["share"]
         return state, jax.lax.cond(chosen, written, lambda given: given, given)
 
-    return Method(
-        name=name, hyper={"share": share}, prepare=prepare, reads="examples", refuses=_refuses(name), gives=None
-    )
+    return Method(name=name, hyper={"share": share}, prepare=prepare, reads="examples", refuses=_refuses(name))
 
 
 CHANGED = ("input_ids", "attention_mask", "labels", "weights")

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
@@ -13,7 +12,8 @@ from ft_jax.core.losses import divergence
 from ft_jax.core.method import Method
 from ft_jax.distillation.divergences import reverse_rows
 from ft_jax.distillation.logits import softened_divergence
-from ft_jax.distillation.teachers import beside_task, check_temperature, refuse_mismatch
+from ft_jax.distillation.teachers import averages, beside_task, check_temperature, refuse_mismatch, taught_by_average
+from ft_jax.models.generation.generate import left_padded
 
 SHOWN = "privileged"
 """The part of a batch with what the teacher reads in the prompts' place."""
@@ -74,6 +74,7 @@ def privileged(
 
     Example:
       >>> from ft_jax import models
+      >>> import jax
       >>> privileged(models.tiny_decoder(jax.random.key(0)).apply, decay=0.95).hyper
       {'weight': 1.0, 'temperature': 1.0, 'decay': 0.95}
     """
@@ -96,8 +97,7 @@ def privileged(
                     "data.shown does"
                 )
             rows, place = taught_rows(batch, name)
-            average = jax.tree.map(lambda a, p: a.astype(p.dtype), context.memory[name], learned)
-            seen = jax.lax.stop_gradient(context.replace(train=False).run(apply, average, rows))
+            seen = taught_by_average(apply, learned, rows, context, name)
             hidden = jnp.take_along_axis(seen.hidden, place[..., None], axis=1)
             theirs = dataclasses.replace(seen, hidden=hidden, states={})
             refuse_mismatch(student, theirs, name)
@@ -108,20 +108,14 @@ def privileged(
 
         return distilled
 
-    def after_step(state, event):
-        decay = state.hyper[name]["decay"]
-        moved = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p.astype(a.dtype), state.memory[name], state.params)
-        return state.remember(name, moved)
-
     return Method(
         name=name,
         hyper=numbers,
-        memory=lambda params, key: jax.tree.map(lambda p: jnp.array(p, jnp.float32), params),
         loss=loss,
-        after_step=after_step,
         drops=() if "hard_weight" in numbers else ("task",),
         reads="examples",
         fields=(SHOWN,),
+        **averages(name),
     )
 
 
@@ -144,8 +138,7 @@ def taught_rows(batch: Mapping[str, Array], name: str) -> tuple[dict[str, Array]
         )
     real = batch.get("attention_mask", jnp.ones_like(ids)) > 0
     given, here = shown["input_ids"], shown.get("attention_mask", jnp.ones_like(shown["input_ids"])) > 0
-    order = jnp.argsort(here, axis=1, stable=True)
-    given, here = (jnp.take_along_axis(x, order, axis=1) for x in (given, here))
+    given, here = left_padded(given, here)
     time, width = ids.shape[1], given.shape[1]
     start = jnp.argmax(labels >= 0, axis=1)[:, None]
     at = start + 1 + jnp.arange(time)

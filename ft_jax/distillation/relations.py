@@ -11,6 +11,7 @@ from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.outputs import Outputs, real_tokens
 from ft_jax.core.params import Params, never
+from ft_jax.distillation.states import states_of
 from ft_jax.distillation.teachers import collecting, holding, taught
 
 COLLECTED = "projections"
@@ -101,17 +102,8 @@ def projected(outputs: Outputs, layer: int, who: str) -> dict[str, Float[Array, 
     Raises:
       ValueError: outputs without them, or without that layer's.
     """
-    names = [name.rpartition("/") for name in outputs.states]
-    layers = sorted({int(number) for kind, _, number in names if kind == KINDS[0] and number.isdigit()})
-    if not layers:
-        raise ValueError(
-            f"{who} gives no queries, keys and values; give the apply of a model that can collect its projections, or "
-            "outputs with states 'query/<layer>', 'key/<layer>' and 'value/<layer>'"
-        )
-    number = layer + layers[-1] + 1 if layer < 0 else layer
-    if number not in layers:
-        raise ValueError(f"{who} has no layer {layer}; it has {layers[0]} to {layers[-1]}")
-    found = {kind: outputs.states[f"{kind}/{number}"].astype(jnp.float32) for kind in KINDS}
+    what = "queries, keys and values"
+    found = {kind: states_of(outputs, (layer,), who, kind, what)[0] for kind in KINDS}
     return {kind: x.reshape(*x.shape[:2], -1) for kind, x in found.items()}
 
 

@@ -10,7 +10,14 @@ from ft_jax.core.losses import divergence
 from ft_jax.core.method import Method
 from ft_jax.core.params import Params, never
 from ft_jax.distillation.logits import softened_divergence
-from ft_jax.distillation.teachers import beside_task, check_temperature, refuse_mismatch, taught
+from ft_jax.distillation.teachers import (
+    averages,
+    beside_task,
+    check_temperature,
+    refuse_mismatch,
+    taught,
+    taught_by_average,
+)
 
 
 @register(
@@ -150,24 +157,17 @@ def own_average(
         def distilled(learned, batch, context):
             terms, student = inner(learned, batch, context)
             own = context.hyper[name]
-            average = jax.tree.map(lambda a, p: a.astype(p.dtype), context.memory[name], learned)
-            teacher = jax.lax.stop_gradient(context.replace(train=False).run(apply, average, batch))
+            teacher = taught_by_average(apply, learned, batch, context, name)
             refuse_mismatch(student, teacher, name)
             apart = divergence(softened_divergence, student, teacher, batch, own["temperature"])
             return {**terms, name: own["weight"] * apart}, student
 
         return distilled
 
-    def after_step(state, event):
-        decay = state.hyper[name]["decay"]
-        moved = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p.astype(a.dtype), state.memory[name], state.params)
-        return state.remember(name, moved)
-
     return Method(
         name=name,
         hyper={"weight": weight, "decay": decay, "temperature": temperature},
-        memory=lambda params, key: jax.tree.map(lambda p: jnp.array(p, jnp.float32), params),
         loss=loss,
-        after_step=after_step,
         reads="examples",
+        **averages(name),
     )

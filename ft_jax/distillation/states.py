@@ -113,18 +113,20 @@ def _projections(name: str):
     return lambda path, leaf: True if path.startswith(f"{name}/projections/") else frozen(path, leaf)
 
 
-def states_of(outputs: Outputs, layers: Sequence[int], who: str) -> list[Float[Array, "batch time width"]]:
-    """The hidden states after some layers, float32.
+def states_of(
+    outputs: Outputs, layers: Sequence[int], who: str, state: str = STATE, what: str = "hidden states"
+) -> list[Float[Array, "batch time ..."]]:
+    """The states of some layers, float32: the hidden ones after them, or others by their name.
 
     Raises:
       ValueError: outputs without them.
     """
-    found = {key.removeprefix(f"{STATE}/"): x for key, x in outputs.states.items() if key.startswith(f"{STATE}/")}
+    found = {key.removeprefix(f"{state}/"): x for key, x in outputs.states.items() if key.startswith(f"{state}/")}
     found = {int(key): x for key, x in found.items() if key.isdigit()}
     if not found:
         raise ValueError(
-            f"{who} gives no hidden states; give the apply of a model that can collect them, or outputs with states "
-            f"'{STATE}/<layer>'"
+            f"{who} gives no {what}; give the apply of a model that can collect them, or outputs with states "
+            f"'{state}/<layer>'"
         )
     count = max(found) + 1
     wanted = [layer + count if layer < 0 else layer for layer in layers]

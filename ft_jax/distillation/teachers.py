@@ -9,6 +9,7 @@ from ft_jax.core.losses import divergence, scale_term
 from ft_jax.core.method import Method, Terms
 from ft_jax.core.outputs import Outputs
 from ft_jax.core.params import Params, never
+from ft_jax.core.state import Context
 from ft_jax.core.weights import shape
 
 
@@ -80,6 +81,24 @@ def taught(apply: Callable, params: Params, batch) -> Outputs:
 def collecting(apply: Callable, states: Sequence[str]) -> Callable:
     """`apply` with states among its outputs, where it can collect them."""
     return apply.collecting(tuple(states)) if hasattr(apply, "collecting") else apply
+
+
+def averages(name: str) -> dict[str, Callable]:
+    """A method's fields that keep the moving average of what learns as its memory, by its number ``decay``."""
+
+    def after_step(state, event):
+        decay = state.hyper[name]["decay"]
+        moved = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p.astype(a.dtype), state.memory[name], state.params)
+        return state.remember(name, moved)
+
+    start = lambda params, key: jax.tree.map(lambda p: jax.numpy.array(p, jax.numpy.float32), params)  # noqa: E731
+    return {"memory": start, "after_step": after_step}
+
+
+def taught_by_average(apply: Callable, learned: Params, batch, context: Context, name: str) -> Outputs:
+    """The outputs of a method's average, in the types of what learns, without dropout and not differentiated."""
+    average = jax.tree.map(lambda a, p: a.astype(p.dtype), context.memory[name], learned)
+    return jax.lax.stop_gradient(context.replace(train=False).run(apply, average, batch))
 
 
 def check_temperature(temperature: float, name: str) -> None:

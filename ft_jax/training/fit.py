@@ -372,9 +372,7 @@ class _Loop:
         skips = self.skips.count(self.state)
         if self.saving.lost(self.state, metrics if skips is None else None):
             raise Broken(self.progress.step, "loss or a parameter", None, self.progress.place)
-        message = self.skips.told(self.progress.step, skips)
-        if message is not None:
-            self.log.event(self.progress.step, "nonfinite", message)
+        self.skips.tell(self.progress.step, skips, self.log)
         self.progress = self.saving.save(self.state, self.progress)
 
     def go_back_to_best(self) -> bool:

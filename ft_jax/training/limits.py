@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ft_jax.core.weights import shape
+from ft_jax.data.streams import unmoved
 from ft_jax.outside import printable
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.objective import outline_of, target_of
@@ -70,9 +71,8 @@ def check_carries(task: Task, batches: Sequence[Batch]) -> None:
     """
     if not batches or any(carries(batch) for batch in batches):
         return
-    place = task.train.get_state()
-    more = list(itertools.islice((batch for batch in iter(lambda: next(task.train, None), None)), UNSEEN))
-    task.train.set_state(place)
+    with unmoved(task.train):
+        more = list(itertools.islice((batch for batch in iter(lambda: next(task.train, None), None)), UNSEEN))
     if not any(carries(batch) for batch in more):
         raise ValueError(
             f"nothing in the first {len(more)} batches of task {printable(task.name)} carries loss: {MASKED}; correct "

@@ -14,6 +14,7 @@ import optax
 from ft_jax.core import Composition, Context, Method, Outputs, TrainState, compose, make_step
 from ft_jax.core.batches import rows
 from ft_jax.core.params import Params
+from ft_jax.data.streams import unmoved
 from ft_jax.outside import listed, printable
 
 Batch = Mapping[str, Any]
@@ -76,10 +77,8 @@ class OnPolicy:
         """A batch as `make` asks it."""
         if self.asks is not None:
             return self.asks
-        place = self.given.get_state()
-        first = next(self.given)
-        self.given.set_state(place)
-        return first
+        with unmoved(self.given):
+            return next(self.given)
 
 
 def acting(act: Act, composition: Composition, axis: str | None = None) -> Callable[[TrainState, Batch], Any]:

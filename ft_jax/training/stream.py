@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from ft_jax.data.streams import unmoved
 from ft_jax.outside import check_name, listed, printable
 from ft_jax.training.on_policy import Actor, OnPolicy
 
@@ -147,10 +148,8 @@ def first_batch(task: Task) -> Batch:
     """
     if isinstance(task.train, OnPolicy):
         return task.train.like
-    place = task.train.get_state()
-    batch = next_batch(task)
-    task.train.set_state(place)
-    return batch
+    with unmoved(task.train):
+        return next_batch(task)
 
 
 def check_batch(batch: Any, where: str) -> None:

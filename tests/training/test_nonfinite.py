@@ -85,6 +85,7 @@ def test_a_run_in_which_every_step_is_skipped_ends(tmp_path):
     made = changed(nonfinite="skip", data=Points(count=8, spoil=2 * BIG), checkpoints=CheckpointSpec(every=10))
     with pytest.raises(Diverged, match="steps since step 1 were skipped|10 steps since step 0 were skipped"):
         fit(made, run=tmp_path, quiet=True)
+    assert "were skipped" in told(tmp_path, "nonfinite")[-1]
 
 
 def test_a_run_that_goes_back_goes_on_behind_the_batch(tmp_path):

@@ -154,8 +154,18 @@ def prompts(forward: Forward, input_ids, attention_mask, new: int) -> tuple[Arra
     room = forward.config.positions - new - ids.shape[1]
     extra = min(-ids.shape[1] % PROMPT_MULTIPLE, room)
     ids, real = (jnp.pad(array, ((0, 0), (extra, 0))) for array in (ids, real))
-    # A stable sort by "is real" moves all padding to the left and keeps the tokens' order.
-    order = jnp.argsort(real, axis=1, stable=True)
+    return left_padded(ids, real)
+
+
+def left_padded(ids: Int[Array, "batch time"], real: Array) -> tuple[Array, Array]:
+    """Tokens and their mask with all padding on the left, so that an answer follows its prompt.
+
+    Example:
+      >>> left_padded(jnp.array([[5, 6, 0]]), jnp.array([[1, 1, 0]]))[0].tolist()
+      [[0, 5, 6]]
+    """
+    # A stable sort by "is real" keeps the tokens' order.
+    order = jnp.argsort(real > 0, axis=1, stable=True)
     return jnp.take_along_axis(ids, order, axis=1), jnp.take_along_axis(real, order, axis=1)
 
 

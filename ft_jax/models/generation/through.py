@@ -9,7 +9,7 @@ from jaxtyping import Array
 from ft_jax.core.outputs import Outputs, logits_of
 from ft_jax.core.params import Params
 from ft_jax.core.state import Context
-from ft_jax.models.generation.generate import Generation, continued, generate
+from ft_jax.models.generation.generate import Generation, continued, generate, left_padded
 from ft_jax.models.generation.sampling import sampling_of
 from ft_jax.models.generation.stops import stops_of
 
@@ -94,11 +94,8 @@ def generate_through(
     real = jnp.ones_like(ids) if attention_mask is None else jnp.asarray(attention_mask, jnp.int32)
     sampling, numbers = sampling_of(temperature, key=key, top_k=top_k, top_p=top_p, min_p=min_p)
     stops = stops_of(stop_tokens, stop_sequences, ids.shape[0]).repeated(samples)
-    # Padding goes to the left, so that an answer follows its prompt.
-    order = jnp.argsort(real > 0, axis=1, stable=True)
     ids, real, more = jax.tree.map(
-        lambda x: jnp.repeat(x, samples, axis=0),
-        (jnp.take_along_axis(ids, order, axis=1), jnp.take_along_axis(real, order, axis=1), dict(fields or {})),
+        lambda x: jnp.repeat(x, samples, axis=0), (*left_padded(ids, real), dict(fields or {}))
     )
     prompt = ids.shape[1]
     room = ((0, 0), (0, max_new_tokens))

@@ -13,6 +13,7 @@ from ft_jax.core.losses import token_log_probabilities
 from ft_jax.core.outputs import Outputs, logits_of
 from ft_jax.core.state import Context
 from ft_jax.models import generate_by
+from ft_jax.models.generation.generate import left_padded
 from ft_jax.rl.advantages import overlong_penalty
 from ft_jax.rl.online.rewards import Answers, Reward
 
@@ -68,10 +69,7 @@ class Rollouts:
     def answers(self, context: Context, params: Any, batch: Mapping[str, Array], keys: jax.Array | None) -> tuple:
         """``(answers, log-probabilities of their tokens [answers, new])``; without keys the likeliest, one a prompt."""
         ids = batch["input_ids"]
-        real = batch.get("attention_mask", jnp.ones_like(ids))
-        # Padding goes to the left, so that an answer follows its prompt.
-        order = jnp.argsort(real > 0, axis=1, stable=True)
-        ids, real = jnp.take_along_axis(ids, order, axis=1), jnp.take_along_axis(real, order, axis=1)
+        ids, real = left_padded(ids, batch.get("attention_mask", jnp.ones_like(ids)))
         greedy = keys is None
         times = 1 if greedy else self.samples
         how = {
@@ -121,8 +119,10 @@ class Rollouts:
         return total, parts
 
 
-MADE = ("input_ids", "attention_mask", "labels", "weights", "sampler", "old", "value", "return", "advantage")
-MADE += ("reference", "trust", "kept", "reward", "signal")
+MADE = (
+    "input_ids", "attention_mask", "labels", "weights", "sampler", "old", "value", "return", "advantage", "reference",
+    "trust", "kept", "reward", "signal",
+)  # fmt: skip
 """Fields of the rows that a rollout gives; prompts have others."""
 
 

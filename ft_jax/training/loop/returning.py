@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from ft_jax.core import TrainState
+from ft_jax.training.logging import Log
 from ft_jax.training.loop.nonfinite import ALL_SKIPPED, MOST_RETURNS, Broken, keep_batch, skipped
 from ft_jax.training.loop.saving import Saving
 from ft_jax.training.on_policy import Place
@@ -67,18 +68,18 @@ class Skips:
         """How many there were in all; None where nothing skips."""
         return skipped(state) if self._counts else None
 
-    def told(self, step: int, count: int | None) -> str | None:
-        """What to tell of them at a save.
+    def tell(self, step: int, count: int | None, log: Log) -> None:
+        """A line of the log at a save, where steps were skipped.
 
         Raises:
           Diverged: all since the last save were skipped.
         """
         if count is None:
-            return None
+            return
         (since, before), self._before = self._before, (step, count)
         if count == before:
-            return None
+            return
         message = f"{count - before} steps since step {since} were skipped, for their gradient was not finite"
+        log.event(step, "nonfinite", message)
         if count - before == step - since >= ALL_SKIPPED:
             raise Diverged(f"{message}, and no other was made; lower optimizer.learning_rate or look at the data")
-        return message
