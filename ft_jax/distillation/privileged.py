@@ -31,7 +31,7 @@ def _beside(batch: Mapping[str, Array]) -> dict[str, Array]:
 
 @register(
     "distillation",
-    paper="Shenfeld et al. 2026, arXiv:2601.19897, equation 1",
+    paper="Shenfeld et al. 2026, arXiv:2601.19897",
     example=lambda problem: privileged(problem.apply, weight=0.5, decay=0.5, hard_weight=1.0),
     needs=(SHOWN,),
     batch=_beside,

@@ -22,7 +22,7 @@ HIDDEN = 0.7 * jnp.finfo(jnp.float32).min
 
 @register(
     "distillation",
-    paper="Wang et al. 2021, arXiv:2012.15828, equations 5 to 8",
+    paper="Wang et al. 2021, arXiv:2012.15828",
     example=lambda problem: relations(
         problem.apply, jax.tree.map(lambda leaf: 1.2 * leaf, problem.params), weight=0.5, heads=2
     ),
@@ -54,7 +54,8 @@ def relations(
       heads: relation heads; they divide the widths of both.
       layer: the student's, negative numbers from the end.
       teacher_layer: the teacher's.
-      kinds: of ``"query"``, ``"key"`` and ``"value"``; with values alone it is the value relation of MiniLM.
+      kinds: of ``"query"``, ``"key"`` and ``"value"``; with values alone, and as many heads as both models
+        have, it is the value relation of MiniLM.
       name: the method's name, under which the teacher's parameters stand.
 
     Raises:
