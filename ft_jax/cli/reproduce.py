@@ -25,7 +25,10 @@ def command(words: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="one seed and as little training as shows the direction")
     parser.add_argument("--seeds", type=int, metavar="N", help="how many seeds; a row's own by default")
     parser.add_argument("--out", type=place, default=Path("runs/reproduce"), help="where NAME.json and report.html go")
+    parser.add_argument("--record", type=place, metavar="FILE", help="keep what came out as a line of FILE, one a name")
     options = parser.parse_args(words)
+    if options.record is not None and options.quick:
+        raise ValueError(f"--record {options.record} keeps whole measurements; leave out --quick")
     if options.seeds is not None and options.seeds < 1:
         raise ValueError(f"--seeds is {options.seeds}; give at least 1")
     known = rows()
@@ -85,7 +88,7 @@ def listing(names: Sequence[str], as_json: bool) -> str:
 
 def measured(name: str, row: Any, options: Any) -> bool:
     """Measures a row, prints and writes it; whether it holds."""
-    from ft_jax.training.reproduction import record
+    from ft_jax.training.reproduction import keep, record
     from ft_jax.training.run_folder import write_json
 
     count = options.seeds or (1 if options.quick else len(row.seeds))
@@ -102,6 +105,8 @@ def measured(name: str, row: Any, options: Any) -> bool:
     told = record(name, row, found, seeds, options.quick, time.perf_counter() - begin)
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / f"{name}.json", told)
+    if options.record is not None:
+        keep(options.record, told)
     print(json.dumps({**told, "pictures": list(told["pictures"])}) if options.json else text(told), flush=True)
     return told["holds"]
 

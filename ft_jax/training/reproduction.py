@@ -1,7 +1,9 @@
 """A published number, ours beside it, and what may be said of the two."""
 
 import dataclasses
+import json
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +12,11 @@ import jinja2
 import markupsafe
 import numpy as np
 
+from ft_jax.assets.cache import replacing
 from ft_jax.outside import printable
+from ft_jax.outside.strict_json import parse_json
 from ft_jax.training.report.page import STYLE
+from ft_jax.training.run_folder import finite, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +153,45 @@ def record(name: str, row: Reproduction, found: Found, seeds: Sequence[int], qui
 def described(name: str, row: Reproduction) -> dict[str, Any]:
     """A row as JSON before it is measured."""
     return {"name": name, **{f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name != "measure"}}
+
+
+NOT_KEPT = ("seconds", "pictures")
+"""Parts of a record that a file of records leaves out: what depends on the computer, and what is long."""
+
+DECIDES = ("python", "ft_jax", "jax", "jaxlib", "optax", "numpy")
+"""Packages whose versions a kept record names."""
+
+
+def kept(path: Path) -> dict[str, dict]:
+    """The records of a file that `keep` wrote, by name; none where there is no file.
+
+    Raises:
+      ValueError: a line that is no record.
+    """
+    if not path.exists():
+        return {}
+    lines = path.read_bytes().splitlines()
+    told = [parse_json(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+    for number, one in enumerate(told, start=1):
+        if "name" not in one or "verdict" not in one:
+            raise ValueError(
+                f"{path}:{number} has no name and verdict; give a file that ft-jax reproduce --record wrote"
+            )
+    return {one["name"]: one for one in told}
+
+
+def keep(path: Path, told: Mapping[str, Any]) -> None:
+    """Puts a record, as `record` gives it, in place of its name's line in a file of JSON lines ordered by name.
+
+    The line says when and with which versions it was measured.
+    """
+    found = versions()
+    line = {name: value for name, value in told.items() if name not in NOT_KEPT}
+    line |= {"date": time.strftime("%Y-%m-%d"), "versions": {name: found[name] for name in DECIDES if name in found}}
+    lines = {**kept(path), told["name"]: finite(line)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write("".join(f"{json.dumps(lines[name], ensure_ascii=False)}\n" for name in sorted(lines)).encode())
 
 
 PAGE = """<!DOCTYPE html>

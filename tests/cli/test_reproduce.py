@@ -1,10 +1,14 @@
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 
 from ft_jax.cli import main
 from ft_jax.cli.reproduce import load, rows
-from ft_jax.training.reproduction import Found, Reproduction, at_least, at_most, verdict, within
+from ft_jax.training.reproduction import Found, Reproduction, at_least, at_most, keep, kept, record, verdict, within
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_rows_are_listed_with_paper_place_and_setting(capsys):
@@ -39,3 +43,37 @@ def test_a_number_out_of_its_bound_does_not_hold():
     assert not at_least("x", 1.0, [0.9, 1.0]).met and not at_most("x", 1.0, float("nan")).met
     assert verdict("same", [], quick=False).endswith("does not hold")
     assert load("hyperband_table").seeds == ()
+
+
+def test_records_are_one_line_a_name_the_newest_and_say_what_measured_them(tmp_path, capsys):
+    file = tmp_path / "records" / "a.jsonl"
+    assert main(["reproduce", "hyperband_table", "--out", str(tmp_path), "--record", str(file)]) == 0
+    row = Reproduction("title", "paper", "table 1", "same", lambda seeds, quick: Found(()), seeds=(0, 1))
+    for value in (float("nan"), 0.5):
+        found = Found([at_least("accuracy", 0.4, [value, 0.6])], {"curve": "<svg></svg>"})
+        keep(file, record("a_row", row, found, (0, 1), False, 12.0))
+    names = [json.loads(line)["name"] for line in file.read_text().splitlines()]
+    assert names == ["a_row", "hyperband_table"]
+    told = kept(file)["a_row"]
+    assert told["verdict"] == "same setting: holds" and told["findings"][0]["ours"] == [0.5, 0.6]
+    assert told["versions"]["jax"] and told["date"] and not {"seconds", "pictures"} & set(told)
+    capsys.readouterr()
+    assert main(["reproduce", "hyperband_table", "--quick", "--record", str(file)]) == 2
+    assert "leave out --quick" in capsys.readouterr().err
+
+
+def test_a_file_that_holds_something_else_is_not_written_over(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"name": "x", "verdict": "y"}\n{"experiment": "z"}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl:2 has no name and verdict"):
+        keep(file, {"name": "x"})
+    assert len(file.read_text().splitlines()) == 2
+
+
+def test_the_page_of_what_was_reproduced_shows_its_records():
+    spec = importlib.util.spec_from_file_location("reproduced_table", DOCS / "reproduced_table.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    text = (DOCS / "reproduced.md").read_text(encoding="utf-8")
+    assert made.page(text) == text
+    assert set(kept(made.RECORDS)) <= set(rows())
