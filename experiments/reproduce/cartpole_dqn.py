@@ -44,5 +44,5 @@ reproduction = Reproduction(
     difference=DIFFERENCE,
     measure=measure,
     seeds=(0,),
-    seconds=100,
+    seconds=395,
 )
