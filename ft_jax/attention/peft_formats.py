@@ -22,10 +22,15 @@ VIRTUAL = ("num_virtual_tokens", "token_dim", "num_transformer_submodules", "num
 def _length(saved: Saved) -> int:
     """Virtual tokens: the rows of what is saved, which the configuration must not contradict."""
     rows = saved.tensors[PROMPT].shape[0] if PROMPT in saved.tensors else saved.config.get("num_virtual_tokens", 1)
-    if saved.config.get("num_virtual_tokens", rows) != rows:
+    told = saved.config.get("num_virtual_tokens", rows)
+    if rows == 2 * told and saved.config.get("num_transformer_submodules") == 2:
         raise ValueError(
-            f"the adapter has {rows} virtual tokens and num_virtual_tokens says {saved.config['num_virtual_tokens']}; "
-            "correct the configuration"
+            f"half of the adapter's {rows} virtual tokens stand before the decoder's answer, and this library's all "
+            "before the encoder's text; train it with num_transformer_submodules=1"
+        )
+    if told != rows:
+        raise ValueError(
+            f"the adapter has {rows} virtual tokens and num_virtual_tokens says {told}; correct the configuration"
         )
     return rows
 
@@ -70,8 +75,8 @@ def _unpack_prefix(tensors, holders, modules):
 
 
 def _describe_prefix(holders, modules):
-    count = _of_layers(holders)[0][1].keys.shape[-2]
-    return {"num_virtual_tokens": count, "prefix_projection": False}
+    keys = _of_layers(holders)[0][1].keys
+    return {"num_virtual_tokens": keys.shape[-2], "token_dim": keys.shape[-1], "prefix_projection": False}
 
 
 register_format(
@@ -85,6 +90,7 @@ register_format(
         unpack=_unpack_prefix,
         # What is saved is what the projection gave, so whether there was one is no longer of interest.
         used=(*VIRTUAL, "prefix_projection", "encoder_hidden_size", "init_weights"),
+        virtual="keys",
     )
 )
 
@@ -104,7 +110,9 @@ def _unpack_prompt(tensors, holders, modules):
 
 def _describe_prompt(holders, modules):
     (held,) = holders.values()
-    return {"num_virtual_tokens": held.tokens.shape[0]}
+    count, width = held.tokens.shape
+    # One: before the text alone, where peft has another prompt of a decoder beside an encoder by default.
+    return {"num_virtual_tokens": count, "token_dim": width, "num_transformer_submodules": 1}
 
 
 def _read_encoded(saved: Saved, name: str):
@@ -124,6 +132,7 @@ register_format(
         used=(
             *VIRTUAL, "prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs",
         ),
+        virtual="embeddings",
     )
 )  # fmt: skip
 
@@ -139,6 +148,7 @@ register_format(
         used=(
             *VIRTUAL, "encoder_reparameterization_type", "encoder_hidden_size", "encoder_num_layers", "encoder_dropout",
         ),
+        virtual="embeddings",
     )
 )  # fmt: skip
 

@@ -1,8 +1,9 @@
 """Records adapters of peft on the tiny checkpoints beside it: ``python record_peft_names.py FOLDER``.
 
 Those whose modules are fused, convolved, called otherwise in memory than in files, or stand under a head, and virtual
-tokens before layers with a sliding window. For each a folder ``peft_names/<name>`` with peft's two files and
-``outputs.npz``. Needs torch, transformers and peft.
+tokens before layers with a sliding window, under a head or before an encoder. For each a folder ``peft_names/<name>``
+with peft's two files and ``outputs.npz``. Needs torch, transformers and peft. Prefixes of classifiers are recorded
+where transformers is older than 5 (with 4.56.2 and peft 0.17.1), as peft 0.21 asks a newer one for a name that it lost.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 
 LORA = {"r": 2, "lora_alpha": 3, "target_modules": "all-linear"}
 CASES = {
@@ -56,8 +57,23 @@ CASES = {
             target_parameters=["model.layers.1.mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
         ),
     ),
+    "qwen3_tagger_prompt": ("tiny_qwen3_tagger", PromptTuningConfig(task_type="TOKEN_CLS", num_virtual_tokens=3)),
+    "roberta_tagger_prompt": (
+        "tiny_roberta_tagger",
+        PromptEncoderConfig(task_type="TOKEN_CLS", num_virtual_tokens=3, encoder_hidden_size=8),
+    ),
+    "t5_prompt": (
+        "tiny_t5",
+        PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=3, num_transformer_submodules=1),
+    ),
 }
 """The checkpoint and the adapter; a list of targets of GPT-2 names modules of two kinds alike."""
+
+BEFORE = {
+    "bert_prefix": ("tiny_bert_classifier", PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)),
+    "llama_reward_prefix": ("tiny_llama_reward", PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)),
+}
+"""Those that want transformers before 5."""
 
 
 def inputs_of(folder):
@@ -74,7 +90,8 @@ def main() -> None:
     torch.manual_seed(3)
     transformers.utils.logging.set_verbosity_error()
     root, generator = Path(sys.argv[1]), torch.Generator().manual_seed(4)
-    for name, (checkpoint, config) in CASES.items():
+    new = int(transformers.__version__.partition(".")[0]) >= 5
+    for name, (checkpoint, config) in (CASES if new else BEFORE).items():
         described = json.loads((root / checkpoint / "config.json").read_text(encoding="utf-8"))
         kind = getattr(transformers, described["architectures"][0])
         model = get_peft_model(kind.from_pretrained(root / checkpoint, attn_implementation="eager"), config).eval()
@@ -84,7 +101,7 @@ def main() -> None:
                     parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
             outputs = model(**inputs_of(root / checkpoint))
         result = outputs.logits if "logits" in outputs else outputs.last_hidden_state
-        if "prompt" in name or "prefix" in name:
+        if ("prompt" in name or "prefix" in name) and result.ndim == 3:
             result = result[:, -inputs_of(root / checkpoint)["input_ids"].shape[1] :]
         model.save_pretrained(root / "peft_names" / name)
         (root / "peft_names" / name / "README.md").unlink(missing_ok=True)

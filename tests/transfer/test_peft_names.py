@@ -1,6 +1,7 @@
 """Adapters of peft on every kind of module name: fused, turned, under a head, called otherwise in memory."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,10 @@ import numpy as np
 import optax
 import pytest
 from models.tiny_checkpoints import GOLDEN
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from ft_jax import attention, models, transfer
-from ft_jax.core import make_step, parameters
+from ft_jax.core import compose, make_step, parameters
 
 FOLDER = GOLDEN / "peft_names"
 CHECKPOINTS = {
@@ -31,6 +32,11 @@ CHECKPOINTS = {
     "gemma3_prompt": "decoders/gemma3",
     "mixtral_experts": "decoders/mixtral",
     "qwen3_moe_experts": "decoders/qwen3_moe",
+    "qwen3_tagger_prompt": "tiny_qwen3_tagger",
+    "roberta_tagger_prompt": "tiny_roberta_tagger",
+    "t5_prompt": "tiny_t5",
+    "bert_prefix": "tiny_bert_classifier",
+    "llama_reward_prefix": "tiny_llama_reward",
 }
 """The checkpoint that each recorded adapter stands on."""
 
@@ -75,7 +81,41 @@ def test_an_adapter_of_peft_is_read_and_saved_as_peft_saved_it(name, tmp_path):
     ours, theirs = (json.loads((f / "adapter_config.json").read_text()) for f in (tmp_path / "saved", FOLDER / name))
     assert bool(ours.get("fan_in_fan_out")) == bool(theirs.get("fan_in_fan_out"))
     assert ours["base_model_name_or_path"].endswith(CHECKPOINTS[name])
-    assert ours.get("r") == theirs.get("r")
+    for field in ("r", "num_virtual_tokens", "token_dim", *(("task_type",) if "num_virtual_tokens" in theirs else ())):
+        assert ours.get(field) == theirs.get(field)
+
+
+def test_virtual_tokens_are_saved_where_peft_adds_them_or_refused(tmp_path):
+    def prompted(name, method):
+        model = models.load(GOLDEN / name, tokenizer=False)
+        state = make_step(lambda *_: None, optax.identity(), method).init(model.params, jax.random.key(1))
+        return model, parameters(state, method)["model"]
+
+    # Without its task peft adds no virtual tokens, and says nothing.
+    for method in (attention.prefix_tuning(2), attention.p_tuning_v2(2), attention.prefix_tuning(2, projection=4)):
+        folder = models.save_adapter(*prompted("tiny_bert_classifier", method), tmp_path / "saved", overwrite=True)
+        assert json.loads((folder / "adapter_config.json").read_text())["task_type"] == "SEQ_CLS"
+        names = {"prompt_embeddings", "base_model.classifier.weight", "base_model.classifier.bias"}
+        assert load_file(folder / "adapter_model.safetensors").keys() == names
+    for name in ("tiny_clip", "tiny_vit", "tiny_llava"):
+        with pytest.raises(ValueError, match="peft adds the virtual tokens of PREFIX_TUNING in its classes for a task"):
+            models.save_adapter(*prompted(name, attention.prefix_tuning(2)), tmp_path / "a")
+    for name, read in (("tiny_bert_classifier", "first"), ("tiny_modernbert_classifier", "mean")):
+        model, params = prompted(name, attention.prompt_tuning(2))
+        with pytest.raises(ValueError, match=f"peft's classifier reads the(ir)? {read}"):
+            models.save_adapter(model, params, tmp_path / "a")
+    copied = tmp_path / "theirs"
+    shutil.copytree(FOLDER / "roberta_tagger_prompt", copied)
+    told = json.loads((copied / "adapter_config.json").read_text())
+    (copied / "adapter_config.json").write_text(json.dumps({**told, "task_type": "SEQ_CLS"}))
+    with pytest.raises(ValueError, match="peft's classifier reads the first of them and this library's the text alone"):
+        models.load_adapter(copied, load("tiny_roberta_classifier"))
+    (copied / "adapter_config.json").write_text(json.dumps({**told, "num_transformer_submodules": 2}))
+    stored = load_file(copied / "adapter_model.safetensors")
+    doubled = {"prompt_embeddings": np.tile(stored["prompt_embeddings"], (2, 1))}
+    save_file(doubled, copied / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match="half of the adapter's 6 virtual tokens stand before the decoder's answer"):
+        models.load_adapter(copied, load("tiny_t5"))
 
 
 @pytest.mark.parametrize(
@@ -112,6 +152,9 @@ def test_what_has_no_adapter_of_a_part_or_of_a_turned_kernel_is_refused(tmp_path
         models.save_adapter(phi, trained(phi, transfer.loha(rank=2)), tmp_path / "a")
     with pytest.raises(ValueError, match=r"is stored as \[inputs, outputs\] .* peft's LOHA is not for such modules"):
         models.save_adapter(gpt2, trained(gpt2, transfer.loha(rank=2)), tmp_path / "a")
-    whisper = models.load(GOLDEN / "tiny_whisper", tokenizer=False)
+    whisper, clip = (models.load(GOLDEN / name, tokenizer=False) for name in ("tiny_whisper", "tiny_clip"))
+    both = compose(transfer.lora(rank=2, targets="attention"), transfer.trainable_tokens((3, 4)))
+    with pytest.raises(ValueError, match="text/embeddings/tokens is no projection of its own in the published"):
+        models.save_adapter(clip, trained(clip, both), tmp_path / "a")
     with pytest.raises(ValueError, match="stem/first/kernel is a convolution"):
         models.save_adapter(whisper, trained(whisper, transfer.oft(block=2, targets="*/first/kernel")), tmp_path / "a")

@@ -34,7 +34,7 @@ from ft_jax.models.peft.holders import Holders, held, put
 from ft_jax.models.peft.modules import Modules, modules_of
 from ft_jax.models.peft.tied import read_once, written_twice
 from ft_jax.models.peft.tokens import KIND, tokens_apart, tokens_beside
-from ft_jax.models.peft.told import address_of, grown_tables, use_of
+from ft_jax.models.peft.told import address_of, check_read, grown_tables, head_of, heads_of, use_of
 from ft_jax.outside import one_line, printable
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -70,9 +70,11 @@ def load_adapter(folder: str | os.PathLike, model: Model, *, name: str | None = 
     config, kind = read_config(folder / CONFIG)
     stored = {key: tensor.load() for key, tensor in read_safetensors(folder / TENSORS).items()}
     try:
-        modules = modules_of(model, stored)
+        modules = modules_of(model, stored, kind.prefix)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
+    if config.get("task_type") == modules.task:
+        check_read(model, modules, kind)
     modules = of_file(modules, config, model, folder / CONFIG)
     stored = read_once(stored, config, modules, model, folder)
     stored, own, told = tokens_apart(stored, config, modules, folder)
@@ -133,18 +135,20 @@ def save_adapter(
     """
     folder = vacant(folder, overwrite)
     params, original = unstack_layers(params), unstack_layers(model.params)
-    modules = modules_of(model, ())
     owner, kind = kind_in(params, owner)
+    modules = modules_of(model, (), kind.prefix)
     holders = held(params, owner) if owner else {}
     modules = with_experts(modules, holders, model) if kind.peft_type == "LORA" else modules
-    modules.check(holders)
+    tokens = held(params, beside) if (beside := beside_a_lora(params, kind)) else {}
+    modules.check({**holders, **tokens})
     whole = modules.changed(original, params, holders, kind.leaves)
     own = {path for path in whole if matches(path, kind.leaves)}
     if owner is None:
         _check_leaves(kind, own, whole)
     _check_modules(kind, holders, modules)
     before = flat(original)
-    tokens = held(params, beside) if (beside := beside_a_lora(params, kind)) else {}
+    if kind.virtual:
+        whole |= head_of(model, params, modules, kind)
     whole |= grown_tables(model, params, modules, {**holders, **tokens})
     holders = {place: _onto(kind, place, holder, before) for place, holder in holders.items()}
     holders, modules, twice = written_twice(holders, whole, modules, kind.tied)
@@ -175,6 +179,7 @@ def save_adapter(
         **address_of(model),
         "inference_mode": True,
         **kind.describe(packed, modules),
+        **(heads_of(model) if kind.virtual else {}),
         **left,
         **told,
         **({"fan_in_fan_out": True} if any(modules.turned(place) for place in holders) else {}),

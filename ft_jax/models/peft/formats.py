@@ -17,7 +17,7 @@ from ft_jax.models.model import Model
 from ft_jax.models.peft.adapter_config import Adapter
 from ft_jax.models.peft.fused import Fusing
 from ft_jax.models.peft.holders import Holders, owners
-from ft_jax.models.peft.modules import Modules
+from ft_jax.models.peft.modules import PREFIX, Modules
 from ft_jax.models.peft.tokens import FIELD, KIND
 from ft_jax.outside import checked, cut, escaped, printable, read_json
 
@@ -84,6 +84,8 @@ class PeftFormat:
       tied: whether peft ties what stands on a tied table by itself.
       routers: whether peft has it for a mixture's router, which is no linear layer in transformers.
       turned: whether peft has it for GPT-2's modules, whose kernels are stored ``[inputs, outputs]``.
+      virtual: what of its virtual tokens peft adds in its classes for a task, around the model as it is: ``"keys"`` or
+        ``"embeddings"``; None where it has none.
     """
 
     peft_type: str
@@ -105,6 +107,12 @@ class PeftFormat:
     tied: bool = False
     routers: bool = False
     turned: bool = False
+    virtual: str | None = None
+
+    @property
+    def prefix(self) -> str:
+        """Of every module in a file."""
+        return "base_model." if self.virtual else PREFIX
 
 
 FORMATS: dict[str, PeftFormat] = {}

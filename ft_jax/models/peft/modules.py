@@ -146,7 +146,7 @@ class Modules:
         return fields
 
 
-def modules_of(model, stored: Iterable[str]) -> Modules:
+def modules_of(model, stored: Iterable[str], prefix: str = PREFIX) -> Modules:
     """The names that a file with tensors `stored` has for the modules of `model`; without any, those to write.
 
     A base is saved under several names: a BERT with a classifier calls its modules ``bert.encoder…`` and one
@@ -161,9 +161,9 @@ def modules_of(model, stored: Iterable[str]) -> Modules:
     head = heads.describe(model.apply, flat(model.params))
     if head is not None:
         table = {path: tensor for path, tensor in table.items() if not path.startswith("head/")}
-    prefix = architecture.prefix
-    whole = prefix and not any(tensor.name.startswith(prefix) for tensor in table.values())
-    prefixed = [lambda name: name if name.startswith("lm_head.") else prefix + name] if whole else []
+    own = architecture.prefix
+    whole = own and not any(tensor.name.startswith(own) for tensor in table.values())
+    prefixed = [lambda name: name if name.startswith("lm_head.") else own + name] if whole else []
     bare = [lambda name: name.removeprefix("model.")]
     # A decoder is saved as a language model, which is around a network as a classifier is.
     around = head is not None or isinstance(model.config, DecoderConfig)
@@ -175,7 +175,10 @@ def modules_of(model, stored: Iterable[str]) -> Modules:
         for way in ways
         for one in tables
     ]
-    starts = {start for key in stored for start in _ancestors(key.removeprefix(PREFIX))}
+    told = {} if head is None else _told(head, model.config)
+    starts = {start for key in stored for start in _ancestors(key.removeprefix(prefix))}
+    # Of a head alone a file does not say how the rest is called.
+    starts -= {start for tensor in told.values() for start in _ancestors(tensor.name)}
 
     def fit(tensors):
         return len(starts & {start for tensor in tensors.values() for start in _ancestors(tensor.name)})
@@ -186,13 +189,7 @@ def modules_of(model, stored: Iterable[str]) -> Modules:
             f"it is an adapter of another base: the module {sorted(starts)[0]} is not there, the nearest is "
             f"{nearest(sorted(starts)[0], map(_module, (tensor.name for tensor in tensors.values())), 1)}"
         )
-    decoder = isinstance(model.config, DecoderConfig)
-    if head is not None:
-        known = heads.class_of(head, model.config) is not None
-        told = heads.tensors(head, model.config)
-        if decoder and not known:
-            told = {path: dataclasses.replace(one, name=_scored(one.name)) for path, one in told.items()}
-        tensors |= told
+    tensors |= told
     names, parts = {}, {}
     # The projections of torch's own attention module are no modules that an adapter can stand on.
     closed = tuple(_module(one.name) for one in tensors.values() if one.name.endswith(".in_proj_weight"))
@@ -201,15 +198,22 @@ def modules_of(model, stored: Iterable[str]) -> Modules:
             names[path] = _module(tensor.name)
             if tensor.part is not None:
                 parts[path] = tensor.part
-    return Modules(names, tensors, _task(model.config, head), parts=parts, copied=_copied(architecture, model, tensors))
+    copied = _copied(architecture, model, tensors)
+    return Modules(names, tensors, _task(model.config, head), prefix, parts, copied=copied)
 
 
 TABLES = ("embeddings/tokens", "language/embeddings/tokens")
 """The tables of tokens, which peft knows as modules too."""
 
 
-def _scored(name: str) -> str:
-    return name.replace("classifier", "score", 1)
+def _told(head, config) -> dict[str, Tensor]:
+    """The tensors of a head; a decoder's that transformers has no class for goes by the name of those that it has."""
+    told = heads.tensors(head, config)
+    if not isinstance(config, DecoderConfig) or heads.class_of(head, config) is not None:
+        return told
+    return {
+        path: dataclasses.replace(one, name=one.name.replace("classifier", "score", 1)) for path, one in told.items()
+    }
 
 
 def _task(config, head) -> str | None:

@@ -62,11 +62,10 @@ def tokens_beside(holders: Holders, tensors: Mapping[str, Any], modules: Modules
     """The tensors of `KIND` under their names beside a LoRA, and the field that says which tokens they are.
 
     Raises:
-      ValueError: tokens of a table that peft has no name for, or would untie.
+      ValueError: tokens of a table that peft would untie.
     """
     if not holders:
         return {}, {}
-    modules.check(holders)
     check_tied(next((place for place in TABLES if place in holders), None), modules)
     inside = {name.removesuffix(_DELTA) + _INSIDE: x for name, x in tensors.items()}
     return inside, {FIELD: {modules.names[place]: list(held.indices) for place, held in holders.items()}}

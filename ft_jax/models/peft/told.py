@@ -10,6 +10,7 @@ from ft_jax.core.params import Params
 from ft_jax.models import heads
 from ft_jax.models.architectures import architecture_for, flat
 from ft_jax.models.model import Model
+from ft_jax.models.peft.formats import PeftFormat
 from ft_jax.models.peft.holders import Holders
 from ft_jax.models.peft.modules import TABLES, Modules
 
@@ -28,6 +29,42 @@ def use_of(model: Model, modules: Modules, whole) -> dict[str, Any]:
     name = architecture_for(model.config).write(model.config)["architectures"][0]
     loads = name if published is None else published.class_name
     return {"task_type": None, "auto_mapping": {"base_model_class": loads, "parent_library": "transformers"}}
+
+
+def head_of(model: Model, params: Params, modules: Modules, kind: PeftFormat) -> dict[str, jax.Array]:
+    """The leaves of a model's head, learned or not: virtual tokens are added in peft's classes for a task alone.
+
+    Those of classifiers want the head in the file; under the plain class peft would leave the tokens out in silence.
+
+    Raises:
+      ValueError: a model that peft has no task for, or whose head reads virtual tokens there.
+    """
+    if modules.task is None:
+        raise ValueError(
+            f"peft adds the virtual tokens of {kind.peft_type} in its classes for a task, and has none for "
+            f"{type(model.config).__name__.removesuffix('Config')} models; save the run's checkpoint"
+        )
+    if model.apply.kind is None:
+        return {}
+    check_read(model, modules, kind)
+    leaves = flat(params)
+    return {path: leaves[path] for path in modules.tensors if path.startswith("head/")}
+
+
+def check_read(model: Model, modules: Modules, kind: PeftFormat) -> None:
+    """Raises ValueError where peft's classifier reads virtual tokens themselves, which count nothing here."""
+    read = {"cls": "the first of them", "pooler": "the first of them", "mean": "their mean with the text's"}
+    pooled = read.get(model.apply.pooling)
+    if kind.virtual == "embeddings" and modules.task == "SEQ_CLS" and pooled is not None:
+        raise ValueError(
+            f"{kind.peft_type} puts virtual tokens before the text, of which peft's classifier reads {pooled} and this "
+            "library's the text alone; use prefix tuning, or save the run's checkpoint"
+        )
+
+
+def heads_of(model: Model) -> dict[str, int]:
+    """How many heads keys and values have, which peft asks for under names that not every configuration has."""
+    return {"num_attention_heads": getattr(model.config, "key_value_heads", model.config.heads)}
 
 
 def address_of(model: Model) -> dict[str, Any]:
