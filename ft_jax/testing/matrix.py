@@ -3,8 +3,11 @@
 import argparse
 import datetime
 import functools
+import gc
 import itertools
 import json
+import multiprocessing
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -127,28 +130,28 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then; the next run goes on")
     parser.add_argument("--trace", action="store_true", help="trace the pairs, which is quicker, and train none")
     parser.add_argument("--again", action="store_true", help="forget what is recorded")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; one a core by default")
     arguments = parser.parse_args()
-    compile_quickly()
-    jax.config.update("jax_disable_most_optimizations", True)
     path, sources, began = arguments.out / "matrix.jsonl", digests(), time.monotonic()
     known = {} if arguments.again else recorded(path)
     pending = ((pair, digest_of(*pair, sources)) for pair in waiting(known, sources, 0))
     todo = [pair for pair, digest in pending if not done(known.get(pair), digest, arguments)]
     arguments.out.mkdir(parents=True, exist_ok=True)
     write(known.values(), path)
-    with path.open("a") as file:
-        for count, pair in enumerate(todo, 1):
-            if time.monotonic() - began > 60 * arguments.minutes:
-                print(f"{len(todo) - count + 1} of {len(ordered())} pairs are left; run again to go on")
-                break
-            line = {**outcome(*pair, train=not arguments.trace), "digest": digest_of(*pair, sources)}
-            known[pair] = line
-            file.write(json.dumps(line) + "\n")
+    # Each process compiles for itself, so that none is a copy of one with threads.
+    pool = multiprocessing.get_context("spawn").Pool(arguments.workers, prepare)
+    look = functools.partial(looked_at, train=not arguments.trace)
+    with pool, path.open("a") as file:
+        for count, line in enumerate(pool.imap_unordered(look, todo), 1):
+            pair = line["outer"], line["inner"]
+            known[pair] = {**line, "digest": digest_of(*pair, sources)}
+            file.write(json.dumps(known[pair]) + "\n")
             file.flush()
             if line["result"] != "refused":
                 print(f"{count}/{len(todo)} {pair[0]} over {pair[1]}: {line['result']}", flush=True)
-            if count % FORGET == 0:
-                jax.clear_caches()
+            if time.monotonic() - began > 60 * arguments.minutes:
+                print(f"{len(todo) - count} of {len(ordered())} pairs are left; run again to go on")
+                break
     lines = [known[pair] for pair in ordered() if pair in known]
     write(lines, path)
     draw(lines, arguments.out / "matrix.svg")
@@ -156,6 +159,24 @@ def main() -> None:
     for line in failed:
         print(f"fails: {line}")
     raise SystemExit(bool(failed))
+
+
+def prepare() -> None:
+    """Of a process that looks at pairs: nothing is optimised, and what tracing throws away is collected rarely."""
+    compile_quickly()
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_traceback_filtering", "off")
+    gc.set_threshold(100_000, 20, 20)
+
+
+def looked_at(pair: tuple[str, str], train: bool) -> dict:
+    """The line of a pair, and now and then what was compiled for those before it forgotten."""
+    if next(_LOOKED) % FORGET == 0:
+        jax.clear_caches()
+    return outcome(*pair, train=train)
+
+
+_LOOKED = itertools.count(1)
 
 
 def done(line: dict | None, digest: str, arguments: argparse.Namespace) -> bool:
