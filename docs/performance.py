@@ -147,6 +147,35 @@ def hopper() -> str:
     return table(head, told) if told else "Nothing is recorded."
 
 
+def gradcache() -> str:
+    """Contrastive steps whole and in micro-batches."""
+    rows = latest(lines("gradcache"), "kind", "size", "remat", "times", "micro_batches", "compiled_for")
+    rows = [row for row in rows if row["kind"] == "memory" and row["size"] == "vit-b-32"]
+    alone = {(row["remat"], row["times"]): row for row in rows if row["micro_batches"] == 1}
+    told = [
+        (
+            row["batch"], row["micro_batches"], gigabytes(row["temporary_bytes"]),
+            f"{row['temporary_bytes'] / alone[row['remat'], row['times']]['temporary_bytes']:.2f}",
+            f"{row['flops'] / 1e12:.2f}", f"{row['flops'] / alone[row['remat'], row['times']]['flops']:.3f}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    head = ("pairs", "micro-batches", "temporaries", "of the whole batch's", "TFLOP a step", "of the whole batch's")
+    return table(head, told) if told else "Nothing is recorded."
+
+
+def gradcache_seconds() -> str:
+    """How long a step in micro-batches takes, in a sentence."""
+    rows = latest(lines("gradcache"), "kind", "size", "times", "device")
+    told = [
+        f"{row['ratio']:.2f} ({row['ratio_range'][0]:.2f} to {row['ratio_range'][1]:.2f}) for {row['batch']} pairs in "
+        f"{row['micro_batches']} micro-batches"
+        for row in rows
+        if row["kind"] == "seconds"
+    ]
+    return "; ".join(told) if told else "nothing was measured"
+
+
 def rounding() -> str:
     """Final losses of the runs with a rounded merged weight."""
     rows = latest(lines("rounding"), "dtype", "forward", "learning_rate")
@@ -193,6 +222,8 @@ def main() -> None:
         ),
         "aot": ahead(),
         "hopper": hopper(),
+        "gradcache": gradcache(),
+        "gradcache_seconds": gradcache_seconds(),
         "rounding": rounding(),
         "half_precision": half_precision(),
         "compilation": plain(

@@ -26,6 +26,7 @@ def draw() -> None:
     draw_rounding()
     draw_growth()
     draw_choices()
+    draw_gradcache()
     draw_bars()
 
 
@@ -110,6 +111,29 @@ def draw_choices() -> None:
     _choices("chunk", "time steps a chunk, 8 examples", rows, (moved, memory, least), "forward", {"auto": "LoRA"})
     names = {"two_pass": "two passes", "merged": "merged", "merged_backward": "merged backward", "auto": "auto"}
     _choices("forward", "examples", rows, (moved_an_example, memory, an_example), "forward", names)
+
+
+def draw_gradcache() -> None:
+    """A contrastive step whole and in micro-batches, by how often the batch holds what fits."""
+    found = latest(lines("gradcache"), "kind", "size", "remat", "times", "micro_batches", "compiled_for")
+    rows = [row for row in found if row["kind"] == "memory" and row["size"] == "vit-b-32" and row["remat"] == "none"]
+    if not rows:
+        return
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    for whole, label, colour in ((True, "whole", COLOURS["peer"]), (False, "micro-batches", COLOURS["ours"])):
+        own = [row for row in rows if (row["micro_batches"] == 1) == whole or row["times"] == 1]
+        own = sorted(own, key=lambda row: row["times"])
+        pairs = [row["batch"] for row in own]
+        left.plot(pairs, [row["temporary_bytes"] / 2**30 for row in own], "o-", color=colour, label=label)
+        right.plot(pairs, [row["flops"] / row["batch"] / 1e9 for row in own], "o-", color=colour, label=label)
+    for axes, label in ((left, "GiB of temporaries"), (right, "GFLOP a pair")):
+        axes.set(xscale="log", xlabel="pairs", ylabel=label)
+        axes.set_xticks(pairs, [_short(value) for value in pairs])
+        axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
+        axes.minorticks_off()
+        tidy(axes)
+    left.legend(frameon=False, fontsize=8)
+    _save(figure, "gradcache")
 
 
 def _choices(axis: str, title: str, rows, panels, field: str, names: dict[Any, str]) -> None:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import case, trace
+from benchmarks import case, gradcache, trace
 from benchmarks.case import Options
 from benchmarks.pipeline import Tokenised
 from benchmarks.shapes import shape
@@ -83,6 +83,18 @@ def test_a_checkpoint_says_what_a_step_waits_and_what_its_digests_take():
 def test_the_pipeline_says_how_long_the_device_waited():
     row = next(case.rows("pipeline", Options(size="tiny", repeats=1, rank=2)))
     assert 0 <= row["wait_share"] < 1 and row["compilations"] == 1 and row["log_seconds"]["max"] < 0.1
+
+
+def test_gradcache_holds_less_for_a_third_more_products_and_gives_its_loss(monkeypatch):
+    monkeypatch.setattr(gradcache, "TIMES", (4,))
+    whole, parts = case.rows("gradcache", Options(size="tiny"))
+    assert (whole["micro_batches"], parts["micro_batches"], parts["batch"]) == (1, 4, 16)
+    assert parts["temporary_bytes"] < 0.5 * whole["temporary_bytes"]
+    assert parts["flops"] == pytest.approx(4 / 3 * whole["flops"], rel=0.02)
+    (row,) = case.rows("gradcache", Options(size="tiny", methods=("seconds",), repeats=1))
+    assert row["difference_of_losses"] < 1e-5 and row["ratio"] > 0
+    with pytest.raises(ValueError, match="gradcache measures no 'speed'; use memory, seconds"):
+        next(case.rows("gradcache", Options(methods=("speed",))))
 
 
 def test_tokenised_batches_follow_from_their_place():
