@@ -1,9 +1,8 @@
 """A contrastive step by batch: whole, and by GradCache in micro-batches: memory, operations, and seconds where asked.
 
-The batch is 1, 2, 4 and 8 times what `--batch` says fits; by GradCache it goes in micro-batches of that many pairs, and
-gives what the whole batch gives (`tests/core/test_stages.py`, `tests/multimodal`). Memory and operations are those of the
-compiled step, which is not run, for the device that is here. ``--methods seconds`` runs the steps too, the two ways in
-turns.
+The batch is 1, 2, 4 and 8 times what ``--batch`` says fits; by GradCache it goes in micro-batches of that many pairs,
+and gives what the whole batch gives (tests/core/test_stages.py, tests/multimodal). Memory and operations are those of
+the compiled step, which is not run, for the device that is here. ``--methods seconds`` runs both ways, in turns.
 """
 
 import dataclasses
