@@ -126,3 +126,13 @@ def test_a_parameter_that_is_no_stack_of_experts_is_refused_by_name(name, tmp_pa
     with pytest.raises(ValueError, match=f"target_parameters '{name}', which is no stack of experts") as caught:
         models.load_adapter(folder, model)
     assert "\n" not in str(caught.value) and "mlp.experts.down_proj" in str(caught.value)
+
+
+@pytest.mark.parametrize("method", [transfer.dora(rank=2), transfer.lora(rank=2, bias=True)], ids=["dora", "bias"])
+def test_what_peft_has_not_for_a_router_is_refused_when_saved(method, tmp_path):
+    model = mixture()
+    _, params = moved(model, method)
+    with pytest.raises(
+        ValueError, match="router/kernel is a mixture's router, .* leave it out of targets, or use LoRA"
+    ):
+        models.save_adapter(model, params, tmp_path / "saved")

@@ -46,6 +46,12 @@ def _read_lora(saved: Saved, name: str):
 
 
 def _describe_lora(holders, modules):
+    for place, held in holders.items():
+        if place.endswith("/router/kernel") and isinstance(held, tuple(_OWN)):
+            raise ValueError(
+                f"{place} is a mixture's router, which is no linear layer in transformers, and peft's DoRA and biases "
+                "are for those alone; leave it out of targets, or use LoRA"
+            )
     ranks = {place: held.a.shape[-1] for place, held in holders.items()}
     biased = {"lora_bias": True} if any(isinstance(held, Shifted) for held in holders.values()) else {}
     directional = any(isinstance(held, Directional) for held in holders.values())
