@@ -174,6 +174,9 @@ def test_bad_models_and_batches_are_refused_in_a_sentence():
     whole = network("mean")
     with pytest.raises(KeyError, match="the model reads image, text, audio, table and the batch has labels"):
         whole.apply(whole.params, {"labels": jnp.zeros(2)})
+    one = batch()["image"] | {"present": jnp.ones(ROWS)}
+    with pytest.raises(KeyError, match="has the modality 'video' and the model reads image, text, audio, table; leave"):
+        whole.apply(whole.params, {"image": one, "video": one})
     with pytest.raises(ValueError, match="cut or fill it"):
         whole.apply(whole.params, {"audio": {"signals": jnp.zeros((2, 41))}})
     with pytest.raises(ValueError, match="must divide the 40 steps"):

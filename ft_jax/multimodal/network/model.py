@@ -15,7 +15,8 @@ from ft_jax.core.params import Params, digest
 from ft_jax.core.weights import matmul
 from ft_jax.models.model import Forward, Model
 from ft_jax.multimodal.network.fusion import FUSIONS, options_of
-from ft_jax.multimodal.presence import present_in
+from ft_jax.multimodal.presence import PRESENT, present_in
+from ft_jax.outside import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +65,23 @@ class Multimodal:
           key: for dropout in training; None for evaluation.
 
         Raises:
-          KeyError: a batch without any of the modalities.
+          KeyError: a batch without any of the modalities, or with another one.
         """
         config = self.config
         there = [(name, encoder) for name, encoder in config.encoders if batch.get(name)]
         if not there:
             raise KeyError(
                 f"the model reads {', '.join(config.modalities)} and the batch has {named(batch)}; give it one of them"
+            )
+        # What says example by example whether it is there is a modality, as `ft_jax.data.modalities` writes it.
+        others = {name: part for name, part in batch.items() if isinstance(part, Mapping) and PRESENT in part}
+        lacks = [
+            name for name in others if not (name in config.modalities or isinstance(others[name][PRESENT], Mapping))
+        ]
+        if lacks:
+            raise KeyError(
+                f"the batch has the modality {printable(lacks[0])} and the model reads {', '.join(config.modalities)}; "
+                "leave it out, or build the model with an encoder for it"
             )
         tokens, masks, present, states = {}, {}, {}, {}
         for name, encoder in there:
@@ -101,7 +112,7 @@ def encoding(
       >>> tokens.shape, mask.tolist()
       ((2, 3, 16), [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
     """
-    fields = {name: field for name, field in batch.items() if name != "present"}
+    fields = {name: field for name, field in batch.items() if name != PRESENT}
     hidden = encoder(params, fields, key).hidden
     if hidden.ndim == 2:
         hidden = hidden[:, None]

@@ -1,0 +1,105 @@
+"""What the multimodal experiments are made of, and the page that shows what they measured."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from experiments.multimodal import scenes, table, three_modalities
+from experiments.study import run
+from ft_jax.training import Feed
+
+
+def test_a_caption_says_what_stands_where_and_its_tokens_say_it_again():
+    assert len({scenes.caption(content, first) for content in range(scenes.CONTENTS) for first in (0, 1)}) == 800
+    for content in (0, 77, 399):
+        for first in (0, 1):
+            text = scenes.caption(content, first)
+            ids = scenes.tokens(text)
+            assert scenes.text_of(ids) == text and ids.argmax() == len(ids) - 1 == scenes.TEXT.positions - 1
+        left, right = scenes.sides(content)
+        assert scenes.caption(content).split()[1:3] == list(left) and scenes.caption(content, 1).split()[1:3] == list(
+            right
+        )
+        assert scenes.DIGITS[scenes.left_digit(content)] == left[1]
+
+
+def test_a_scene_shows_each_digit_in_its_half_a_large_one_at_twice_the_size():
+    images, places = scenes.digits("digits", "train")
+    content = next(c for c in range(scenes.CONTENTS) if scenes.sides(c) == (("large", "three"), ("small", "seven")))
+    scene = scenes.draw(content, np.random.default_rng(0))[..., 0]
+    large, small = scene[:, :16], scene[:, 16:]
+    threes = np.kron(images[places[3]], np.ones((2, 2)))
+    assert np.any(np.all(threes == large, axis=(1, 2)))
+    windows = np.lib.stride_tricks.sliding_window_view(small, (8, 8)).reshape(-1, 1, 8, 8)
+    assert np.any(np.all(windows == images[places[7]], axis=(2, 3)))
+    assert small.sum() == pytest.approx(windows.sum(axis=(1, 2, 3)).max())
+
+
+def test_every_content_is_tested_once_on_digits_that_training_never_shows():
+    (task,) = scenes.Scenes(count=400, negatives=True).build(None, Feed(batch_size=8, seed=0))
+    held_out = {
+        name: np.concatenate([batch["labels"] for batch in task.evaluations[name]]) for name in task.evaluations
+    }
+    assert all(sorted(labels) == list(range(scenes.CONTENTS)) for labels in held_out.values())
+    shown, hidden = ({image.tobytes() for image in scenes.digits("digits", split)[0]} for split in ("train", "test"))
+    assert hidden and len(shown & hidden) == 0
+    light, dark = (
+        np.concatenate([batch["images"] for batch in task.evaluations[name]]) for name in ("scenes", "negatives")
+    )
+    np.testing.assert_allclose(light + dark, 1.0)
+
+
+def test_recall_takes_another_scene_of_the_same_content_for_right():
+    features = {"image": np.eye(4)[[0, 1, 2, 3]], "text": np.eye(4)[[0, 1, 3, 2]]}
+    # The last two images are nearest to each other's texts, which is right where their contents are one.
+    for contents, share in (([5, 6, 7, 8], 0.5), ([5, 6, 7, 7], 1.0)):
+        assert scenes.RECALLS["image_to_text"].score(features, {"labels": np.array(contents)}) == share
+    assert scenes.prompts().shape == (10, 40, 9)
+
+
+def test_a_tone_has_its_keys_frequencies_and_a_sentence_is_right_in_six_of_seven():
+    generator = np.random.default_rng(0)
+    spectra = np.mean([np.abs(np.fft.rfft(three_modalities.tone(5, generator), 4000)) ** 2 for _ in range(300)], axis=0)
+    hertz = np.fft.rfftfreq(4000, 1 / three_modalities.RATE)
+    for wanted, (low, high) in {770: (600, 1000), 1336: (1100, 1600)}.items():
+        inside = (hertz > low) & (hertz < high)
+        assert abs(hertz[inside][spectra[inside].argmax()] - wanted) < 25
+    said = np.array([three_modalities.sentence(3, generator)[-1] for _ in range(2000)])
+    assert np.mean(said == 3) == pytest.approx(6 / 7, abs=0.03) and set(said) == set(range(10))
+
+
+@pytest.mark.parametrize("name", table.NAMES)
+def test_the_experiments_can_be_run_as_they_are_written(name):
+    module = importlib.import_module(f"experiments.multimodal.{name}")
+    for variant in (module.experiment, *module.baselines.values()):
+        variant.check()
+    assert module.seeds == 3 and module.experiment.name == f"multimodal/{name}"
+
+
+@pytest.mark.experiment
+@pytest.mark.parametrize("name", table.NAMES)
+def test_an_experiment_says_again_what_is_recorded(name, tmp_path):
+    _, claims = run(f"multimodal/{name}", tmp_path)
+    met = [line["met"] for line in table.lines() if line["experiment"] == name and line["kind"] == "claim"]
+    assert [claim.met for claim in claims] == met
+
+
+def test_the_page_shows_what_is_recorded():
+    text = table.PAGE.read_text(encoding="utf-8")
+    recorded = table.lines()
+    assert table.page(text, recorded) == text and recorded
+    for line in recorded:
+        assert line["experiment"] in table.NAMES and f"<!-- {line['experiment']} -->" in text
+        assert json.dumps(line) and (line["kind"] == "claim" or np.isfinite(line["values"]).all())
+    other = table.page(text, [{**line, "values": [0.123]} if line["kind"] == "row" else line for line in recorded])
+    assert other != text and "0.123" in other
+
+
+def test_a_network_of_chosen_modalities_reads_their_parts_alone():
+    few = three_modalities.collected("test", 4, 0)
+    assert few.select("tone", "labels").columns.keys() == {"tone", "labels"}
+    model = three_modalities.Network(("tone",)).build(None)
+    assert set(model.params["encoders"]) == {"tone"}
+    assert set(three_modalities.conditions(("tone",))) == {"clean", "tone corrupted", "all corrupted by half"}
