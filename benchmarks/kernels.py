@@ -53,8 +53,12 @@ class Line:
     rest: str
 
 
-def kernels(text: str) -> list[Kernel]:
+def kernels(text: str, unknown: int = 1) -> list[Kernel]:
     """The kernels of a program, from ``jax.stages.Compiled.as_text()``.
+
+    Args:
+      text: the program.
+      unknown: how often a loop runs that may end at any time, such as one over tokens until all have stopped.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -72,17 +76,17 @@ def kernels(text: str) -> list[Kernel]:
             computations[current], entry = {}, current if head[1] else entry
         elif found := LINE.match(line):
             computations[current][found["name"]] = Line(found["type"], found["kind"], found["rest"])
-    return list(_walk(computations, entry, 1))
+    return list(_walk(computations, entry, 1, unknown))
 
 
-def _walk(computations, name: str, runs: int) -> Iterator[Kernel]:
+def _walk(computations, name: str, runs: int, unknown: int) -> Iterator[Kernel]:
     lines = computations[name]
     for line in lines.values():
         if line.kind == "while":
             trips = re.search(r'known_trip_count\\?"?:\{\\?"n\\?"?:\\?"?(\d+)', line.rest)
-            yield from _walk(computations, _called(line, "body"), runs * (int(trips[1]) if trips else 1))
+            yield from _walk(computations, _called(line, "body"), runs * (int(trips[1]) if trips else unknown), unknown)
         elif line.kind == "call":
-            yield from _walk(computations, _called(line, "to_apply"), runs)
+            yield from _walk(computations, _called(line, "to_apply"), runs, unknown)
         elif line.kind not in NO_KERNEL:
             target = re.search(r'custom_call_target="([^"]*)"', line.rest)
             operation = re.search(r'op_name="([^"]*)"', line.rest)

@@ -1,6 +1,20 @@
 """Time spent training, read when a step is done and not when it is sent to the devices."""
 
+import dataclasses
 import time
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+    """Time spent making batches on policy.
+
+    Attributes:
+      seconds: so far in this task.
+      beside: whether they pass while the devices compute updates.
+    """
+
+    seconds: float
+    beside: bool
 
 
 class Stretch:

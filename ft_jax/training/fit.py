@@ -17,6 +17,7 @@ from ft_jax.training.experiment import Experiment
 from ft_jax.training.later import extended
 from ft_jax.training.limits import MASKED
 from ft_jax.training.logging import HYPER_AT, Log
+from ft_jax.training.loop.answers import keep_answers
 from ft_jax.training.loop.ending import check_going_on, going_on, keep_model, outcomes_of, summary_of
 from ft_jax.training.loop.leaving import shown
 from ft_jax.training.loop.measuring import checked, measured
@@ -143,6 +144,7 @@ class _Loop:
         with interruptions() as interrupted:
             if "before" not in self.progress.scores:
                 self.note(scores={"before": self.guarded("the evaluation", self.measure, "before")})
+                self.guarded("answering", keep_answers, self.plan, self.state, "before", self.folder.path)
             while self.another():
                 try:
                     ended = self.task(interrupted)
@@ -155,6 +157,7 @@ class _Loop:
         if self.go_back_to_best():
             best = int(np.ravel(self.distributed.collect(self.state.step))[0])
             self.log.event(self.progress.step, "keep_best", f"went back to the best state, of step {best}")
+        self.guarded("answering", keep_answers, self.plan, self.state, "after", self.folder.path)
         return self.summary("finished")
 
     def another(self) -> bool:
@@ -224,7 +227,8 @@ class _Loop:
             step = self.progress.step
             if step % self.experiment.log_every == 0 or step in (1, self.plan.total_steps):
                 told = {**self.rates(), **metrics}
-                self.log.train(step, told, clock.seconds, self.progress.examples, self.progress.tokens)
+                seen = self.progress.examples, self.progress.tokens, feeder.rollouts
+                self.log.train(step, told, clock.seconds, *seen)
             self.watch.add(step, metrics, fed)
         self.watch.end()
         self.tell_of_empty()

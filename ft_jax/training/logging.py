@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ft_jax.assets.cache import replacing
+from ft_jax.training.clock import Rollouts
 from ft_jax.training.run_folder import finite
 
 HYPER_AT = "hyper_at"
@@ -70,13 +71,19 @@ class Log:
             self.event(start, "repair", f"metrics.jsonl had {damaged} damaged lines, which are dropped")
 
     def train(
-        self, step: int, metrics: Mapping[str, Any], seconds: Callable[[], float], examples: int, tokens: int
+        self,
+        step: int,
+        metrics: Mapping[str, Any],
+        seconds: Callable[[], float],
+        examples: int,
+        tokens: int,
+        rollouts: Rollouts | None = None,
     ) -> None:
         """A training step's metrics, with the `examples` and `tokens` of all training so far.
 
-        `seconds` gives those of all training, and is read once the metrics are there.
+        `seconds` gives those of all training, and is read once the metrics are there; of them `rollouts` took its part.
         """
-        self._queue.put(("train", step, metrics, (seconds, examples, tokens)))
+        self._queue.put(("train", step, metrics, (seconds, examples, tokens, step, rollouts)))
 
     @contextlib.contextmanager
     def waiting(self, what: str) -> Iterator[None]:
@@ -185,6 +192,7 @@ class Log:
         if seen[2]:
             rates["tokens_per_second"] = (seen[2] - previous[2]) / seconds
         name, rate = list(rates.items())[-1]
+        rates |= _apart(previous, seen)
         self._rate = f"{rate:,.0f} {name.partition('_')[0]}/s"
         return rates
 
@@ -204,6 +212,19 @@ class Log:
         if self._board is not None:
             self._board.add_text(f"event/{cause}", values["message"], step)
         self._console.print(f"step {step}: {values['message']} ({cause})", soft_wrap=True)
+
+
+def _apart(previous, seen) -> dict[str, float]:
+    """Seconds of an update and of the rollouts for it, where batches are made on policy beside the step.
+
+    Where they are made while the devices compute, an update's seconds are those from one to the next.
+    """
+    (*_, step, then), (*_, now_step, now) = previous, seen
+    if then is None or now is None or now.seconds < then.seconds or now_step <= step:
+        return {}
+    rollout = (now.seconds - then.seconds) / (now_step - step)
+    whole = (seen[0] - previous[0]) / (now_step - step)
+    return {"rollout_seconds": rollout, "update_seconds": whole if now.beside else max(whole - rollout, 0.0)}
 
 
 def memory() -> dict[str, float]:

@@ -3,6 +3,7 @@
 import base64
 import concurrent.futures
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -118,9 +119,13 @@ class Actor:
       task: what makes them.
       name: of the task.
       ask: ``(state, batch) -> arrays`` on the devices.
+
+    Attributes:
+      seconds: that making batches has taken, without waiting for the devices to end the update before.
     """
 
     def __init__(self, task: OnPolicy, name: str, ask: Callable[[TrainState, Batch], Any]):
+        self.seconds = 0.0
         self._task, self._name, self._ask = task, name, ask
         self._batch: Batch | None = None
         self._left = 0
@@ -151,6 +156,8 @@ class Actor:
 
     def _made(self, state) -> tuple[Batch, Any]:
         calls = 0
+        jax.block_until_ready(state.params)
+        begin = time.perf_counter()
 
         def ask(batch):
             nonlocal calls
@@ -166,6 +173,7 @@ class Actor:
             ) from None
         batch = self._task.make(ask, given)
         check_like(batch, self._task.like, f"task {printable(self._name)}")
+        self.seconds += time.perf_counter() - begin
         return batch, self._task.given.get_state()
 
 

@@ -66,6 +66,8 @@ class Plan:
       classes: names of the class ids, the same in all tasks; empty where there are none.
       plain: its program on one device.
       later: the tasks of a stream that are not drawn yet; None where all are in `stream`.
+      answers: measures what the policy answers to prompts, ``tokens``, ``lengths`` and ``reward``; None where no method
+        answers any, or what members answer is fused.
     """
 
     experiment: Experiment
@@ -83,6 +85,7 @@ class Plan:
     classes: tuple[str, ...] = ()
     plain: Program | None = None
     later: Iterator[Task] | None = None
+    answers: Distributed | None = None
 
     @property
     def program(self) -> Program:
@@ -179,7 +182,7 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
     optimizer = experiment.optimizer.build(sum(steps) if later is None else all_steps(experiment))
     loss = experiment.loss_of(model, example)
 
-    def build(axis):
+    def build(axis, predict=predict):
         program = make_step(loss, optimizer, composition, accumulate=budget.accumulate, axis=axis, predict=predict)
         start = lambda params, key: program.init(params, key).with_hyper(experiment.hyper)  # noqa: E731
         return dataclasses.replace(program, init=start)
@@ -204,6 +207,7 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
         classes=classes_of(stream),
         plain=plain,
         later=later,
+        answers=_answers(build, experiment, composition, plain),
     )
     if not jax.tree.leaves(plan.abstract.params):
         raise ValueError(
@@ -232,6 +236,27 @@ def notes_of(plan: Plan) -> list[str]:
 
 
 ROUNDINGS = {"master": master_copies, "stochastic": stochastic_rounding}
+
+
+def _answers(build, experiment: Experiment, composition: Composition, plain: Program) -> Distributed | None:
+    """What measures answers to prompts, placed as the run is; compiled when it is first asked."""
+    fused = bool(composition.inwards("lift")) and not plain.trials
+    if fused or not any(part.gives == "prompts" for part in composition):
+        return None
+
+    def told(outputs, batch):
+        return {field: batch[field] for field in ("tokens", "lengths", "reward") if field in batch}
+
+    def measure(program, axis):
+        def answered(state, batch):
+            found = program.evaluate(state, batch).predictions
+            if axis is None:
+                return found
+            return jax.tree.map(lambda x: jax.lax.all_gather(x, axis, axis=len(program.trials), tiled=True), found)
+
+        return answered
+
+    return parallelise(lambda axis: build(axis, told), experiment.parallelism, measure)
 
 
 def in_full_precision(composition: Composition, model: Any, rounding: str) -> Composition:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ft_jax.data.streams import unmoved
 from ft_jax.outside import check_name, listed, printable
+from ft_jax.training.clock import Rollouts
 from ft_jax.training.on_policy import Actor, OnPolicy
 
 Batch = Mapping[str, Any]
@@ -256,6 +257,11 @@ class Feeder:
         if not task.on_policy:
             self._thread = threading.Thread(target=self._work, name=f"feed {task.name}", daemon=True)
             self._thread.start()
+
+    @property
+    def rollouts(self) -> Rollouts | None:
+        """What an on-policy task's batches have taken so far; None of another task."""
+        return None if self._actor is None else Rollouts(self._actor.seconds, self._task.train.ahead)
 
     def take(self, state: Callable[[], Any], stop: Callable[[], bool] = lambda: False) -> Fed | None:
         """The next batch; an on-policy one is made by ``state()``, which is on the devices.

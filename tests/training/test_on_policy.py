@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +103,34 @@ def test_the_next_batch_is_made_while_an_update_is_computed():
     second, _ = actor.take(state.replace(hyper=jnp.float32(7.0)))
     actor.close()
     assert answers[:2] == [5.0, 5.0] and not np.array_equal(first["x"], second["x"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Slow(Played):
+    """Half of whose updates wait for a host that takes a fifth of a second."""
+
+    def build(self, model, feed):
+        task = super().build(model, feed)
+        inner = task.train.make
+
+        def make(ask, given):
+            time.sleep(0.2)
+            return inner(ask, given)
+
+        return dataclasses.replace(task, train=dataclasses.replace(task.train, make=make))
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_the_log_tells_seconds_of_rollouts_and_of_updates_apart(tmp_path, ahead):
+    run = dataclasses.replace(RUN, data=Slow(reuse=2, ahead=ahead), budget=Budget(steps=8, batch_size=8), log_every=2)
+    fit(run, run=tmp_path, quiet=True)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    told = [line for line in lines if "rollout_seconds" in line]
+    # Of the updates that a line sums up one in two made a batch.
+    assert len(told) >= 3 and all(line["rollout_seconds"] >= 0.09 for line in told[1:])
+    assert all(line["update_seconds"] >= 0 for line in told)
+    plain = fit(experiment(budget=Budget(steps=2, batch_size=8)), run=tmp_path / "plain", quiet=True)
+    assert "rollout_seconds" not in (plain.run / "metrics.jsonl").read_text()
 
 
 def test_what_methods_show_of_the_parameters_acts(tmp_path):

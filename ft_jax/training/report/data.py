@@ -16,7 +16,7 @@ FALLING = ("loss", "perplexity", "error", "divergence", "forgetting", "brier")
 NOT_NUMBERS = ("kind", "step", "phase", "set", "time")
 HYPER = ("learning_rate",)
 NOT_TERMS = ("loss", "gradient_norm", "epoch", "seconds", "values")
-SPEEDS = ("examples_per_second", "tokens_per_second", "memory_gib")
+SPEEDS = ("examples_per_second", "tokens_per_second", "rollout_seconds", "update_seconds", "memory_gib")
 
 
 @dataclasses.dataclass(frozen=True)

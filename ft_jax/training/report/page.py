@@ -252,6 +252,22 @@ PAGE = """<!DOCTYPE html>
 </div>
 {% endif %}
 
+{% if run.answers %}
+<h3>Answers before and after</h3>
+<div class="card scroll" tabindex="0" aria-label="Answers before and after">
+<table>
+<thead><tr><th>prompt</th>
+{% for phase in run.answer_phases %}<th>{{ phase }}</th><th class="n">reward</th>{% endfor %}</tr></thead>
+<tbody>
+{% for one in run.answers %}
+<tr><th scope="row">{{ one.prompt }}</th>
+{% for said in one.said %}<td>{{ said.answer }}</td><td class="n">{{ said.reward }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% endif %}
+
 {% if run.attention %}
 <h3>Attention maps</h3>
 <div class="card">

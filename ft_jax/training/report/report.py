@@ -15,6 +15,7 @@ import markupsafe
 from ft_jax.core.catalogue import FAMILIES, Entry, catalogue
 from ft_jax.outside import escaped
 from ft_jax.training.report import data as report_data
+from ft_jax.training.report.answers import answers_section
 from ft_jax.training.report.attention import attention_section
 from ft_jax.training.report.charts import line_chart, number
 from ft_jax.training.report.data import PHASES, Run, Score
@@ -144,6 +145,7 @@ def _section(run: Run, index: int, heading: str) -> dict[str, Any]:
             for example in summary.get("examples", [])
         ],
         "tasks": tasks_section(summary, _watched_metric(experiment)),
+        **answers_section(run.folder),
         "attention": attention_section(run.folder),
         "command": _command(experiment),
         "details": _details(run),
