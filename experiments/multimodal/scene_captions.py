@@ -7,16 +7,15 @@ nothing, there and with captions to all 8,000. Zero-shot: the digit on the left,
 
 import dataclasses
 
-import jax
 import numpy as np
 
-from ft_jax.multimodal import lit, pairs, temperature, zero_shot
+from ft_jax.multimodal import lit, pairs, temperature
 from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec
 from ft_jax.training.specs import Untrained
 
 from ..study import TUNED, after, beats
 from ..trained import Trained
-from .scenes import CONTENTS, RECALLS, VISION, Clip, Scenes, both_features, drawn, left_digit, prompts
+from .scenes import CONTENTS, RECALLS, VISION, Clip, Scenes, both_features, drawn, left_digit, told_left
 
 seeds = 3
 NOTHING = "from nothing"
@@ -66,9 +65,8 @@ baselines = {
 def zero_shot_accuracy(result) -> float:
     """Of the digit on the left of every scene of the test set."""
     test = drawn(CONTENTS, 7, "digits", "test")
-    classify = jax.jit(lambda params, images: zero_shot(result.model.apply, prompts())(params, images).logits)
-    logits = classify(result.params, {"images": np.asarray(test.column("images"))})
-    return float(np.mean(np.argmax(logits, axis=1) == left_digit(np.asarray(test.column("labels")))))
+    told = told_left(result.model.apply, result.params, np.asarray(test.column("images")))
+    return float(np.mean(np.asarray(told) == left_digit(np.asarray(test.column("labels")))))
 
 
 def rows(results):

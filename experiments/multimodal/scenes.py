@@ -7,12 +7,15 @@ begin with. Digits are scikit-learn's, of 8 by 8 pixels, or MNIST's brought to t
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ft_jax import data, models
+from ft_jax.multimodal import zero_shot
 from ft_jax.multimodal.evaluation import recalls
 from ft_jax.training import Feed, Stream, Task
 from ft_jax.training.metrics import HostMetric
@@ -21,7 +24,7 @@ from ft_jax.training.specs import share
 SIDE = 8
 SIZES = ("small", "large")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-WORDS = ("<image>", "a", "of", "left", "right", *SIZES, *DIGITS, "<end>")
+WORDS = ("<padding>", "a", "of", "left", "right", *SIZES, *DIGITS, "<end>")
 END = len(WORDS) - 1
 """The largest id: where a CLIP reads the sentence's vector."""
 
@@ -201,3 +204,15 @@ def left_digit(contents: Any) -> Any:
       3
     """
     return contents // len(THINGS) % len(DIGITS)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def told_left(apply: Callable, params: Any, images: Any, every: int = 1) -> jax.Array:
+    """The likeliest digit on the left of images, by a head made of every so many of its `prompts`."""
+    return jnp.argmax(zero_shot(apply, prompts()[:, ::every])(params, {"images": images}).logits, axis=1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def features(apply: Callable, params: Any, batch: Any) -> dict[str, jax.Array]:
+    """`both_features` of a batch."""
+    return both_features(apply(params, batch), batch)

@@ -18,8 +18,9 @@ from ..study import load, run
 DOCS = Path(__file__).parents[2] / "docs"
 RESULTS = DOCS / "results" / "multimodal.jsonl"
 PAGE = DOCS / "multimodal.md"
+PICTURES = DOCS / "multimodal"
 
-NAMES = ("scene_captions", "three_modalities", "lora_on_clip", "kept_zero_shot", "distilled_clip")
+NAMES = ("scene_captions", "three_modalities", "lora_on_clip", "kept_zero_shot", "distilled_clip", "scene_writing")
 """In the order of the page."""
 
 
@@ -31,7 +32,10 @@ def lines() -> list[dict[str, Any]]:
 def record(name: str, out: Path) -> None:
     """Runs an experiment and puts its lines in place of its older ones."""
     results, claims = run(f"multimodal/{name}", out)
-    rows = [{"experiment": name, "kind": "row", **row} for row in load(f"multimodal/{name}").rows(results)]
+    module = load(f"multimodal/{name}")
+    rows = [{"experiment": name, "kind": "row", **row} for row in module.rows(results)]
+    if hasattr(module, "pictures"):
+        module.pictures(results, PICTURES)
     said = [{"experiment": name, "kind": "claim", "text": claim.text, "met": claim.met} for claim in claims]
     every = [line for line in lines() if line["experiment"] != name] + rows + said
     every.sort(key=lambda line: NAMES.index(line["experiment"]))
@@ -51,7 +55,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = {(row["way"], row["measure"]): row["values"] for row in rows}
     told = [["", *(name.replace("_", " ") for name in measures)], ["---"] * (1 + len(measures))]
     told += [[way, *(_shown(cells.get((way, name), ())) for name in measures)] for way in ways]
-    return "\n".join("| " + " | ".join(row) + " |" for row in told).replace("|  |", "| |")
+    return "\n".join("|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in told)
 
 
 def _shown(values: Sequence[float]) -> str:

@@ -6,6 +6,7 @@ Everything is measured clean, with each modality corrupted and all by half, and 
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -138,15 +139,19 @@ def conditions(modalities):
     return {**made, "all corrupted by half": all_by_half}
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def answer(apply, params, batch):
+    """Logits."""
+    return apply(params, batch).logits
+
+
 def accuracies(result, modalities):
     """Test accuracy under each condition."""
     (batch,) = data.evaluation_batches(collected("test", 500, 1000).select(*modalities, "labels"), 500)
-    answer = jax.jit(lambda params, batch: result.model.apply(params, batch).logits)
 
     def accuracy(batch):
-        labels = batch["labels"]
-        logits = answer(result.params, {name: part for name, part in batch.items() if name in modalities})
-        return float(np.mean(np.argmax(logits, axis=1) == labels))
+        parts = {name: part for name, part in batch.items() if name in modalities}
+        return float(np.mean(np.argmax(answer(result.model.apply, result.params, parts), axis=1) == batch["labels"]))
 
     return {name: accuracy(change(batch)) for name, change in conditions(modalities).items()}
 

@@ -1,9 +1,13 @@
 """Scores against counting by hand, and pictures that are there."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from ft_jax.multimodal.evaluation import (
+    bleu,
+    caption_picture,
     corrupted,
     embedding_picture,
     exact_match,
@@ -77,3 +81,28 @@ def test_pictures_are_written(tmp_path):
     assert one.stat().st_size > 2000 and two.stat().st_size > 2000
     with pytest.raises(ValueError, match="give as many of each"):
         retrieval_picture(tmp_path / "x.png", rng.random((5, 8, 8)), ["a"], np.eye(5))
+
+
+def test_bleu_is_a_hundred_for_what_is_wanted_and_counts_the_better_of_several():
+    pytest.importorskip("sacrebleu")
+    right = ["a small three left of a large seven", "a large one left of a small two"]
+    assert bleu(right, right) == pytest.approx(100)
+    wrong = ["a small three left of a large six", right[1]]
+    assert 0 < bleu(wrong, right) < 100
+    assert bleu(wrong, [[right[0], wrong[0]], right[1]]) == pytest.approx(100)
+    with pytest.raises(ValueError, match="there are 1 captions and 2 wanted; give one for each"):
+        bleu(right[:1], right)
+
+
+def test_bleu_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    with pytest.raises(ModuleNotFoundError, match=r'BLEU needs sacrebleu; pip install "ft_jax\[captions\]"'):
+        bleu(["a"], ["a"])
+
+
+def test_a_picture_of_captions_is_written(tmp_path):
+    images = np.zeros((3, 8, 16, 1))
+    path = caption_picture(tmp_path / "captions.png", images, ["a one", "a two", "a two"], ["a one", "a two", "a six"])
+    assert path.stat().st_size > 1000
+    with pytest.raises(ValueError, match="there are 3 images, 1 captions and 1 wanted; give as many of each"):
+        caption_picture(tmp_path / "captions.png", images, ["a one"], ["a one"])

@@ -82,6 +82,38 @@ def embedding_picture(path: str | Path, embeddings: dict[str, np.ndarray], label
     return _saved(figure, path, plot)
 
 
+def caption_picture(
+    path: str | Path, images: np.ndarray, written: Sequence[str], wanted: Sequence[str], columns: int = 2
+) -> Path:
+    """Writes images with what was written to each, green where it is right, else red with what was wanted below it.
+
+    Args:
+      path: of the picture.
+      images: ``[images, height, width(, channels)]`` in [0, 1].
+      written, wanted: a caption an image.
+      columns: images beside each other.
+
+    Raises:
+      ValueError: none, or not as many captions as images.
+    """
+    images = np.asarray(images)
+    if not 0 < len(images) == len(written) == len(wanted):
+        raise ValueError(
+            f"there are {len(images)} images, {len(written)} captions and {len(wanted)} wanted; give as many of each"
+        )
+    plot = _plot()
+    rows = -(-len(images) // columns)
+    figure, axes = plot.subplots(rows, columns, figsize=(3.4 * columns, 1.9 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, said, right in zip(axes.flat, images, written, wanted, strict=False):
+        axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
+        same = said == right
+        told = said if same else f"{said}\n(it is {right})"
+        axis.set_title(told, fontsize=8, color="tab:green" if same else "tab:red")
+    return _saved(figure, path, plot)
+
+
 def _plot():
     import matplotlib
 

@@ -68,6 +68,31 @@ def exact_match(written: Sequence[str], wanted: Sequence[str | Sequence[str]]) -
     return float(np.mean(right))
 
 
+def bleu(written: Sequence[str], wanted: Sequence[str | Sequence[str]]) -> float:
+    """BLEU of a corpus of captions, from 0 to 100, by sacrebleu with its defaults (``pip install "ft_jax[captions]"``).
+
+    Papineni et al. 2002; Post 2018, arXiv:1804.08771.
+
+    Args:
+      written: captions.
+      wanted: what is right of each, one text or several.
+
+    Raises:
+      ModuleNotFoundError: sacrebleu is not installed.
+      ValueError: none, or not as many of one as of the other.
+    """
+    if not written or len(written) != len(wanted):
+        raise ValueError(f"there are {len(written)} captions and {len(wanted)} wanted; give one for each")
+    try:
+        import sacrebleu
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('BLEU needs sacrebleu; pip install "ft_jax[captions]"', name=error.name) from None
+    every = [[texts] if isinstance(texts, str) else list(texts) for texts in wanted]
+    most = max(len(texts) for texts in every)
+    references = [[texts[place] if place < len(texts) else None for texts in every] for place in range(most)]
+    return float(sacrebleu.corpus_bleu(list(written), references).score)
+
+
 def without(batch: Mapping[str, Any], *modalities: str) -> dict[str, Any]:
     """`batch` in which no example has the modalities.
 
