@@ -4,6 +4,7 @@ import collections
 import datetime
 import os
 
+import held
 import pytest
 import turns
 
@@ -27,12 +28,15 @@ DAY = "FT_JAX_DAY"
 def pytest_addoption(parser):
     """Long tests in turn, and what they take."""
     parser.addoption("--in-turn", action="store_true", help="of the long tests run today's share, see tests/turns.py")
+    parser.addoption("--unseen", action="store_true", help="only laws that docs/laws.jsonl has not seen; adds to it")
     parser.addoption("--measure", action="store_true", help="write what the tests took to tests/seconds.json")
 
 
 def pytest_configure(config):
     """Everything else is optimised little: a program of a test runs for milliseconds."""
     os.environ.setdefault(DAY, str(datetime.date.today().toordinal()))
+    if config.option.unseen and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Seen())
     if config.option.markexpr not in LONG:
         import jax
 
@@ -44,6 +48,11 @@ def pytest_configure(config):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """Marks the long tests, and leaves out those whose turn it is not."""
+    if config.option.unseen:
+        lines = held.recorded(held.digests())
+        seen = {item.nodeid for item in items if (asked := held.law_of(item.nodeid)) and held.held(lines, asked)}
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in seen])
+        items[:] = [item for item in items if item.nodeid not in seen]
     known = turns.recorded()
     long = [item for item in items if turns.unit(item.nodeid) in known and not item.get_closest_marker("always")]
     for item in long:
@@ -61,6 +70,16 @@ def pytest_collection_modifyitems(config, items):
 def pytest_runtest_logreport(report):
     """Adds up what each test took, its fixtures included."""
     SPENT[turns.unit(report.nodeid)] += report.duration
+
+
+class Seen:
+    """Writes down which laws held; of several processes the one that gathers reports does."""
+
+    def pytest_runtest_logreport(self, report):
+        """A law that held, or that is not for its method."""
+        asked = held.law_of(report.nodeid)
+        if asked and ((report.when == "call" and report.passed) or report.skipped):
+            held.keep(asked, report.skipped, held.digests())
 
 
 @pytest.fixture(autouse=True, scope="module")
