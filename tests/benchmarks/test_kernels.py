@@ -44,3 +44,14 @@ def test_a_loop_counts_each_of_its_runs():
 def test_the_floor_is_the_slower_of_computing_and_moving():
     kernel = Kernel("dot", "", flops=100.0, bytes=10.0, runs=3)
     assert kernel.floor(rate=10.0, bandwidth=10.0) == 30.0 and kernel.floor(rate=1000.0, bandwidth=10.0) == 3.0
+
+
+def test_a_loop_that_may_end_at_any_time_runs_as_often_as_is_said():
+    x = jnp.ones((8, 8))
+
+    def until_large(x):
+        return jax.lax.while_loop(lambda y: y.sum() < 1e6, lambda y: y @ y, x)
+
+    text = jax.jit(until_large).lower(x).compile().as_text()
+    for unknown in (1, 7):
+        assert total(kernels(text, unknown), "flops") == unknown * 2 * 8**3
