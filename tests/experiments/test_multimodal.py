@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.multimodal import scenes, table, three_modalities
+from experiments.multimodal import scene_writing, scenes, table, three_modalities
 from experiments.study import run
 from ft_jax.training import Feed
 
@@ -68,6 +68,15 @@ def test_a_tone_has_its_keys_frequencies_and_a_sentence_is_right_in_six_of_seven
         assert abs(hertz[inside][spectra[inside].argmax()] - wanted) < 25
     said = np.array([three_modalities.sentence(3, generator)[-1] for _ in range(2000)])
     assert np.mean(said == 3) == pytest.approx(6 / 7, abs=0.03) and set(said) == set(range(10))
+
+
+def test_the_writer_is_asked_for_the_caption_alone():
+    one = scene_writing.with_captions(scenes.drawn(3, 0))[0]
+    ids, labels, counted = one["input_ids"], one["labels"], one["weights"] > 0
+    assert np.all(ids[: scene_writing.PLACES] == scene_writing.IMAGE) and scenes.END not in ids
+    said = scenes.text_of(labels[counted])
+    assert said.split()[0] == "a" and said.split()[3:5] == ["left", "of"] and labels[counted][-1] == scenes.END
+    assert np.array_equal(ids[1:], labels[:-1]) and counted.sum() == len(said.split()) + 1
 
 
 @pytest.mark.parametrize("name", table.NAMES)
