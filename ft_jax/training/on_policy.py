@@ -156,7 +156,7 @@ class Actor:
 
     def _made(self, state) -> tuple[Batch, Any]:
         calls = 0
-        jax.block_until_ready(state.params)
+        jax.block_until_ready(state)
         begin = time.perf_counter()
 
         def ask(batch):
