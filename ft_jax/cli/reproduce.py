@@ -26,6 +26,7 @@ def command(words: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=int, metavar="N", help="how many seeds; a row's own by default")
     parser.add_argument("--out", type=place, default=Path("runs/reproduce"), help="where NAME.json and report.html go")
     parser.add_argument("--record", type=place, metavar="FILE", help="keep what came out as a line of FILE, one a name")
+    parser.add_argument("--data", metavar="ADDRESS", help="what the rows read, such as mnist:FILE.npz, for their own")
     options = parser.parse_args(words)
     if options.record is not None and options.quick:
         raise ValueError(f"--record {options.record} keeps whole measurements; leave out --quick")
@@ -40,6 +41,9 @@ def command(words: Sequence[str]) -> int:
             raise KeyError(f"there is no row {name!r}; the nearest are {nearest(name, known)}, or all")
     names = list(known) if "all" in options.names else list(dict.fromkeys(options.names))
     loaded = {name: load(name) for name in names}
+    without = [name for name, row in loaded.items() if not row.data]
+    if options.data is not None and without:
+        raise ValueError(f"{without[0]} makes its own data, so --data {options.data} is for other rows; leave it out")
     ended = [measured(name, row, options) for name, row in loaded.items()]
     page = _page(options.out)
     if page is not None and not options.json:
@@ -95,7 +99,7 @@ def measured(name: str, row: Any, options: Any) -> bool:
     seeds = tuple(range(count)) if row.seeds and count > len(row.seeds) else row.seeds[:count]
     begin = time.perf_counter()
     try:
-        found = row.measure(seeds, options.quick)
+        found = row.measure(seeds, options.quick, *([options.data or row.data] if row.data else ()))
     except Exception as error:
         if len(options.names) == 1 and "all" not in options.names:
             raise

@@ -95,10 +95,12 @@ class Reproduction:
       where: the table, figure or equation.
       setting: ``"same"`` as the paper's in all that decides the number, or ``"other"``.
       measure: ``(seeds, quick) -> Found``. `seeds` are the ones to run; `quick` says that less training is
-        enough for a look, and findings that need the whole are then left out.
+        enough for a look, and findings that need the whole are then left out. Where there is `data`, it is
+        ``(seeds, quick, address)``.
       difference: how the setting differs, in a sentence; empty where it is the same.
       seeds: of a whole run; ``quick`` takes the first. Empty where nothing is random.
       seconds: a whole run's time on two CPU cores, measured.
+      data: the address of what it reads, as `ft_jax.data.load` takes it; empty where it makes its own.
 
     Raises:
       ValueError: another setting without the difference said, or the same with one.
@@ -108,10 +110,11 @@ class Reproduction:
     paper: str
     where: str
     setting: Literal["same", "other"]
-    measure: Callable[[Sequence[int], bool], Found]
+    measure: Callable[..., Found]
     difference: str = ""
     seeds: tuple[int, ...] = ()
     seconds: float = 0.0
+    data: str = ""
 
     def __post_init__(self):
         if self.setting not in ("same", "other"):

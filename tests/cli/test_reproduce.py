@@ -33,6 +33,14 @@ def test_an_unknown_row_is_refused_with_the_nearest(capsys):
     assert "hyperband_table" in capsys.readouterr().err
 
 
+def test_data_of_ones_own_is_for_rows_that_read_some(tmp_path, capsys):
+    assert main(["reproduce", "hyperband_table", "--data", "mnist:a.npz", "--out", str(tmp_path)]) == 2
+    assert "hyperband_table makes its own data, so --data mnist:a.npz is for other rows" in capsys.readouterr().err
+    missing = f"mnist:{tmp_path / 'none.npz'}"
+    assert main(["reproduce", "permuted_mnist_gem", "--quick", "--data", missing, "--out", str(tmp_path)]) == 2
+    assert "none.npz" in capsys.readouterr().err
+
+
 def test_another_setting_must_say_how_it_differs():
     with pytest.raises(ValueError, match="say how another setting differs"):
         Reproduction("title", "paper", "table 1", "other", lambda seeds, quick: Found(()))

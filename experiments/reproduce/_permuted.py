@@ -1,0 +1,96 @@
+"""Digits whose pixels each task shuffles in its own way: what the rows of permuted MNIST share."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ft_jax import data, models
+from ft_jax.core import Method, make_step, optimizer, supervised
+
+PIXELS = 784
+
+
+@functools.cache
+def digits(address: str) -> dict[str, dict[str, jax.Array]]:
+    """``{split: {"images" [examples, 784], "labels"}}`` of MNIST at an address, see `ft_jax.data.mnist`."""
+    found = {}
+    for split in ("train", "test"):
+        examples = data.load(address, split)
+        images = np.asarray([examples.column("images")[row] for row in range(len(examples))], np.float32)
+        labels = np.asarray(examples.column("labels"), np.int32)
+        found[split] = {"images": jnp.asarray(images.reshape(-1, PIXELS)), "labels": jnp.asarray(labels)}
+    return found
+
+
+def example(batch: int) -> dict[str, jax.Array]:
+    """A batch's names, types and shapes, for methods that remember digits."""
+    return {"images": jnp.zeros((batch, 28, 28, 1)), "labels": jnp.zeros(batch, jnp.int32)}
+
+
+def accuracies(
+    method: Method | None,
+    address: str,
+    seed: int,
+    *,
+    tasks: int,
+    widths: Sequence[int],
+    rate: float,
+    optimiser: Callable,
+    batch: int,
+    passes: int = 1,
+    examples: int | None = None,
+) -> np.ndarray:
+    """Trains through all tasks and gives the test accuracy on each after each, ``[tasks, tasks]``.
+
+    Args:
+      method: what keeps from forgetting; None for naive training.
+      address: of the digits.
+      seed: of the network, the orders of pixels (the first task's is as it was) and of examples.
+      tasks: how many.
+      widths: of the hidden layers.
+      rate: the learning rate.
+      optimiser: of optax, which takes ``learning_rate``.
+      batch: examples a step.
+      passes: through a task's examples.
+      examples: of each task, drawn anew for each; None for all.
+    """
+    parts, random = digits(address), np.random.default_rng(seed)
+    model = models.mlp(models.MLPConfig((28, 28, 1), tuple(widths), 10), jax.random.key(seed))
+    program = make_step(
+        supervised(model.apply), optimizer(optimiser, learning_rate=rate), *([method] if method else [])
+    )
+
+    def drawn(part, pixels, rows):
+        return {
+            "images": part["images"][rows][..., pixels].reshape(*rows.shape, 28, 28, 1),
+            "labels": part["labels"][rows],
+        }
+
+    @jax.jit
+    def learn(state, part, pixels, rows):
+        return jax.lax.scan(lambda one, at: (program.step(one, drawn(part, pixels, at))[0], None), state, rows)[0]
+
+    @jax.jit
+    def end(state, part, pixels, rows):
+        return program.after_task(state, drawn(part, pixels, rows)) if program.after_task else state
+
+    @jax.jit
+    def right(state, part, pixels):
+        batch = drawn(part, pixels, jnp.arange(len(part["labels"])))
+        return jnp.mean(jnp.argmax(program.evaluate(state, batch).predictions, axis=-1) == batch["labels"])
+
+    state, table = program.init(model.params, jax.random.key(seed)), np.zeros((tasks, tasks))
+    orders: list[Any] = [np.arange(PIXELS), *(random.permutation(PIXELS) for _ in range(tasks - 1))]
+    for task, order in enumerate(orders):
+        count = len(parts["train"]["labels"])
+        chosen = random.permutation(count)[:examples]
+        whole = len(chosen) // batch * batch
+        rows = np.concatenate([random.permutation(chosen)[:whole] for _ in range(passes)])
+        state = learn(state, parts["train"], jnp.asarray(order), jnp.asarray(rows.reshape(-1, batch)))
+        state = end(state, parts["train"], jnp.asarray(order), jnp.asarray(chosen[:whole].reshape(-1, batch)))
+        table[task] = [float(right(state, parts["test"], jnp.asarray(pixels))) for pixels in orders]
+    return table
