@@ -16,7 +16,7 @@ experiments.rl.preferences`` prints one table and writes it as lines of JSON:
 - ``words``: of what it writes; ``positive``: the share of it that naive Bayes, told ``judge`` of held-out sentences
   rightly, takes for positive.
 
-About five minutes on two CPU cores.
+About fifteen minutes on two CPU cores.
 """
 
 import argparse

@@ -58,7 +58,8 @@ def galore(
       name: the method's name.
 
     Raises:
-      ValueError: a rank or gap below 1; at init, targets that are no weight of the model, or none wider than `rank`.
+      ValueError: a rank or gap below 1; composed outside `ft_jax.adaptive.schedule_free`; at init, targets that are no
+        weight of the model, or none wider than `rank`.
 
     Example:
       >>> method = galore(rank=2)
@@ -145,7 +146,18 @@ def galore(
 
         return optax.GradientTransformationExtraArgs(init, low_rank)
 
-    return Method(name=name, hyper={"scale": scale}, surgery=surgery, update=update)
+    def refuses(parts):
+        inside = parts[[part.name for part in parts].index(name) + 1 :]
+        # What settles on other parameters than it trains, and is no choice among several, steps from their average.
+        averaging = [one.name for one in inside if one.update and one.settle and not one.lift]
+        if not averaging:
+            return None
+        return (
+            f"{averaging[0]} steps from an average of whole parameters, and {name} outside it would hand it those of a "
+            f"subspace; name {averaging[0]} before {name}"
+        )
+
+    return Method(name=name, hyper={"scale": scale}, surgery=surgery, update=update, refuses=refuses)
 
 
 def subspace(gradient: Float[Array, "m n"], rank: int) -> Float[Array, "side rank"]:

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from ft_jax import transfer
+from ft_jax import adaptive, ensemble, transfer
 from ft_jax.core import Method, compose, jit_step, make_step, optimizer, supervised
 from ft_jax.core.state import UpdateEvent
 from ft_jax.models import tiny_decoder
@@ -143,3 +143,11 @@ def test_an_update_inside_asks_for_gradients_in_the_subspace():
     jit_step(program.step)(program.init(model.params, jax.random.key(2)), batch)
     jax.effects_barrier()
     assert len(told) > 10 and max(map(float, told)) < 1e-6
+
+
+def test_an_average_of_whole_parameters_stands_outside():
+    galore, free = transfer.galore(rank=2), adaptive.schedule_free()
+    assert compose(free, galore).names == (free.name, galore.name)
+    assert compose(galore, ensemble.snapshots(2, period=3))
+    with pytest.raises(ValueError, match="name adaptive.schedule_free before transfer.galore"):
+        compose(galore, free)
