@@ -6,6 +6,7 @@
 `augment_images`. The checks say in one sentence what is wrong with bad input.
 """
 
+from ft_jax.data.alignment import aligned, aligned_rows, common_tokens, token_bytes
 from ft_jax.data.augmentation import augmented, in_turn
 from ft_jax.data.checks import (
     check_batch,
@@ -49,6 +50,8 @@ __all__ = [
     "EvaluationBatches",
     "Image",
     "Skipped",
+    "aligned",
+    "aligned_rows",
     "augmented",
     "batches",
     "by_class",
@@ -62,6 +65,7 @@ __all__ = [
     "check_lengths",
     "check_not_empty",
     "collate",
+    "common_tokens",
     "concatenate",
     "digits",
     "encode",
@@ -89,6 +93,7 @@ __all__ = [
     "sentiment",
     "shards",
     "special_ids",
+    "token_bytes",
     "tokenize",
     "unlabelled",
     "zip_streams",

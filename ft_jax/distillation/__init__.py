@@ -7,6 +7,7 @@
 - `on_policy`: the student writes the answers that the others compare (GKD with `jsd`).
 - `privileged`: the model that is shown a demonstration teaches the one that is not (SDFT with `on_policy`).
 - `cached_logits`: a teacher whose likeliest classes stand beside the data, see ``ft-jax cache-teacher``.
+- `uld`: a teacher with another tokenizer.
 - `hints`: hidden states, through a learned projection.
 - `relations`: among a layer's queries, keys and values (MiniLMv2). `rkd`: distances and angles among examples.
 """
@@ -20,6 +21,7 @@ from ft_jax.distillation.privileged import privileged
 from ft_jax.distillation.relations import relations
 from ft_jax.distillation.several import own_average, several
 from ft_jax.distillation.states import hints, rkd
+from ft_jax.distillation.uld import uld
 
 __all__ = [
     "cached_logits",
@@ -37,4 +39,5 @@ __all__ = [
     "several",
     "skewed_kl",
     "standardised",
+    "uld",
 ]

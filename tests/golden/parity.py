@@ -17,7 +17,7 @@ from ft_jax.assets import GEMMA3_270M, MINILM, SMOLLM2, resolve
 from ft_jax.cli import parity
 
 HERE = Path(__file__).parent
-RECORDED = ("plateau.json", "trl_losses.json")
+RECORDED = ("plateau.json", "trl_losses.json", "uld.json")
 TOLERANCE = 1e-3
 """Relative to each array's largest value; kernels differ between versions and processors."""
 
@@ -71,6 +71,7 @@ def main() -> None:
             "record_peft_ties.py": [str(copy)],
             "record_peft_attention.py": [str(copy)],
             "record_trl_losses.py": [str(copy / "trl_losses.json")],
+            "record_uld.py": [str(copy / "uld.json")],
             "check_peft_files.py": [str(HERE)],
             "check_adapters.py": [],
             "record_peft_names.py": [str(copy)],

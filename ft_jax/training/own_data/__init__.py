@@ -1,7 +1,8 @@
 """Data specs for one's own files, one for every shape of data that people have.
 
 - `Labelled`: texts with classes or numbers; `ImageFolder`: images in folders that are named by their classes;
-- `Chats`, `Completions`, `Documents`, `Written`: text to learn to write;
+- `Chats`, `Completions`, `Documents`, `Written`: text to learn to write; `CommonTokens`, what a teacher's tokenizer
+  shares;
 - `Preferences`: two answers of which one is preferred; `Questions`: prompts with an answer that `Verified` checks;
 - `Pairs`: two texts whose embeddings should be close.
 """
@@ -15,7 +16,7 @@ from ft_jax.training.own_data.pairs import Pairs
 from ft_jax.training.own_data.preferences import Preferences
 from ft_jax.training.own_data.questions import Questions, Verified
 from ft_jax.training.own_data.rows import in_pieces
-from ft_jax.training.own_data.written import Chats, Completions, Documents, Written
+from ft_jax.training.own_data.written import Chats, CommonTokens, Completions, Documents, Written
 
 SHAPES: Mapping[str, type] = {
     one.__name__: one
@@ -24,6 +25,6 @@ SHAPES: Mapping[str, type] = {
 """Every spec for one's own files, by name."""
 
 __all__ = [
-    "SHAPES", "Chats", "Completions", "Documents", "ImageFolder", "Labelled", "Pairs", "Preferences", "Questions",
-    "Verified", "Written", "in_pieces", "pixels", "train_and_evaluation",
+    "SHAPES", "Chats", "CommonTokens", "Completions", "Documents", "ImageFolder", "Labelled", "Pairs", "Preferences",
+    "Questions", "Verified", "Written", "in_pieces", "pixels", "train_and_evaluation",
 ]  # fmt: skip

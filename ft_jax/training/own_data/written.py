@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ft_jax import data
+from ft_jax import data, models
 from ft_jax.data.dataset import Dataset
 from ft_jax.data.teacher_cache import open_cache
 from ft_jax.distillation.privileged import SHOWN
 from ft_jax.outside import listed, printable
+from ft_jax.training.composition import Parts
 from ft_jax.training.own_data.held_out import check_address, train_and_evaluation
 from ft_jax.training.own_data.rows import in_pieces, one_task, room, tokenizer_of
 from ft_jax.training.stream import Feed, Stream
@@ -38,6 +39,8 @@ class Written:
         `ft_jax.distillation.privileged`; of messages it takes the place of the last one before the completion.
       teacher: a folder that ``ft-jax cache-teacher`` has written for these rows, for
         `ft_jax.distillation.cached_logits`.
+      teacher_tokenizer: the address of a teacher whose tokenizer writes every text a second time, for
+        `ft_jax.distillation.uld`.
     """
 
     address: str = ""
@@ -49,6 +52,7 @@ class Written:
     packed: bool = False
     shown: str | None = None
     teacher: str | None = None
+    teacher_tokenizer: str | None = None
 
     forms: ClassVar[tuple[tuple[str, ...], ...]] = (("messages",), ("prompt", "completion"), ("text",))
 
@@ -56,6 +60,7 @@ class Written:
         """Raises ValueError on what can be seen to be wrong without the data."""
         check_address(self, "chat.jsonl")
         self._check_shown()
+        self._check_teacher_tokenizer()
 
     def build(self, model: Any, feed: Feed) -> Stream:
         """One task."""
@@ -82,6 +87,8 @@ class Written:
             too_long=self.too_long,
             learn_prompt=self.learn_prompt,
         )
+        if self.teacher_tokenizer is not None:
+            told = self._beside_teacher(told, examples, model)
         if self.shown is not None:
             return dataclasses.replace(told, columns={**told.columns, SHOWN: self._shown(examples, model, address)})
         told = in_pieces(told, room(self, model))
@@ -107,6 +114,24 @@ class Written:
                 f"data.{wrong}"
             )
 
+    def _check_teacher_tokenizer(self) -> None:
+        if self.teacher_tokenizer is None:
+            return
+        wrong = {"packed": self.packed, "too_long": self.too_long == "drop", "learn_prompt": self.learn_prompt}
+        for field, refused in wrong.items():
+            if refused:
+                raise ValueError(
+                    "data.teacher_tokenizer writes every row's answer a second time, so rows are neither packed nor "
+                    f"dropped and prompts are not learned; leave out data.{field}"
+                )
+
+    def _beside_teacher(self, told: Dataset, examples: Dataset, model: Any) -> Dataset:
+        """The rows with the same texts as the teacher's tokenizer writes them, cut to as many tokens."""
+        own, other = tokenizer_of(model), tokenizer_at(self.teacher_tokenizer)
+        whole, most = data.next_tokens(examples, other, length=LONGEST), self._most(model)
+        cut = {name: [row[:most] for row in column] for name, column in whole.columns.items()}
+        return data.aligned_rows(told, Dataset(cut), own, other)
+
     def _shown(self, examples: Dataset, model: Any, address: str) -> list[dict[str, Any]]:
         """For each example the tokens up to its completion where the prompt is `shown`."""
         if not {"prompt", "completion"} <= examples.columns.keys():
@@ -128,6 +153,30 @@ class Written:
                 )
             rows.append({"input_ids": row})
         return rows
+
+
+def tokenizer_at(address: str) -> Any:
+    """The tokenizer of the model at an address, without its parameters.
+
+    Raises:
+      ValueError: it has none.
+    """
+    return tokenizer_of(models.load(address, abstract=True, strict=False))
+
+
+@dataclasses.dataclass(frozen=True)
+class CommonTokens:
+    """The tokens that a run's model and a teacher have in common, an option of `ft_jax.distillation.uld`.
+
+    Attributes:
+      address: of the teacher.
+    """
+
+    address: str
+
+    def for_run(self, parts: Parts) -> tuple[np.ndarray, np.ndarray]:
+        """``(student's ids, teacher's ids)``, see `ft_jax.data.common_tokens`."""
+        return data.common_tokens(tokenizer_of(parts.model), tokenizer_at(self.address))
 
 
 def in_place(shown: str, prompt: Any, completion: Any) -> Any:
@@ -161,6 +210,7 @@ class Completions(Written):
         """Raises ValueError on what can be seen to be wrong without the data."""
         check_address(self, "answers.jsonl")
         self._check_shown()
+        self._check_teacher_tokenizer()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +224,11 @@ class Documents(Written):
     def check(self) -> None:
         """Raises ValueError on what can be seen to be wrong without the data."""
         check_address(self, "articles.jsonl")
+        if self.teacher_tokenizer is not None:
+            raise ValueError(
+                "data.teacher_tokenizer stands beside rows of one text each, and Documents are cut into pieces; take "
+                "Written"
+            )
 
     def _most(self, model) -> int:
         return LONGEST
