@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import jax
+import marks
 import numpy as np
 import tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -21,7 +22,7 @@ from ft_jax.training.metrics import default_metrics
 from ft_jax.training.objective import LOSSES, target_of
 
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- tables begin -->", "<!-- tables end -->"
+PAGE = HERE / "data.md"
 
 LINES = '{"text": "a film", "label": "good"}\n{"text": "a plot", "label": "bad"}\n'
 COMMAS = "text,label\na film,good\na plot,bad\n"
@@ -175,12 +176,6 @@ def row_of_head(head: str, labels: str) -> list[str]:
     return [head, labels, f"{target}: `{LOSSES[target].__name__}`", ", ".join(default_metrics(batch, target))]
 
 
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    """Markdown."""
-    cells = [columns, ["---"] * len(columns), *([one.replace("|", "\\|") for one in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
-
-
 def tables() -> str:
     """All tables, with their headings."""
     with warnings.catch_warnings():
@@ -195,15 +190,8 @@ def tables() -> str:
                 [row_of_head(head, labels) for head in HEADS for labels in TARGETS],
             ),
         ]
-    return "\n\n".join(f"## {name}\n\n{table(columns, rows)}" for name, columns, rows in parts)
-
-
-def page(text: str) -> str:
-    """The page with its tables made anew."""
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
+    return "\n\n".join(f"## {name}\n\n{marks.table(columns, rows)}" for name, columns, rows in parts)
 
 
 if __name__ == "__main__":
-    path = HERE / "data.md"
-    path.write_text(page(path.read_text(encoding="utf-8")), encoding="utf-8")
+    marks.write(PAGE, tables())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import marks
 import numpy as np
 from safetensors.numpy import load_file
 
@@ -19,7 +20,6 @@ from ft_jax.models.architectures import ARCHITECTURES, architecture_for
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "tests" / "golden"
-BEGIN, END = "<!-- table begins -->", "<!-- table ends -->"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +153,7 @@ def cells(architecture, found: list[Measured]) -> list[str]:
     ]
 
 
-def table() -> str:
+def tables() -> str:
     """The whole table in Markdown."""
     recorded: dict[str, list[Path]] = {}
     for path in sorted(GOLDEN.rglob("outputs.npz")):
@@ -163,16 +163,8 @@ def table() -> str:
     for architecture in dict.fromkeys(ARCHITECTURES.values()):
         folders = [folder for name in architecture.model_types for folder in recorded.get(name, [])]
         rows.append(cells(architecture, [measured(folder) for folder in folders]))
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "| --- | --- | --- | --- | --- |", *lines[1:]])
-
-
-def main() -> None:
-    """Puts the table between the marks in docs/models.md."""
-    page, rows = HERE / "models.md", table()
-    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n{rows}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    return marks.table(rows[0], rows[1:])
 
 
 if __name__ == "__main__":
-    main()
+    marks.write(HERE / "models.md", tables())

@@ -4,8 +4,10 @@ import json
 import statistics
 from pathlib import Path
 
+from marks import table, write
+
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- tables begin -->", "<!-- tables end -->"
+PAGE = HERE / "rl.md"
 
 CHANGED = """### A changed environment
 
@@ -26,11 +28,6 @@ COUNTED = """### A GRPO update beside its passes
 def lines(path: Path) -> list[dict]:
     """The records of a file, none where there is no file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
-def table(heading: list[str], rows: list[list[str]]) -> str:
-    """Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [heading, ["---"] * len(heading), *rows])
 
 
 def changed() -> str:
@@ -76,14 +73,10 @@ def several(values: list[float]) -> str:
     return mean if len(set(values)) == 1 else f"{mean} ({min(values):.3g} to {max(values):.3g})"
 
 
-def page(text: str) -> str:
-    """The page with its tables made anew."""
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    return (
-        f"{before}{BEGIN}\n\n" + "\n\n".join(filter(None, [changed(), preferences(), counted()])) + f"\n\n{END}{after}"
-    )
+def tables() -> str:
+    """All of the page."""
+    return "\n\n".join(filter(None, [changed(), preferences(), counted()]))
 
 
 if __name__ == "__main__":
-    path = HERE / "rl.md"
-    path.write_text(page(path.read_text(encoding="utf-8")), encoding="utf-8")
+    write(PAGE, tables())
