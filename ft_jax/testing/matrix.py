@@ -1,6 +1,7 @@
 """Traces or trains every ordered pair of methods and draws the picture: ``make matrix``."""
 
 import argparse
+import concurrent.futures
 import datetime
 import functools
 import gc
@@ -138,12 +139,14 @@ def main() -> None:
     todo = [pair for pair, digest in pending if not done(known.get(pair), digest, arguments)]
     arguments.out.mkdir(parents=True, exist_ok=True)
     write(known.values(), path)
-    # Each process compiles for itself, so that none is a copy of one with threads.
-    pool = multiprocessing.get_context("spawn").Pool(arguments.workers, prepare)
+    # Each process compiles for itself, so that none is a copy of one with threads; a killed one ends the run.
+    spawn = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(arguments.workers, spawn, prepare)
     look = functools.partial(looked_at, train=not arguments.trace)
     with pool, path.open("a") as file:
-        for count, line in enumerate(pool.imap_unordered(look, todo), 1):
-            pair = line["outer"], line["inner"]
+        asked = {pool.submit(look, pair): pair for pair in todo}
+        for count, future in enumerate(concurrent.futures.as_completed(asked), 1):
+            pair, line = asked[future], future.result()
             known[pair] = {**line, "digest": digest_of(*pair, sources)}
             file.write(json.dumps(known[pair]) + "\n")
             file.flush()
@@ -151,6 +154,7 @@ def main() -> None:
                 print(f"{count}/{len(todo)} {pair[0]} over {pair[1]}: {line['result']}", flush=True)
             if time.monotonic() - began > 60 * arguments.minutes:
                 print(f"{len(todo) - count} of {len(ordered())} pairs are left; run again to go on")
+                pool.shutdown(cancel_futures=True)
                 break
     lines = [known[pair] for pair in ordered() if pair in known]
     write(lines, path)

@@ -16,13 +16,13 @@ from ft_jax.training.clock import Stretch
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.later import extended
 from ft_jax.training.limits import MASKED
-from ft_jax.training.logging import HYPER_AT, Log
+from ft_jax.training.logging import Log
 from ft_jax.training.loop.answers import keep_answers
 from ft_jax.training.loop.ending import check_going_on, going_on, keep_model, outcomes_of, summary_of
 from ft_jax.training.loop.leaving import shown
+from ft_jax.training.loop.ledger import Ledger
 from ft_jax.training.loop.measuring import checked, measured
 from ft_jax.training.loop.nonfinite import Broken, watch
-from ft_jax.training.loop.numbers import changes, check_returned, in_place, numbers_of
 from ft_jax.training.loop.returning import Returns, Skips
 from ft_jax.training.loop.saving import Saving
 from ft_jax.training.loop.targets import reached
@@ -88,7 +88,6 @@ class _Loop:
         self.experiment, self.distributed = plan.experiment, plan.distributed
         self.progress = Progress()
         self.state = self.distributed.init(plan.model.params, plan.key)
-        self.numbers: dict[str, np.ndarray] = {}
         self.saving = Saving(plan, folder, self.state)
         self.watch = watch(self.experiment.nonfinite, plan.composition)
         self.returns = Returns(self.experiment.nonfinite, self.saving, folder.path)
@@ -106,7 +105,7 @@ class _Loop:
             self.log = self.log_from(start)
             self.skips = Skips(self.experiment.nonfinite, self.progress.step, self.state)
             try:
-                self.numbers = numbers_of(self.distributed.collect(self.state.hyper))
+                self.ledger = Ledger(self.plan, self.state)
                 for sentence in self.saving.checkpoints.left_out:
                     self.log.event(start, "damage", sentence)
                 if restored:
@@ -176,7 +175,9 @@ class _Loop:
         with Feeder(task, put, place=self.progress.place, ask=self.plan.ask) as feeder:
             compiled = False
             while self.progress.done < steps and not self.progress.over:
-                self.change_numbers()
+                # Checkpoints of this step have the numbers as they were, so a run that goes on comes by here too.
+                if numbers := self.experiment.hyper_at.get(self.progress.step):
+                    self.state = self.ledger.scheduled(self.state, numbers, self.log, self.progress.step)
                 # The first step compiles, so it is a stretch of its own, which speeds leave out.
                 until = self.next_stop(steps) if compiled else self.progress.done + 1
                 with contextlib.nullcontext() if compiled else self.log.waiting(f"compiling {self.compiled()}"):
@@ -226,7 +227,7 @@ class _Loop:
             self.progress = self.progress.after_step(fed.place, fed.examples * count, (fed.tokens or 0) * count)
             step = self.progress.step
             if step % self.experiment.log_every == 0 or step in (1, self.plan.total_steps):
-                told = {**self.rates(), **metrics}
+                told = {**self.ledger.rates(), **metrics}
                 seen = self.progress.examples, self.progress.tokens, feeder.rollouts
                 self.log.train(step, told, clock.seconds, *seen)
             self.watch.add(step, metrics, fed)
@@ -238,12 +239,6 @@ class _Loop:
             window = [*self.progress.tested, *finite(jax.device_get(waiting))]
             self.note(tested=window[-self.experiment.evaluation.prequential :])
         return metrics
-
-    def rates(self) -> dict[str, np.ndarray]:
-        """For the log: the numbers, where evaluations may change them."""
-        if not self.distributed.after_eval:
-            return {}
-        return {f"hyper.{name}": value for name, value in self.numbers.items()}
 
     def next_stop(self, steps: int) -> int:
         """Updates on the task after which the stretch ends: the next evaluation, checkpoint or the task's end."""
@@ -322,49 +317,16 @@ class _Loop:
 
     def events(self, parts: Events, cause: str, argument: Any) -> None:
         """Lets one method after another act on what happened; every number that one changed is a line of the log."""
-        self.note_stepping()
+        step = self.progress.step
+        self.ledger.stepped(self.state, self.log, step)
         for name, act in parts.items():
             self.state = self.guarded(f"what {name} does at {cause}", lambda act=act: act(self.state, argument))
-            self.changed(numbers_of(self.distributed.collect(self.state.hyper)), f"{name} at {cause}")
-
-    def change_numbers(self) -> None:
-        """The numbers that the experiment has for this step.
-
-        Every checkpoint of the step was saved before, so a run that goes on from one comes by here too.
-        """
-        changes = self.experiment.hyper_at.get(self.progress.step)
-        if changes:
-            self.note_stepping()
-            hyper = self.state.with_hyper(changes).hyper
-            self.state = self.state.replace(hyper=in_place(self.state.hyper, hyper))
-            self.changed(numbers_of(self.distributed.collect(self.state.hyper)), HYPER_AT)
-
-    def note_stepping(self) -> None:
-        """Notes what methods have changed in steps."""
-        stepping = [name for name, _ in self.plan.composition.inwards("after_step")]
-        if stepping:
-            self.changed(numbers_of(self.distributed.collect(self.state.hyper)), f"{', '.join(stepping)} in a step")
-
-    def changed(self, numbers: dict[str, np.ndarray], by: str) -> None:
-        """Notes the numbers of the state, with a line in the log for each that is not what it was."""
-        before, self.numbers = self.numbers, numbers
-        for message, values in changes(before, numbers):
-            self.log.event(self.progress.step, by, message, **values)
+            self.ledger.changed(self.state, f"{name} at {cause}", self.log, step)
 
     def tell(self, kind: str, task: str) -> None:
         """Calls the callbacks, and goes on with the state that one returns."""
-        for callback in self.callbacks:
-            given = callback(Moment(kind, self.progress.step, task, self.state, self.progress.latest))
-            if given is None or given is self.state:
-                continue
-            name = getattr(callback, "__name__", type(callback).__name__)
-            check_returned(self.state, given, name)
-            self.note_stepping()
-            self.state = in_place(self.state.replace(frozen=None), given.replace(frozen=None)).replace(
-                frozen=self.state.frozen
-            )
-            self.log.event(self.progress.step, name, "the callback returned a state, which the run goes on with")
-            self.changed(numbers_of(self.distributed.collect(self.state.hyper)), name)
+        moment = Moment(kind, self.progress.step, task, self.state, self.progress.latest)
+        self.state = self.ledger.called(moment, self.callbacks, self.log)
 
     def note(self, **changes: Any) -> None:
         """The progress with some fields changed."""
