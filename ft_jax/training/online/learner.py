@@ -112,7 +112,7 @@ class KeptModel:
 
     def build(self, key: jax.Array | None) -> Any:
         """The model with its adapters in place."""
-        return load_run(self.run).model
+        return load_run(self.run).alone("ft-jax stream RUN")
 
 
 @dataclasses.dataclass(frozen=True)

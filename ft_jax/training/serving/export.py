@@ -86,7 +86,8 @@ def export_merged(kept: Kept, folder: str | os.PathLike, overwrite: bool = False
       FileExistsError: the folder is there.
       ValueError: no library computes the function; an addition can't be merged; what was written answers differently.
     """
-    folder, model, reader = vacant(folder, overwrite), kept.model, read_by(kept.model)
+    folder, model = vacant(folder, overwrite), kept.alone("an export")
+    reader = read_by(model)
     with building(folder) as unfinished:
         if reader == SENTENCE:
             check_same(model, _sentence_folder(kept, unfinished))
@@ -116,7 +117,8 @@ def export_adapter(kept: Kept, folder: str | os.PathLike, overwrite: bool = Fals
       ValueError: there is no adapter that peft has; the base class computes another function; what was written
         answers differently.
     """
-    folder, model, reader = vacant(folder, overwrite), kept.model, read_by(kept.model)
+    folder, model = vacant(folder, overwrite), kept.alone("an export")
+    reader = read_by(model)
     if reader == SENTENCE:
         raise NotExpressible(
             f"peft would load the adapter over a class of transformers that pools otherwise than "

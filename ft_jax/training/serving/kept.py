@@ -1,8 +1,9 @@
 """The model of a run in its folder: enough to use it without the experiment's file, its methods or its data."""
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ft_jax import models
+from ft_jax.core import Outputs
 from ft_jax.core.params import path_of
+from ft_jax.core.state import Batch
 from ft_jax.models.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from ft_jax.models.checkpoints.tokenizers import tokenizer_of_folder
 from ft_jax.models.checkpoints.whole_folder import building
@@ -19,12 +22,13 @@ from ft_jax.models.model import Model, Origin
 from ft_jax.outside import printable, read_json
 from ft_jax.training.seal import Damaged, check_digests, digests, seal, unseal
 from ft_jax.training.serving.trees import Unwritable, put_together, take_apart
+from ft_jax.training.serving.wrapping import Wrapping, wrapping_of
 
 FOLDER, RECORD, WEIGHTS, TOKENIZER = "model", "model.json", "weights.safetensors", "tokenizer"
-FORMAT = 2
-"""Raised when what `keep` writes changes so that an older `load_run` would read it wrongly."""
+FORMAT, WRAPPED = 2, 3
+"""Raised when what `keep` writes changes so that an older `load_run` would read it wrongly; with methods round it."""
 
-BASE = "base"
+BASE, AROUND = "base", "wrapping"
 
 
 class NoModel(ValueError):
@@ -40,12 +44,40 @@ class Kept:
       model: with the parameters as the model saw them in the run: adapters and grafts in place.
       base: where the unchanged parameters came from, ``{"address", "dtype", "scan"}``; None where all were kept.
       reads: what the run's data said about its examples, such as ``{"length": 64}``.
+      wrapping: the run's methods that wrap the forward pass; None where the model answers by itself.
     """
 
     run: Path
     model: Model
     base: Mapping[str, Any] | None
     reads: Mapping[str, Any]
+    wrapping: Wrapping | None = None
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What methods may read of an example beside what the model reads."""
+        return () if self.wrapping is None else self.wrapping.fields
+
+    def compiled(self) -> Callable[[Batch], Outputs]:
+        """``batch -> Outputs``, as the run's evaluations had them."""
+        if self.wrapping is not None:
+            return self.wrapping.compiled(self.model.apply)
+        run = jax.jit(self.model.apply)
+        return lambda batch: run(self.model.params, batch)
+
+    def alone(self, what: str) -> Model:
+        """The model for what needs it by itself.
+
+        Raises:
+          ValueError: methods of the run wrap its forward pass, so that alone it would answer otherwise.
+        """
+        if self.wrapping is not None:
+            names = ", ".join(self.wrapping.method.names)
+            raise ValueError(
+                f"the model of {self.run} answers through {names}, and {what} would have the model without; "
+                "ft-jax predict, evaluate and generate answer as the run did"
+            )
+        return self.model
 
     def original(self) -> Model:
         """The model that the run began with, a new head drawn at zero.
@@ -85,7 +117,14 @@ def unkeepable(model: Any, params: Any, fused: bool) -> str | None:
     return None
 
 
-def keep(run: Path, model: Model, params: Any, base: Mapping[str, Any] | None, reads: Mapping[str, Any]) -> Path:
+def keep(
+    run: Path,
+    model: Model,
+    params: Any,
+    base: Mapping[str, Any] | None,
+    reads: Mapping[str, Any],
+    wrapping: Mapping[str, Any] | None = None,
+) -> Path:
     """Writes a model into a run's folder, whole or not at all; what the base's address gives anew is left out.
 
     Args:
@@ -94,12 +133,16 @@ def keep(run: Path, model: Model, params: Any, base: Mapping[str, Any] | None, r
       params: as the model sees them at the run's end.
       base: ``{"address", "dtype", "scan"}`` of the unchanged parameters, or None to keep all of them.
       reads: see `Kept`.
+      wrapping: of `ft_jax.training.serving.wrapping.described`.
     """
     told, arrays = take_apart(params)
-    shared = {} if base is None else _shared(arrays, model)
+    around, its = take_apart(wrapping, AROUND)
+    shared = {} if base is None else _shared(arrays, its, model)
+    arrays |= its
     own = {name: array for name, array in arrays.items() if name not in shared}
     record = {
-        "format": FORMAT,
+        "format": FORMAT if wrapping is None else WRAPPED,
+        "wrapping": around,
         "apply": take_apart(model.apply)[0],
         "params": told,
         "base": base,
@@ -123,8 +166,11 @@ def keep(run: Path, model: Model, params: Any, base: Mapping[str, Any] | None, r
     return run / FOLDER
 
 
-def _shared(arrays: Mapping[str, Any], model: Model) -> dict[str, str]:
-    """The arrays that are the base's, by their names there: the base under an operator is the weight itself."""
+def _shared(arrays: Mapping[str, Any], around: Mapping[str, Any], model: Model) -> dict[str, str]:
+    """The arrays that are the base's, by their names there: the base under an operator is the weight itself.
+
+    Those `around` the model, such as the base under another adapter of a bank, are found by what they hold.
+    """
     before = {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)}
     if model.apply.kind is not None:
         before = {name: leaf for name, leaf in before.items() if not name.startswith("head/")}
@@ -134,7 +180,18 @@ def _shared(arrays: Mapping[str, Any], model: Model) -> dict[str, str]:
         old = before.get(origin)
         if old is not None and old.shape == array.shape and old.dtype == array.dtype and _equal(old, array):
             found[name] = origin
-    return found
+    outlines = {_outline(array) for array in before.values()}
+    alike = {name: array for name, array in around.items() if _outline(array) in outlines}
+    held = {_content(array): name for name, array in before.items()} if alike else {}
+    return found | {name: held[_content(array)] for name, array in alike.items() if _content(array) in held}
+
+
+def _outline(array) -> tuple[Any, ...]:
+    return array.shape, np.dtype(array.dtype)
+
+
+def _content(array) -> tuple[Any, ...]:
+    return *_outline(array), hashlib.sha256(_bytes(array)).digest()
 
 
 def _equal(one, other) -> bool:
@@ -188,7 +245,14 @@ def load_run(run: str | Path, base: str | None = None) -> Kept:
         problem_type=record.get("problem_type"),
         origin=Origin(**record["origin"]) if record.get("origin") else None,
     )
-    return Kept(run, model, record["base"] if base is None else {**record["base"], "address": base}, record["reads"])
+    around = put_together(record.get("wrapping", {"value": None}), arrays)
+    return Kept(
+        run,
+        model,
+        base=record["base"] if base is None else {**record["base"], "address": base},
+        reads=record["reads"],
+        wrapping=None if around is None else wrapping_of(around, model),
+    )
 
 
 def _loaded(base: Mapping[str, Any]) -> Model:
@@ -227,10 +291,10 @@ def _record(run: Path) -> dict[str, Any]:
     if not (run / FOLDER / RECORD).is_file():
         raise NoModel(f"run {run} kept no model: {summary.get('unkept', 'it was made by an earlier version')}")
     record = _json(run / FOLDER / RECORD)
-    if record.get("format") != FORMAT:
+    if record.get("format") not in (FORMAT, WRAPPED):
         raise ValueError(
-            f"the model of run {run} has format {printable(record.get('format'))} and this version reads {FORMAT}; "
-            "use the ft_jax that made it, or run it anew"
+            f"the model of run {run} has format {printable(record.get('format'))} and this version reads {FORMAT} and "
+            f"{WRAPPED}; use the ft_jax that made it, or run it anew"
         )
     try:
         whole = unseal(record)

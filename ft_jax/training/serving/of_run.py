@@ -10,15 +10,31 @@ import jax
 from ft_jax import assets
 from ft_jax.core import TrainState, parameters
 from ft_jax.core.members import member
+from ft_jax.training.composition import Parts
 from ft_jax.training.prepare import Plan
 from ft_jax.training.serving.kept import keep, unkeepable
+from ft_jax.training.serving.trees import Unwritable, take_apart
+from ft_jax.training.serving.wrapping import described, uses_that_wrap
 from ft_jax.training.trials import best_trial
 
 
-def seen(plan: Plan, state: TrainState, trial: int | None = None) -> Any:
-    """The model's parameters as the model sees them; of several trials those of one."""
+def seen(plan: Plan, state: TrainState, trial: int | None = None) -> TrainState:
+    """The state with the whole tree of parameters as the model sees them; of several trials that of one."""
     state = state if trial is None else member(state, trial)
-    return parameters(state, plan.composition)["model"]
+    return state.replace(params=parameters(state, plan.composition))
+
+
+def wrapped(plan: Plan, state: TrainState) -> dict[str, Any] | None:
+    """The methods that wrap the forward pass, of a state as `seen` gives it; None where there are none.
+
+    Raises:
+      Unwritable: one can't be written down.
+    """
+    if not plan.composition.inwards("forward"):
+        return None
+    example = plan.shapes[0][0]
+    parts = Parts(plan.model, example, plan.total_steps, jax.random.key(0))
+    return described(uses_that_wrap(plan.experiment.method, plan.composition, parts), plan.composition, state, example)
 
 
 def why_unkeepable(plan: Plan) -> str | None:
@@ -26,14 +42,15 @@ def why_unkeepable(plan: Plan) -> str | None:
     trials = plan.program.trials
     if len(trials) > 1:
         return f"its trials lie in {len(trials)} axes, of which no one model is the best"
-    wraps = [name for name, _ in plan.composition.inwards("forward")]
-    if wraps:
-        return f"{wraps[0]} wraps the forward pass, which a folder of parameters does not hold"
     fused = bool(plan.composition.inwards("lift")) and not trials
     if fused:
         return unkeepable(plan.model, {}, fused)
     shapes = jax.eval_shape(lambda state: seen(plan, state, 0 if trials else None), plan.abstract)
-    return unkeepable(plan.model, shapes, fused)
+    try:
+        take_apart(wrapped(plan, shapes))
+    except Unwritable as error:
+        return str(error)
+    return unkeepable(plan.model, shapes.params["model"], fused)
 
 
 def keep_of_run(plan: Plan, state: TrainState, scores: Mapping[str, Any], run: Path) -> None:
@@ -50,7 +67,9 @@ def keep_of_run(plan: Plan, state: TrainState, scores: Mapping[str, Any], run: P
         spec = plan.experiment.evaluation
         watched = plan.watched(len(plan.stream) - 1)
         trial = best_trial(scores.get(watched, {}), spec.metric, spec.mode) or 0
-    keep(run, plan.model, seen(plan, state, trial), base_of(plan.experiment.model), reads_of(plan.experiment.data))
+    whole = seen(plan, state, trial)
+    base, reads = base_of(plan.experiment.model), reads_of(plan.experiment.data)
+    keep(run, plan.model, whole.params["model"], base, reads, wrapped(plan, whole))
 
 
 def base_of(spec: Any) -> dict[str, Any] | None:

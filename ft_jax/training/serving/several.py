@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from ft_jax import data
@@ -38,7 +37,7 @@ def predict_parts(kept: Kept, parts: Mapping[str, str | Path]) -> Prediction:
     if lacks:
         raise ValueError(f"the model of {kept.run} has no modality {printable(lacks[0])}; it has {', '.join(known)}")
     batch = {name: _read(kept, name, known[name].config, what) for name, what in parts.items()}
-    return prediction(kept.model, np.asarray(jax.jit(kept.model.apply)(kept.model.params, batch).logits)[0])
+    return prediction(kept.model, np.asarray(kept.compiled()(batch).logits)[0])
 
 
 def _read(kept: Kept, name: str, config: Any, what: str | Path) -> dict[str, np.ndarray]:

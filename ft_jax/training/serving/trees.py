@@ -8,9 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from ft_jax.models.checkpoints.safetensors_file import NAMES
 from ft_jax.outside import one_line, printable
 
 PACKAGE = "ft_jax."
+ARRAYS = {str(dtype) for dtype in NAMES}
+"""Types of arrays that a file of weights holds."""
 
 
 class Unwritable(ValueError):
@@ -25,7 +28,8 @@ def take_apart(tree: Any, place: str = "") -> tuple[Any, dict[str, Any]]:
       place: what names begin with.
 
     Raises:
-      Unwritable: another kind of thing, or a dataclass of another package, which a reader would have to run.
+      Unwritable: another kind of thing, an array of a type that no file of weights holds, or a dataclass of another
+        package, which a reader would have to run.
 
     Example:
       >>> from ft_jax.core.weights import Scaled
@@ -34,6 +38,8 @@ def take_apart(tree: Any, place: str = "") -> tuple[Any, dict[str, Any]]:
       (['up/base', 'up/scale'], 'ia3')
     """
     if isinstance(tree, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
+        if str(tree.dtype) not in ARRAYS:
+            raise Unwritable(f"{place or 'it'} holds numbers of type {tree.dtype}, which safetensors can't")
         return {"array": place}, {place: tree}
     if isinstance(tree, np.generic):
         tree = tree.item()

@@ -12,6 +12,7 @@ from ft_jax import data, models
 from ft_jax.core import compose, make_step
 from ft_jax.data.chats import render
 from ft_jax.models.generation.generate import gives_tokens
+from ft_jax.models.generation.generate import prompts as prompts_of
 from ft_jax.models.model import Model
 from ft_jax.outside import listed, printable
 from ft_jax.training.evaluate import evaluate
@@ -74,9 +75,9 @@ def predict(kept: Kept, examples: Sequence[str] | data.Dataset) -> Iterator[Pred
         raise ValueError(f"the model of {kept.run} gives no classes for an example; ft-jax generate lets it write")
     if not isinstance(examples, data.Dataset):
         examples = data.Dataset({"text": list(examples)})
-    apply = jax.jit(model.apply)
+    answer = kept.compiled()
     for batch, rows in batches(kept, examples):
-        for row in np.asarray(apply(model.params, batch).logits)[:rows]:
+        for row in np.asarray(answer(batch).logits)[:rows]:
             yield prediction(model, row)
 
 
@@ -92,9 +93,9 @@ def numbers(kept: Kept, examples: Sequence[str] | data.Dataset) -> Iterator[np.n
         raise ValueError(f"the model of {kept.run} gives no vectors and no numbers; train one with model.head")
     if not isinstance(examples, data.Dataset):
         examples = data.Dataset({"text": list(examples)})
-    apply = jax.jit(model.apply)
+    answer = kept.compiled()
     for batch, rows in batches(kept, examples):
-        outputs = apply(model.params, batch)
+        outputs = answer(batch)
         yield from np.asarray(outputs.hidden if outputs.unembedding is None else outputs.logits, np.float32)[:rows]
 
 
@@ -123,11 +124,13 @@ def batches(kept: Kept, examples: data.Dataset) -> Iterator[tuple[dict[str, np.n
             f"the data has the columns {listed(examples.columns)} and the model of {kept.run} reads "
             f"{printable(column)}; rename one of them"
         )
-    examples = examples.select(column)
+    fields = _fields(kept, examples)
+    examples = examples.select(column, *fields)
     rows = min(BATCH, len(examples))
     if not images:
         length = length_of(kept)
-        examples = data.tokenize(examples, model.tokenizer, length=length, too_long="truncate").select("input_ids")
+        examples = data.tokenize(examples, model.tokenizer, length=length, too_long="truncate")
+        examples = examples.select("input_ids", *fields)
     for begin in range(0, len(examples), rows):
         part = [examples[index] for index in range(begin, min(begin + rows, len(examples)))]
         real = len(part)
@@ -156,16 +159,21 @@ def measured(kept: Kept, examples: data.Dataset) -> dict[str, float]:
         examples = _numbered(model, examples)
         if not hasattr(model.config, "image"):
             length = length_of(kept)
-            examples = data.tokenize(
-                examples.select("text", "labels"), model.tokenizer, length=length, too_long="truncate"
-            )
+            examples = examples.select("text", "labels", *_fields(kept, examples))
+            examples = data.tokenize(examples, model.tokenizer, length=length, too_long="truncate")
             shape = {"length": length, "padding": model.pad_token}
     sets = list(data.evaluation_batches(examples, min(BATCH, len(examples)), **shape))
     target = target_of(model, sets[0])
-    program = make_step(LOSSES[target or "classes"](model.apply), optax.identity(), compose())
-    state = program.init(model.params, jax.random.key(0))
+    around, loss = kept.wrapping, LOSSES[target or "classes"](model.apply)
+    program = make_step(loss, optax.identity(), around.method if around else compose())
+    state = around.state if around else program.init(model.params, jax.random.key(0))
     scores = evaluate(program, state, sets, default_metrics(sets[0], target))
     return {name: float(value) for name, value in scores.items() if name != "task"}
+
+
+def _fields(kept: Kept, examples: data.Dataset) -> list[str]:
+    """The columns that the run's methods read beside the model's."""
+    return [field for field in kept.fields if field in examples.columns]
 
 
 def _numbered(model: Model, examples: data.Dataset) -> data.Dataset:
@@ -182,11 +190,14 @@ def answers(
     plain: bool = False,
     max_new_tokens: int = 128,
     key: jax.Array | None = None,
+    fields: Mapping[str, Any] | None = None,
     **sampling: Any,
 ) -> Iterator[tuple[int, str]]:
     """Text that the model writes after each prompt, piece by piece: ``(index of the prompt, next piece)``.
 
     A prompt is a user's message where the tokenizer has a chat template, else, or with `plain`, text to go on with.
+    Where the run's methods wrap the forward pass a prompt's text is one piece, written by whole passes, see
+    `ft_jax.models.generate_through`.
 
     Args:
       kept: of `load_run`.
@@ -195,10 +206,11 @@ def answers(
       plain: use no chat template.
       max_new_tokens: at most so many each.
       key: for sampling.
+      fields: what the run's methods read of a prompt, one value for each: ``{"adapter": [0, 1]}`` for a bank.
       **sampling: ``temperature``, ``top_k``, ``top_p``, ``min_p`` of `ft_jax.models.generate`.
 
     Raises:
-      ValueError: the model writes no text, has no tokenizer, or a prompt is too long.
+      ValueError: the model writes no text, has no tokenizer, a prompt is too long, or a field that no method reads.
     """
     model = kept.model
     if not gives_tokens(model.apply):
@@ -208,9 +220,19 @@ def answers(
     chat = not plain and bool(getattr(model.tokenizer, "chat_template", None))
     if system and not chat:
         raise ValueError("a system message needs a chat template, which this prompt goes without; leave it out")
+    for name, values in (fields or {}).items():
+        if name not in kept.fields or len(values) != len(prompts):
+            raise ValueError(
+                f"fields has {len(values)} values of {printable(name)} for {len(prompts)} prompts, and the methods of "
+                f"{kept.run} read {', '.join(kept.fields) or 'none'}; give a value for each prompt of what they read"
+            )
     for index, prompt in enumerate(prompts):
         ids = _prompt(model, prompt, system, chat)
         own = None if key is None else jax.random.fold_in(key, index)
+        if kept.wrapping is not None:
+            told = {name: np.asarray(values)[index : index + 1] for name, values in (fields or {}).items()}
+            yield index, _through(kept, ids, told, max_new_tokens=max_new_tokens, key=own, **sampling)
+            continue
         written: list[int] = []
         shown = ""
         for token in models.stream(model, model.params, ids, max_new_tokens=max_new_tokens, key=own, **sampling):
@@ -220,6 +242,17 @@ def answers(
             if not text.endswith("\N{REPLACEMENT CHARACTER}"):
                 yield index, text[len(shown) :]
                 shown = text
+
+
+def _through(kept: Kept, ids: np.ndarray, fields: Mapping[str, Any], *, max_new_tokens: int, **how: Any) -> str:
+    """A prompt's whole text, through the run's methods."""
+    model = kept.model
+    ids, real = prompts_of(model.apply, ids[None], None, max_new_tokens)
+    stops = {"stop_tokens": model.stop_tokens, "pad_token": model.pad_token}
+    found = models.generate_through(
+        kept.compiled(), ids, real, max_new_tokens=max_new_tokens, fields=fields, **stops, **how
+    )
+    return model.tokenizer.decode(found.tokens[0][: int(found.lengths[0])], skip_special_tokens=True)
 
 
 def _prompt(model: Model, prompt: str, system: str | None, chat: bool) -> np.ndarray:

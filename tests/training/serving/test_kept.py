@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import jax
@@ -18,9 +17,9 @@ from training.serving import small_runs
 import ft_jax
 from ft_jax import attention, transfer
 from ft_jax.cli import main
-from ft_jax.core import Method, compose, make_step, parameters, supervised
+from ft_jax.core import compose, make_step, parameters, supervised
 from ft_jax.training import Budget, Experiment, Use
-from ft_jax.training.serving import keep, load_run, why_unkeepable
+from ft_jax.training.serving import keep, load_run
 from ft_jax.training.serving.export import probe
 from ft_jax.training.serving.of_run import base_of
 from ft_jax.training.specs import Images, Perceptron, Pretrained
@@ -163,9 +162,3 @@ def test_generate_streams_what_the_model_was_taught(place, capsys):
     assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == ["you", "hi"]
     assert main(["predict", str(result.run), "hi"]) == 2
     assert "gives no classes" in capsys.readouterr().err
-
-
-def test_a_forward_pass_of_a_method_is_said_to_be_kept_by_no_folder():
-    choosing = Method("chooser", forward=lambda inner: inner)
-    plan = types.SimpleNamespace(program=types.SimpleNamespace(trials=()), composition=compose(choosing))
-    assert why_unkeepable(plan) == "chooser wraps the forward pass, which a folder of parameters does not hold"
