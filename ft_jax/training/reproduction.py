@@ -44,8 +44,10 @@ class Finding:
         return mean if len(self.ours) == 1 else f"{mean} ({min(self.ours):.4g} to {max(self.ours):.4g})"
 
 
-def within(what: str, paper: float, ours: float | Sequence[float], tolerance: float) -> Finding:
-    """A finding whose mean is asked to be the paper's number up to a tolerance.
+def within(
+    what: str, paper: float, ours: float | Sequence[float], tolerance: float, said: str | None = None
+) -> Finding:
+    """A finding whose mean is asked to be the paper's number up to a tolerance, or what `said` calls it.
 
     Example:
       >>> within("best value", 0.39, [0.3901, 0.3899], 1e-3).met
@@ -53,7 +55,7 @@ def within(what: str, paper: float, ours: float | Sequence[float], tolerance: fl
     """
     values = _values(ours)
     met = abs(statistics.fmean(values) - paper) <= tolerance
-    return Finding(what, f"{paper:g}", values, f"{paper:g} ± {tolerance:g}", met)
+    return Finding(what, said or f"{paper:g}", values, f"{paper:g} ± {tolerance:g}", met)
 
 
 def at_least(what: str, bound: float, ours: float | Sequence[float], paper: str = "-") -> Finding:

@@ -191,12 +191,12 @@ def save_adapter(
 
 
 def _check_modules(kind: PeftFormat, holders: Holders, modules: Modules) -> None:
-    routers = [place for place in holders if place.endswith("/router/kernel")]
-    if routers and not kind.routers:
-        raise ValueError(
-            f"{routers[0]} is a mixture's router, which is no linear layer in transformers, and peft's "
-            f"{kind.peft_type} is for those alone; leave it out of targets, or use LoRA"
-        )
+    for place, holder in holders.items():
+        if place.endswith("/router/kernel") and type(holder) not in kind.routers:
+            raise ValueError(
+                f"{place} is a mixture's router, which is no linear layer in transformers, and what {kind.name} puts "
+                f"there ({type(holder).__name__}) peft has for those alone; leave it out of targets, or use LoRA"
+            )
     turned = [place for place in holders if modules.turned(place)]
     if turned and not kind.turned:
         raise ValueError(

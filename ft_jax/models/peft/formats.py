@@ -82,7 +82,7 @@ class PeftFormat:
       fusing: how its operators on parts of one module are one, see `ft_jax.models.peft.fused`; None where they can't.
       lean: ``(holders, modules) -> (holders to write, fields)``, where a file holds less than the parameters do.
       tied: whether peft ties what stands on a tied table by itself.
-      routers: whether peft has it for a mixture's router, which is no linear layer in transformers.
+      routers: those of `holds` that peft has for a mixture's router, which is no linear layer in transformers.
       turned: whether peft has it for GPT-2's modules, whose kernels are stored ``[inputs, outputs]``.
       virtual: what of its virtual tokens peft adds in its classes for a task, around the model as it is: ``"keys"`` or
         ``"embeddings"``; None where it has none.
@@ -105,7 +105,7 @@ class PeftFormat:
     fusing: Fusing | None = None
     lean: Callable[[Holders, Modules], tuple[Holders, dict[str, Any]]] = lambda holders, modules: (holders, {})
     tied: bool = False
-    routers: bool = False
+    routers: tuple[type, ...] = ()
     turned: bool = False
     virtual: str | None = None
 

@@ -46,12 +46,6 @@ def _read_lora(saved: Saved, name: str):
 
 
 def _describe_lora(holders, modules):
-    for place, held in holders.items():
-        if place.endswith("/router/kernel") and isinstance(held, tuple(_OWN)):
-            raise ValueError(
-                f"{place} is a mixture's router, which is no linear layer in transformers, and peft's DoRA and biases "
-                "are for those alone; leave it out of targets, or use LoRA"
-            )
     ranks = {place: held.a.shape[-1] for place, held in holders.items()}
     biased = {"lora_bias": True} if any(isinstance(held, Shifted) for held in holders.values()) else {}
     directional = any(isinstance(held, Directional) for held in holders.values())
@@ -157,7 +151,7 @@ register_format(
         onto=_plain_lora,
         fusing=Fusing(_join_lora, stretches("b", "magnitude", "shift")),
         turned=True,
-        routers=True,
+        routers=(LowRank,),
         neutral={"megatron_core": "megatron.core", "qalora_group_size": 16,
                  "runtime_config": {"ephemeral_gpu_offload": False}},
     )
