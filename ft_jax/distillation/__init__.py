@@ -10,9 +10,11 @@
 - `uld`: a teacher with another tokenizer.
 - `hints`: hidden states, through a learned projection.
 - `relations`: among a layer's queries, keys and values (MiniLMv2). `rkd`: distances and angles among examples.
+- `crd`: representations told from those of other examples, over banks of all of them.
 """
 
 from ft_jax.distillation.cached_logits import cached_logits
+from ft_jax.distillation.crd import crd
 from ft_jax.distillation.dist import dist
 from ft_jax.distillation.divergences import dkd, jsd, reverse_kl, skewed_kl, standardised
 from ft_jax.distillation.logits import logits
@@ -25,6 +27,7 @@ from ft_jax.distillation.uld import uld
 
 __all__ = [
     "cached_logits",
+    "crd",
     "dist",
     "dkd",
     "hints",

@@ -45,9 +45,10 @@ def built(spec: Any, key: jax.Array, outline: bool) -> Any:
 class Use:
     """A method of the catalogue and the options of its constructor.
 
-    ``apply``, ``params``, ``example``, ``stop_tokens`` and ``pad_token`` are filled in from the run where the
-    constructor asks for them. An option with a method ``for_run(parts)`` becomes what that gives, such as a reward
-    `ft_jax.training.own_data.Verified`. An option may be a model spec, which is built when the run starts: a teacher is
+    ``apply``, ``params``, ``example``, ``stop_tokens``, ``pad_token`` and ``student`` (the run's own forward function
+    beside a teacher's ``apply``) are filled in from the run where the constructor asks for them. An option with a
+    method ``for_run(parts)`` becomes what that gives, such as a reward `ft_jax.training.own_data.Verified`. An option
+    may be a model spec, which is built when the run starts: a teacher is
     ``Use("distillation.logits", params=Pretrained(...))``, whose ``apply`` comes along; several teachers are a tuple.
 
     Example:
@@ -117,6 +118,7 @@ class Use:
             if "apply" in known and "apply" not in self.options:
                 options["apply"] = tuple(one.apply for one in made) if several else made.apply
         run = {"apply": parts.model.apply, "params": parts.model.params, "example": parts.example}
+        run["student"] = parts.model.apply
         run |= {name: getattr(parts.model, name) for name in ("stop_tokens", "pad_token") if hasattr(parts.model, name)}
         for name, parameter in known.items():
             if name in run:
