@@ -5,7 +5,7 @@ A rule merges one tensor at a time; what it merges are trees in memory, checkpoi
 - `uniform`: the mean, a model soup; of checkpoints of one run, stochastic weight averaging. `ema`: the moving average.
 - `greedy_soup`: which models to take the mean of.
 - `task_arithmetic`, `ties`, `dare`, `della`: sums of differences from a base, whole or thinned out.
-- `tsv`, `iso_c`: sums in the singular vectors of the differences.
+- `tsv`, `iso_c`: sums in the singular vectors of the differences. `knots`: TIES in those that all share.
 - `slerp`: the arc between two models. `model_stock`: between a base and the mean.
 - `fisher`: each weight from the models that depend on it.
 - `merge_trees`, `merge_folders`, `merge_adapters`: do it.
@@ -15,6 +15,7 @@ from ft_jax.ensemble.merging.adapters import merge_adapters, write_adapter
 from ft_jax.ensemble.merging.average import ema, uniform
 from ft_jax.ensemble.merging.fisher import fisher
 from ft_jax.ensemble.merging.folders import merge_folders
+from ft_jax.ensemble.merging.knots import knots
 from ft_jax.ensemble.merging.merged import Merged
 from ft_jax.ensemble.merging.model_stock import model_stock
 from ft_jax.ensemble.merging.rule import RULES, Piece, Rule
@@ -36,6 +37,7 @@ __all__ = [
     "fisher",
     "greedy_soup",
     "iso_c",
+    "knots",
     "merge_adapters",
     "merge_folders",
     "merge_trees",

@@ -14,7 +14,7 @@ import numpy as np
 
 from ft_jax import assets
 from ft_jax.ensemble.merging.merged import Merged, Tally, write_record
-from ft_jax.ensemble.merging.rule import Piece, Rule, shares, weights_of
+from ft_jax.ensemble.merging.rule import Factors, Piece, Rule, shares, weights_of
 from ft_jax.models.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from ft_jax.models.checkpoints.stored import Stored
 from ft_jax.models.checkpoints.whole_folder import building, vacant
@@ -43,15 +43,17 @@ def merge_adapters(
     A rule that is a sum (`uniform`, `ema`, `task_arithmetic`) needs no product of factors: with ``update_k = scale_k ·
     B_k A_k``, ``Σ_k c_k update_k = [c_1 scale_1 B_1 … ] [A_1; …]`` is exact at the sum of the ranks, and the best
     approximation of rank `rank` comes from a QR decomposition of both factors and a singular value decomposition of
-    the small square between them. Other rules see each module's updates as matrices, over a base of zeros, and what
-    they give is brought to `rank` the same way. A module that an adapter lacks counts as an update of zero. Whole
-    leaves saved beside adapters (heads, biases) are averaged by the weights.
+    the small square between them. A rule that merges factors (`knots`) is exact at that rank too. Other rules see each
+    module's updates as matrices, over a base of zeros, and what they give is brought to `rank` the same way. A module
+    that an adapter lacks counts as an update of zero. Whole leaves saved beside adapters (heads, biases) are averaged
+    by the weights.
 
     Args:
       rule: how.
       adapters: folders that peft or ft_jax wrote.
       folder: where to.
-      rank: of the result; None keeps a sum exact, and for other rules takes the adapters' own where it is the same.
+      rank: of the result; None keeps a sum and `knots` exact, and for other rules takes the adapters' own where it is
+        the same.
       weights: of each adapter, 1 by default.
       base: what the merged adapter names as its base model; needed where the adapters name different ones.
       overwrite: whether an existing folder may be replaced.
@@ -84,7 +86,7 @@ def merge_adapters(
     named = _base_of(read, base)
     modules = list(dict.fromkeys(module for adapter in read for module in adapter.pairs))
     _check_shapes(read, modules)
-    if rule.coefficients is None:
+    if rule.coefficients is None and rule.factored is None:
         rank = rank or _common_rank(read, rule)
     tally, factors, lost = Tally(len(adapters)), {}, np.zeros(2)
     for module in modules:
@@ -216,15 +218,12 @@ def _merged_module(rule: Rule, read, module: str, weights, rank: int | None, tal
         [np.zeros(shape, np.float32) if p is None else (p[1] @ p[0]).astype(np.float32) for p in present]
     )
     piece = Piece(module, matrices, weights, np.zeros(shape, np.float32))
-    if rule.coefficients is None:
+    if rule.coefficients is None and rule.factored is None:
         update = rule(piece)
         tally.add(piece, update)
         u, s, vt = np.linalg.svd(update.astype(np.float64), full_matrices=False)
     else:
-        coefficients = rule.coefficients(weights)
-        kept = [(pair, c) for pair, c in zip(present, coefficients, strict=True) if pair is not None]
-        a = np.concatenate([pair[0] for pair, _ in kept])
-        b = np.concatenate([c * pair[1] for pair, c in kept], axis=1)
+        a, b = _factors(rule, module, present, weights)
         tally.add(piece, (b @ a).astype(np.float32))
         if rank is None:
             return (a, b), np.array([0.0, np.sum(np.square(b @ a))])
@@ -233,6 +232,16 @@ def _merged_module(rule: Rule, read, module: str, weights, rank: int | None, tal
     root = np.sqrt(s[:rank])
     squares = np.square(s)
     return (root[:, None] * vt[:rank], u[:, :rank] * root), np.array([squares[rank:].sum(), squares.sum()])
+
+
+def _factors(rule: Rule, module: str, present: Sequence[Factors | None], weights: np.ndarray) -> Factors:
+    """The merged update's factors; a model without the module adds none."""
+    there = [place for place, pair in enumerate(present) if pair is not None]
+    if rule.factored is not None:
+        return rule.factored(module, [present[place] for place in there], weights[there])
+    coefficients = rule.coefficients(weights)
+    a = np.concatenate([present[place][0] for place in there])
+    return a, np.concatenate([coefficients[place] * present[place][1] for place in there], axis=1)
 
 
 def _small_svd(a: np.ndarray, b: np.ndarray):

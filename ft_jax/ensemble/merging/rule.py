@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,9 @@ class Piece:
         return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16])))
 
 
+Factors = tuple[np.ndarray, np.ndarray]
+"""Of an update ``b @ a``: ``(a [rank, inputs], b [outputs, rank])``."""
+
 Pieces = Callable[[], Iterator[Piece]]
 """Goes over all tensors again, each time it is called."""
 
@@ -63,6 +66,8 @@ class Rule:
       most: models it can merge, None for any number.
       coefficients: of a rule that is the sum of ``coefficients[k] * models[k]`` (of task vectors, where it needs a
         base), from the weights; such a rule merges LoRA adapters exactly.
+      factored: the factors of the merged update of one module, from the module's name, the factors of every model's
+        update and the weights; a rule with it merges LoRA adapters exactly too.
       survey: looks at all tensors before the first is merged; what it returns is each piece's `notes`.
     """
 
@@ -74,6 +79,7 @@ class Rule:
     fewest: int = 1
     most: int | None = None
     coefficients: Callable[[np.ndarray], np.ndarray] | None = None
+    factored: Callable[[str, Sequence[Factors], np.ndarray], Factors] | None = None
     survey: Callable[[Pieces], Any] | None = None
 
     def __call__(self, piece: Piece) -> np.ndarray:

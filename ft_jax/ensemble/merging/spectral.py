@@ -33,7 +33,7 @@ def tsv(scale: float = 1.0, share: float | None = None) -> Rule:
 
     def combine(piece: Piece):
         if piece.base.ndim != 2:
-            return _mean(piece, scale)
+            return mean_of_vectors(piece, scale)
         part = share if share is not None else 1 / len(piece.models)
         kept = max(1, int(min(piece.base.shape) * part))
         left, values, right = [], [], []
@@ -65,7 +65,7 @@ def iso_c(scale: float = 1.0) -> Rule:
 
     def combine(piece: Piece):
         if piece.base.ndim != 2:
-            return _mean(piece, scale)
+            return mean_of_vectors(piece, scale)
         summed = np.sum(piece.spread(piece.weights) * piece.vectors, axis=0)
         u, s, vt = np.linalg.svd(summed, full_matrices=False)
         return piece.base + scale * s.mean() * (u @ vt)
@@ -73,7 +73,8 @@ def iso_c(scale: float = 1.0) -> Rule:
     return Rule("iso_c", combine, base=True)
 
 
-def _mean(piece: Piece, scale: float):
+def mean_of_vectors(piece: Piece, scale: float) -> np.ndarray:
+    """``base + scale ·`` the mean of the weighted task vectors."""
     return piece.base + scale * np.mean(piece.spread(piece.weights) * piece.vectors, axis=0)
 
 

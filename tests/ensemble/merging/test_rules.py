@@ -146,7 +146,8 @@ RESHAPE = {"della", "iso_c", "model_stock", "slerp"}
 
 @pytest.mark.parametrize("name", sorted(set(merging.RULES) - RESHAPE))
 def test_one_model_merges_to_itself_where_the_rule_thins_nothing_out(name, golden):
-    options = {"ties": {"density": 1.0}, "dare": {"density": 1.0}, "tsv": {"share": 1.0}}.get(name, {})
+    whole = {"density": 1.0}
+    options = {"ties": whole, "dare": whole, "knots": whole, "tsv": {"share": 1.0}}.get(name, {})
     model = {"w": golden["models"][0]}
     needs = {"base": {"w": golden["base"]}} if merging.RULES[name](**options).base else {}
     needs |= {"fishers": [{"w": np.abs(golden["base"])}]} if name == "fisher" else {}
