@@ -4,14 +4,17 @@ The network of the last stage is of the members' size. It sees no label: all tra
 say of them.
 
 ``python -m experiments.ensemble.back_to_backbone`` prints what each stage scores and costs, over three seeds; with
-``--data mnist:PATH.npz`` (or ``--data mnist``, from TFDS) on MNIST. ``ft-jax run ensemble/back_to_backbone`` trains the
+``--data mnist:PATH.npz`` (or ``--data mnist``, from TFDS) on MNIST. ``--out docs/results/circle.jsonl`` records it, for
+``python docs/ensemble_tables.py``. ``ft-jax run ensemble/back_to_backbone`` trains the
 last stage alone, its teachers before it.
 """
 
 import argparse
 import dataclasses
-import time
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -105,26 +108,26 @@ Rows = dict[str, dict[str, float]]
 
 
 def circle(address: str, members: int, seed: int, runs: str, labelled: int | None = None) -> Rows:
-    """Every stage's scores on the evaluation set and its cost: seconds of training, networks asked for an answer."""
+    """Every stage's scores on the evaluation set and its cost: seconds of its own run, networks trained, and asked."""
     rows: Rows = {}
     found, seconds = {}, {}
     for stage, one in stages(address, members, seed, runs, labelled).items():
-        begin = time.perf_counter()
         result = fit(one, run=Path(runs) / one.name, quiet=True)
-        seconds[stage] = time.perf_counter() - begin
+        seconds[stage] = result.summary["seconds"]
         found[stage] = predictions(result, one)
 
-    def row(logits, labels, seconds, asked):
-        return {**dataclasses.asdict(calibration.scores(logits, labels)), "seconds": seconds, "networks": asked}
+    def row(logits, labels, seconds, asked, learned):
+        told = dataclasses.asdict(calibration.scores(logits, labels))
+        return {**told, "seconds": seconds, "trained": learned, "networks": asked}
 
     labels = found["members"].labels
-    rows["one network"] = row(found["one"].logits[0], labels, seconds["one"], 1)
-    alone = [row(logits, labels, seconds["members"] / members, 1) for logits in found["members"].logits]
+    rows["one network"] = row(found["one"].logits[0], labels, seconds["one"], 1, 1)
+    alone = [row(logits, labels, seconds["members"] / members, 1, 1) for logits in found["members"].logits]
     rows["a member, on average"] = {name: float(np.mean([one[name] for one in alone])) for name in alone[0]}
     for way in ("mean", "vote", "product"):
         fused = np.asarray(fusion.FUSIONS[way](found["members"].logits))
-        rows[f"fused by {way}"] = row(fused, labels, seconds["members"], members)
-    rows["one network, from the fusion"] = row(found["backbone"].logits[0], labels, seconds["backbone"], 1)
+        rows[f"fused by {way}"] = row(fused, labels, seconds["members"], members, members)
+    rows["one network, from the fusion"] = row(found["backbone"].logits[0], labels, seconds["backbone"], 1, members + 1)
     return rows
 
 
@@ -134,6 +137,7 @@ COLUMNS = {
     "brier": ".4f",
     "ece": ".4f",
     "seconds": ".0f",
+    "trained": ".0f",
     "networks": ".0f",
 }
 """The table's columns and how a number is written in each."""
@@ -162,6 +166,29 @@ def claims_of(circles: list[Rows], most: float) -> list[Claim]:
     return [Claim(first, ratio <= most), Claim(second, kept >= 0.3)]
 
 
+def lines(data: str, members: int, labelled: int, circles: list[Rows], claims: Sequence[Claim]) -> list[dict[str, Any]]:
+    """What is recorded: a line a stage with its numbers by seed, and a line a claim, each with the kind of data."""
+    kind, columns = data.partition(":")[0], (*COLUMNS, "count")
+    return [
+        {
+            "data": kind,
+            "members": members,
+            "labelled": labelled,
+            "stage": stage,
+            **{column: [one[stage][column] for one in circles] for column in columns},
+        }
+        for stage in circles[0]
+    ] + [{"data": kind, **dataclasses.asdict(claim)} for claim in claims]
+
+
+def record(path: Path, new: Sequence[dict[str, Any]]) -> None:
+    """Puts lines in place of the older ones of their kind of data."""
+    kinds = {line["data"] for line in new}
+    old = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    every = sorted([line for line in old if line["data"] not in kinds] + list(new), key=lambda line: line["data"])
+    path.write_text("".join(json.dumps(line) + "\n" for line in every), encoding="utf-8")
+
+
 def main() -> None:
     """Prints the table and the claims; exits non-zero where one is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -170,6 +197,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--labelled", type=int, help="images with labels; 300 digits or 2000 of MNIST by default")
     parser.add_argument("--runs", default="runs", help="the folder of the runs; finished ones are not trained again")
+    parser.add_argument("--out", type=Path, help="a file of JSON lines, where this kind of data's are replaced")
     options = parser.parse_args()
     circles = [
         circle(options.data, options.members, seed, options.runs, options.labelled) for seed in range(options.seeds)
@@ -179,6 +207,9 @@ def main() -> None:
     found = claims_of(circles, 0.9 if options.data == "digits" else 0.6)
     for claim in found:
         print(f"{'met   ' if claim.met else 'MISSED'} {claim.text}")
+    if options.out is not None:
+        labelled = options.labelled or SIZES[options.data.partition(":")[0]][3]
+        record(options.out, lines(options.data, options.members, labelled, circles, found))
     raise SystemExit(not all(claim.met for claim in found))
 
 

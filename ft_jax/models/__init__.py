@@ -2,6 +2,7 @@
 
 from ft_jax.models.checkpoints.export import save
 from ft_jax.models.checkpoints.load import load
+from ft_jax.models.depth import with_layers
 from ft_jax.models.generation.generate import Generation, generate
 from ft_jax.models.generation.generate_from import generate_from
 from ft_jax.models.generation.speculative import Speculation, speculate
@@ -102,5 +103,6 @@ __all__ = [
     "vit",
     "with_classifier",
     "with_head",
+    "with_layers",
     "with_tokens",
 ]

@@ -80,13 +80,14 @@ def predictions(result: Result, experiment, *, on: str | None = None, name: str 
     logits, labels, rows = [], [], len(batches[0]["labels"]) if batches else 0
     trials = len(result.program.trials)
     for batch in batches:
-        count = len(batch["labels"])
         if np.ndim(batch["labels"]) != 1 or not np.issubdtype(np.asarray(batch["labels"]).dtype, np.integer):
             raise ValueError(f"{experiment.name} predicts no classes; only classifiers' predictions are fused")
         predicted = np.asarray(evaluate(result.state, fill(batch, rows)))
         predicted = predicted.reshape(-1, *predicted.shape[trials:]) if trials else predicted[None]
-        logits.append(predicted[:, :count])
-        labels.append(np.asarray(batch["labels"]))
+        # Rows that fill up the last batch are no examples.
+        real = np.asarray(fill(batch, rows)["weights"]) > 0
+        logits.append(predicted[:, real])
+        labels.append(np.asarray(batch["labels"])[real[: len(batch["labels"])]])
     whole = np.concatenate(logits, axis=1)
     name = name or experiment.name
     names = (name,) if len(whole) == 1 else tuple(f"{name} {index}" for index in range(len(whole)))

@@ -1,0 +1,105 @@
+"""Writes the tables of docs/ensembles.md from what was recorded: ``python docs/ensemble_tables.py``."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+
+SETTINGS = {
+    "digits": "Scikit-learn's digits, two hidden layers of 64",
+    "mnist": "10,000 digits of MNIST, two hidden layers of 256",
+}
+"""The circle's settings by kind of data, in the order of the page."""
+
+STAGES = ("accuracy", "log_likelihood", "brier", "ece")
+
+
+def lines(name: str) -> list[dict[str, Any]]:
+    """The records of a file, none where there is no file."""
+    path = RESULTS / name
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in [heading, ["---"] * len(heading), *rows])
+
+
+def several(values: Sequence[float], digits: int) -> str:
+    """The mean, and the range over the seeds."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    if len(set(values)) == 1:
+        return mean
+    return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def circle() -> str:
+    """Every stage's scores and its cost beside one network's, by kind of data, and what was claimed."""
+    told = []
+    for kind, setting in SETTINGS.items():
+        found = [line for line in lines("circle.jsonl") if line["data"] == kind]
+        stages = [line for line in found if "stage" in line]
+        if not stages:
+            continue
+        rows = [
+            [
+                line["stage"],
+                *(several(line[name], 4) for name in STAGES),
+                *(f"{line[name][0]:.0f}" for name in ("trained", "networks")),
+            ]
+            for line in stages
+        ]
+        heading = ["stage", *(name.replace("_", "-") for name in STAGES), "networks trained", "networks asked"]
+        told += [
+            f"{setting}; {stages[0]['labelled']:,} images with labels, {stages[0]['count'][0]:,.0f} to answer, "
+            f"{stages[0]['members']} members:",
+            table(heading, rows),
+            claims(found),
+        ]
+    return "\n\n".join(told)
+
+
+def merged_domains() -> str:
+    """Accuracy of every rule on every domain, the mean of the four first."""
+    found = lines("merged_domains.jsonl")
+    ways = [line for line in found if "way" in line]
+    if not ways:
+        return ""
+    domains = list(ways[0]["accuracy"])
+    rows = [
+        [line["way"], several(by_seed(line["accuracy"]), 3), *(several(line["accuracy"][name], 3) for name in domains)]
+        for line in ways
+    ]
+    return f"{table(['', 'all four', *domains], rows)}\n\n{claims(found)}"
+
+
+def by_seed(accuracy: Mapping[str, Sequence[float]]) -> list[float]:
+    """The mean over the domains of each seed."""
+    return [statistics.fmean(values) for values in zip(*accuracy.values(), strict=True)]
+
+
+def claims(found: Sequence[Mapping[str, Any]]) -> str:
+    """What was claimed, each with its numbers."""
+    return "\n".join(f"- {'' if one['met'] else '**Not so:** '}{one['text']}." for one in found if "text" in one)
+
+
+PARTS = {"circle": circle, "merged_domains": merged_domains}
+"""What stands between ``<!-- name -->`` and ``<!-- /name -->``."""
+
+
+def page(text: str) -> str:
+    """The page with its tables made anew."""
+    for name, made in PARTS.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, after = text.partition(begin)[0], text.partition(end)[2]
+        text = f"{before}{begin}\n\n{made()}\n\n{end}{after}"
+    return text
+
+
+if __name__ == "__main__":
+    path = HERE / "ensembles.md"
+    path.write_text(page(path.read_text(encoding="utf-8")), encoding="utf-8")
