@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from marks import table, write
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+PAGE = HERE / "ensembles.md"
 
 SETTINGS = {
     "digits": "Scikit-learn's digits, two hidden layers of 64",
@@ -22,11 +25,6 @@ def lines(name: str) -> list[dict[str, Any]]:
     """The records of a file, none where there is no file."""
     path = RESULTS / name
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
-def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [heading, ["---"] * len(heading), *rows])
 
 
 def several(values: Sequence[float], digits: int) -> str:
@@ -87,19 +85,10 @@ def claims(found: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"- {'' if one['met'] else '**Not so:** '}{one['text']}." for one in found if "text" in one)
 
 
-PARTS = {"circle": circle, "merged_domains": merged_domains}
-"""What stands between ``<!-- name -->`` and ``<!-- /name -->``."""
-
-
-def page(text: str) -> str:
-    """The page with its tables made anew."""
-    for name, made in PARTS.items():
-        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        before, after = text.partition(begin)[0], text.partition(end)[2]
-        text = f"{before}{begin}\n\n{made()}\n\n{end}{after}"
-    return text
+def tables() -> dict[str, str]:
+    """What stands between the marks of each name."""
+    return {"circle": circle(), "merged_domains": merged_domains()}
 
 
 if __name__ == "__main__":
-    path = HERE / "ensembles.md"
-    path.write_text(page(path.read_text(encoding="utf-8")), encoding="utf-8")
+    write(PAGE, tables())

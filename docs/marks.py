@@ -1,6 +1,6 @@
 """What the scripts beside it share: tables in Markdown, and a page's part between two marks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 BEGIN, END = "<!-- tables begin -->", "<!-- tables end -->"
@@ -19,19 +19,29 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in cells)
 
 
-def page(text: str, tables: str) -> str:
+def page(text: str, tables: str | Mapping[str, str]) -> str:
     """The page with the tables between its marks.
+
+    Args:
+      text: of the page.
+      tables: what stands between `BEGIN` and `END`; or several parts by name, each between ``<!-- name -->`` and
+        ``<!-- /name -->``.
 
     Raises:
       ValueError: a page without both marks, once each and in their order.
     """
-    before, begins, rest = text.partition(BEGIN)
-    _, ends, after = rest.partition(END)
-    if not (begins and ends) or BEGIN in rest or END in before + after:
-        raise ValueError(f"the page has not one {BEGIN!r} and after it one {END!r}, between which its tables go")
-    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
+    parts = {(BEGIN, END): tables} if isinstance(tables, str) else {
+        (f"<!-- {name} -->", f"<!-- /{name} -->"): part for name, part in tables.items()
+    }  # fmt: skip
+    for (begin, end), part in parts.items():
+        before, begins, rest = text.partition(begin)
+        _, ends, after = rest.partition(end)
+        if not (begins and ends) or begin in rest or end in before + after:
+            raise ValueError(f"the page has not one {begin!r} and after it one {end!r}, between which its tables go")
+        text = f"{before}{begin}\n\n{part}\n\n{end}{after}"
+    return text
 
 
-def write(path: Path, tables: str) -> None:
+def write(path: Path, tables: str | Mapping[str, str]) -> None:
     """Puts the tables into a page."""
     path.write_text(page(path.read_text(encoding="utf-8"), tables), encoding="utf-8")

@@ -1,8 +1,6 @@
-"""What the experiments of ensembles and distillation record, and the pages that show it."""
+"""What the experiments of ensembles record, and how adapters of several domains are merged and asked."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,18 +13,6 @@ from experiments.study import Claim
 from ft_jax import models
 from ft_jax.core import materialize
 from ft_jax.ensemble import merging
-
-DOCS = Path(__file__).parents[2] / "docs"
-
-
-@pytest.mark.parametrize("name, page", (("ensemble_tables", "ensembles"),))
-def test_the_page_shows_the_records(name, page):
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
-    assert made.page(text) == text
-    assert made.several([0.5, 1.0], 1) == "0.8 (0.5 to 1.0)" and made.several([0.5], 1) == "0.5"
 
 
 def test_a_circle_takes_the_place_of_the_older_one_of_its_kind_of_data(tmp_path):
