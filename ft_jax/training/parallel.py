@@ -14,22 +14,25 @@ from ft_jax.core import Program, TrainState, jit_step
 from ft_jax.core.mesh import BATCH_AXES, traced_for
 from ft_jax.core.program import Events
 from ft_jax.outside import printable
-from ft_jax.training.sharding import RULES, Rule, own_rows, own_shards, put_on, shardings
+from ft_jax.training.sharding import MEMBERS, RULES, Rule, own_rows, own_shards, put_on, shardings, state_shardings
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Devices as a grid: `data` copies, parameters split over `fsdp`, matrices over `tensor`.
+    """Devices as a grid: `data` copies, parameters split over `fsdp`, matrices over `tensor`, ensembles over `members`.
 
     Attributes:
       data, fsdp, tensor: how many along each axis; one of them may be -1 for all devices that are left.
       rules: see `ft_jax.training.sharding.RULES`, which are taken where a path fits none of these.
+      members: how many along the axis over which the members of an ensemble or a population are split; each place holds
+        its members' parameters, moments and memories, and all see the same batch.
     """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
     rules: tuple[Rule, ...] = ()
+    members: int = 1
 
     def build(self, devices: list) -> jax.sharding.Mesh:
         """The grid over `devices`.
@@ -37,39 +40,44 @@ class Mesh:
         Raises:
           ValueError: more places than devices, or none.
         """
-        sizes = [self.data, self.fsdp, self.tensor]
+        # Without members there is no axis of them, and the mesh is what it is without the word.
+        named = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
+        named |= {} if self.members == 1 else {MEMBERS: self.members}
+        sizes = list(named.values())
         if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-            raise ValueError(
-                f"mesh(data={self.data}, fsdp={self.fsdp}, tensor={self.tensor}) is no grid; give numbers above 0, "
-                "and -1 at most once"
-            )
+            raise ValueError(f"mesh({_told(named)}) is no grid; give numbers above 0, and -1 at most once")
         if -1 in sizes:
             sizes[sizes.index(-1)] = max(1, len(devices) // math.prod(size for size in sizes if size != -1))
         count = math.prod(sizes)
         if count > len(devices):
             raise ValueError(
-                f"mesh(data={sizes[0]}, fsdp={sizes[1]}, tensor={sizes[2]}) needs {count} devices, but there "
+                f"mesh({_told(dict(zip(named, sizes, strict=True)))}) needs {count} devices, but there "
                 f"{'is' if len(devices) == 1 else 'are'} {len(devices)}; make the mesh smaller"
             )
-        return jax.sharding.Mesh(np.array(devices[:count]).reshape(sizes), ("data", "fsdp", "tensor"))
+        return jax.sharding.Mesh(np.array(devices[:count]).reshape(sizes), tuple(named))
+
+
+def _told(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{axis}={size}" for axis, size in sizes.items())
 
 
 Parallelism = Literal["single", "pmap"] | Mesh
 
 
 def as_parallelism(value: Parallelism | str) -> Parallelism:
-    """`value`, with a mesh also as text: ``"mesh(2,2,2)"`` is ``Mesh(data=2, fsdp=2, tensor=2)``.
+    """`value`, with a mesh also as text: ``"mesh(2,2,2)"`` is ``Mesh(data=2, fsdp=2, tensor=2)``, a fourth its members.
 
     Example:
-      >>> as_parallelism("mesh(2,4)")
-      Mesh(data=2, fsdp=4, tensor=1, rules=())
+      >>> as_parallelism("mesh(2,1,1,4)")
+      Mesh(data=2, fsdp=1, tensor=1, rules=(), members=4)
     """
     if isinstance(value, Mesh) or value in ("single", "pmap"):
         return value
     if isinstance(value, str) and value.startswith("mesh(") and value.endswith(")"):
         sizes = value[len("mesh(") : -1].split(",")
-        if 1 <= len(sizes) <= 3 and all(size.strip().lstrip("-").isdigit() for size in sizes):
-            return Mesh(*(int(size) for size in sizes))
+        axes = ("data", "fsdp", "tensor", "members")
+        if 1 <= len(sizes) <= len(axes) and all(size.strip().lstrip("-").isdigit() for size in sizes):
+            return Mesh(**dict(zip(axes, map(int, sizes), strict=False)))
     raise ValueError(f"parallelism is {printable(value)}; use 'single', 'pmap' or a mesh such as 'mesh(2,2,2)'")
 
 
@@ -283,6 +291,8 @@ def _pmap(program: Program, measure) -> Distributed:
 
 def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
     mesh = parallelism.build(jax.devices())
+    if MEMBERS in mesh.shape and jax.process_count() > 1:
+        raise ValueError("members are split over the devices of one process, and there are several; leave members at 1")
     rules = (*parallelism.rules, *RULES)
     rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -301,7 +311,7 @@ def _mesh(program: Program, parallelism: Mesh, measure) -> Distributed:
     def init(params, key):
         # Under jit the learned leaves, the moments and the memories are born on their own devices.
         params = jax.tree.map(put_on, params, shardings({"model": params}, mesh, rules)["model"])
-        places["state"] = shardings(jax.eval_shape(program.init, params, key), mesh, rules)
+        places["state"] = state_shardings(jax.eval_shape(program.init, params, key), mesh, rules)
         learned = places["state"].replace(frozen=None)
         compiled["step"] = step_on_mesh(step, mesh, places["state"])
         for field in ("after_task", "after_eval"):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ft_jax.core import Shared, TrainState
 from ft_jax.core.params import map_with_path, matches
 
 Rule = tuple[str, tuple[str | None, ...]]
@@ -70,6 +71,46 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh, rules: Iterable[Rule] = RULES)
     """A `NamedSharding` for each leaf of a tree of arrays or shapes."""
     sizes, rules = dict(mesh.shape), tuple(rules)
     return map_with_path(lambda path, leaf: NamedSharding(mesh, spec_of(path, leaf.shape, sizes, rules)), tree)
+
+
+MEMBERS = "members"
+"""The axis of a mesh over which the members of an ensemble or a population are split."""
+
+OF_MEMBERS = ("params", "opt_state", "hyper", "key")
+"""What every member of a lifted state has of its own, beside its methods' memories."""
+
+
+def state_shardings(state: TrainState, mesh: jax.sharding.Mesh, rules: Iterable[Rule] = RULES) -> TrainState:
+    """A `NamedSharding` for each leaf of a state's shapes.
+
+    On a mesh with an axis of `MEMBERS` what members have of their own is split over it along their axis, and the rules
+    split the rest of each leaf; the frozen parameters and what a lift shares are whole along it.
+
+    Raises:
+      ValueError: such a mesh and no members, or a number of them that does not divide over it.
+    """
+    sizes, rules = dict(mesh.shape), tuple(rules)
+    if MEMBERS not in sizes:
+        return shardings(state, mesh, rules)
+    if not state.key.shape:
+        raise ValueError(
+            f"the mesh has {sizes[MEMBERS]} places for members and no method trains several; name ensemble.members or "
+            "tuning.population, or leave members out of the mesh"
+        )
+    if state.key.shape[0] % sizes[MEMBERS]:
+        raise ValueError(
+            f"{state.key.shape[0]} members do not divide over the mesh's {sizes[MEMBERS]} places for them; make one a "
+            "multiple of the other"
+        )
+
+    def place(path, leaf):
+        field, _, rest = path.partition("/")
+        remembered = field == "memory" and not isinstance(state.memory[rest.partition("/")[0]], Shared)
+        if field in OF_MEMBERS or remembered:
+            return NamedSharding(mesh, PartitionSpec(MEMBERS, *spec_of(path, leaf.shape[1:], sizes, rules)))
+        return NamedSharding(mesh, spec_of(path, leaf.shape, sizes, rules))
+
+    return map_with_path(place, state)
 
 
 def put_on(x, sharding: NamedSharding) -> jax.Array:

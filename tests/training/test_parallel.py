@@ -110,7 +110,7 @@ def test_own_rules_come_first():
     assert state.params["model"]["head"]["kernel"].sharding.spec == PartitionSpec(None, "fsdp")
 
 
-@pytest.mark.parametrize("text", ["mesh", "mesh(2,2,2,2)", "mesh(a)", "tpu"])
+@pytest.mark.parametrize("text", ["mesh", "mesh(2,2,2,2,2)", "mesh(a)", "tpu"])
 def test_unknown_parallelism_is_refused(text):
     with pytest.raises(ValueError, match="use 'single', 'pmap' or a mesh"):
         as_parallelism(text)
