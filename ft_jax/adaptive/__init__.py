@@ -4,6 +4,7 @@
 - `pcgrad`, `cagrad`, `mgda`, `upgrad`, `imtl`, `aligned`: the terms' gradients combined so that they conflict less.
 - `gradnorm`, `dwa`, `famo`: terms weighed by how fast each learns.
 - `focal`, `self_paced`, `hard_examples`: examples weighed by how hard they are.
+- `data_mixing`: sources of data drawn by what is still to be learned from them.
 - `plateau`: a number lowered when a metric stops improving.
 - `schedule_free`: an average in place of a falling rate.
 - `sam`: gradients from where the loss nearby is worst.
@@ -12,6 +13,7 @@
 """
 
 from ft_jax.adaptive.balance import aligned, cagrad, dwa, famo, gradnorm, imtl, mgda, pcgrad, upgrad
+from ft_jax.adaptive.data_mixing import data_mixing
 from ft_jax.adaptive.difficulty import focal, hard_examples, self_paced
 from ft_jax.adaptive.plateau import plateau
 from ft_jax.adaptive.sam import sam
@@ -23,6 +25,7 @@ from ft_jax.adaptive.uncertainty import uncertainty
 __all__ = [
     "aligned",
     "cagrad",
+    "data_mixing",
     "dwa",
     "famo",
     "focal",

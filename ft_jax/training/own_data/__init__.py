@@ -4,7 +4,8 @@
 - `Chats`, `Completions`, `Documents`, `Written`: text to learn to write; `CommonTokens`, what a teacher's tokenizer
   shares;
 - `Preferences`: two answers of which one is preferred; `Questions`: prompts with an answer that `Verified` checks;
-- `Pairs`: two texts whose embeddings should be close.
+- `Pairs`: two texts whose embeddings should be close;
+- `Mixture`: several of these as one, in fixed shares or as a method of the run draws them.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from ft_jax.training.own_data.held_out import train_and_evaluation
 from ft_jax.training.own_data.images import ImageFolder, pixels
 from ft_jax.training.own_data.labelled import Labelled
+from ft_jax.training.own_data.mixture import Mixture
 from ft_jax.training.own_data.pairs import Pairs
 from ft_jax.training.own_data.preferences import Preferences
 from ft_jax.training.own_data.questions import Questions, Verified
@@ -25,6 +27,6 @@ SHAPES: Mapping[str, type] = {
 """Every spec for one's own files, by name."""
 
 __all__ = [
-    "SHAPES", "Chats", "CommonTokens", "Completions", "Documents", "ImageFolder", "Labelled", "Pairs", "Preferences",
-    "Questions", "Verified", "Written", "in_pieces", "pixels", "train_and_evaluation",
+    "SHAPES", "Chats", "CommonTokens", "Completions", "Documents", "ImageFolder", "Labelled", "Mixture", "Pairs",
+    "Preferences", "Questions", "Verified", "Written", "in_pieces", "pixels", "train_and_evaluation",
 ]  # fmt: skip
