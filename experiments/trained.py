@@ -15,13 +15,15 @@ class Trained:
 
     Attributes:
       experiment: what trains it; its run folder keeps the result.
+      folder: where run folders are.
     """
 
     experiment: Experiment
+    folder: str = "runs"
 
     def build(self, key: jax.Array):
         """The trained model."""
-        result = fit(self.experiment, run=Path("runs") / self.experiment.name, quiet=True)
+        result = fit(self.experiment, run=Path(self.folder) / self.experiment.name, quiet=True)
         return dataclasses.replace(result.model, params=merge(result.params))
 
     def outline(self, key: jax.Array):
