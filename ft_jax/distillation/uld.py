@@ -59,6 +59,7 @@ def uld(
     matched: float | None = None,
     unmatched: float | None = None,
     merge: str = "observed",
+    top: int | None = None,
     name: str = "distillation.uld",
 ) -> Method:
     """Draws the student to a teacher that has another tokenizer (universal logit distillation).
@@ -89,11 +90,13 @@ def uld(
       matched, unmatched: of the two parts; None for the common share of the teacher's vocabulary, and what is left of
         1.
       merge: how a group of several tokens becomes one distribution.
+      top: compare so many of the largest values and the sum of all others as one, a lower bound of the distance that
+        needs no sorted vocabulary; None compares all.
       name: the method's name, under which the teacher's parameters stand.
 
     Raises:
-      ValueError: another merge, a beta outside (0, 1), ids that don't pair; while tracing, a model without a head or
-        with fewer classes than the ids.
+      ValueError: another merge, a beta outside (0, 1), a top below 1, ids that don't pair; while tracing, a model
+        without a head or with fewer classes than the ids.
       KeyError: while training on a batch without the teacher's tokens.
 
     Example:
@@ -112,6 +115,8 @@ def uld(
         raise ValueError(f"{name} has merge {merge!r}; use 'observed' or 'bayesian'")
     if not 0 < beta < 1:
         raise ValueError(f"{name} has beta {beta}; give a number above 0 and below 1")
+    if top is not None and top < 1:
+        raise ValueError(f"{name} has top {top}; give at least 1, or None for all values")
     numbers = {"weight": weight} | ({} if hard_weight is None else {"hard_weight": hard_weight})
     if common is not None:
         common = tuple(np.asarray(ids, np.int32).reshape(-1) for ids in common)
@@ -135,7 +140,7 @@ def uld(
                 if outputs.unembedding is None:
                     raise ValueError(f"{name} compares distributions over tokens, but the {role} has no head over them")
             own = context.hyper[name]
-            return beside_task(terms, name, own, distance(student, theirs, batch, common, own, merge)), student
+            return beside_task(terms, name, own, distance(student, theirs, batch, common, own, merge, top)), student
 
         return distilled
 
@@ -159,6 +164,7 @@ def distance(
     common: tuple[np.ndarray, np.ndarray] | None = None,
     numbers: Mapping[str, Array] | None = None,
     merge: str = "observed",
+    top: int | None = None,
     chunk: int | None = None,
 ) -> Float[Array, ""]:
     """The mean over all labels that count of the distance of their groups' distributions, see `uld`.
@@ -168,7 +174,7 @@ def distance(
       batch: with ``token_groups`` and ``teacher_tokens``.
       common: ids of common tokens.
       numbers: ``beta``, ``matched`` and ``unmatched``, where `common` is given.
-      merge: as in `uld`.
+      merge, top: as in `uld`.
       chunk: as in `ft_jax.core.losses.cross_entropy`.
     """
     own, weights = _merged(student, batch, merge, chunk), shares(batch, batch["labels"].shape)
@@ -182,7 +188,7 @@ def distance(
     taught_there = dataclasses.replace(teacher, hidden=hidden)
     chunks = tuple(map(min, chunk_sizes(student, chunk), chunk_sizes(taught_there, chunk)))
     return chunked_mean(
-        _Rows((student.softcap, teacher.softcap)),
+        _Rows((student.softcap, teacher.softcap), top),
         (student.hidden, own.product),
         student.head,
         (hidden, product),
@@ -259,6 +265,7 @@ class _Rows:
     """The distance of every group's two distributions, of hidden states."""
 
     softcaps: tuple[float | None, float | None]
+    top: int | None
 
     def __call__(self, rows, head, beside, constants):
         their_head, compared = constants
@@ -268,26 +275,39 @@ class _Rows:
             for (hidden, product, one), softcap in zip(sides, self.softcaps, strict=True)
         )
         if compared is None:
-            return wasserstein(jnp.exp(own), jnp.exp(theirs))
+            return wasserstein(jnp.exp(own), jnp.exp(theirs), self.top)
         (same, theirs_same), (rest, their_rest) = compared["common"], compared["rest"]
-        apart = wasserstein(jnp.exp(own[..., rest]), jnp.exp(theirs[..., their_rest]))
+        apart = wasserstein(jnp.exp(own[..., rest]), jnp.exp(theirs[..., their_rest]), self.top)
         p, q, beta = own[..., same], theirs[..., theirs_same], compared["beta"]
         mixed = mixture(beta, q, p)
         divergence = beta * kl(q, mixed) + (1 - beta) * kl(p, mixed)
         return compared["matched"] * divergence + compared["unmatched"] * apart
 
 
-def wasserstein(p: Float[Array, "... classes"], q: Float[Array, "... others"]) -> Float[Array, "..."]:
+def wasserstein(
+    p: Float[Array, "... classes"], q: Float[Array, "... others"], top: int | None = None
+) -> Float[Array, "..."]:
     """``Σ |sorted(p) - sorted(q)|`` from the largest on, the shorter one filled up with 0.
 
+    With `top`, over so many of the largest, and the sums of the others as one value more.
+
     Example:
-      >>> round(float(wasserstein(jnp.array([0.25, 0.75]), jnp.array([0.5, 0.25, 0.25]))), 4)
-      0.5
+      >>> p, q = jnp.array([0.25, 0.75]), jnp.array([0.5, 0.25, 0.25])
+      >>> round(float(wasserstein(p, q)), 4), round(float(wasserstein(p, q, top=1)), 4)
+      (0.5, 0.5)
     """
     most = max(p.shape[-1], q.shape[-1])
-    # From the smallest on, with the zeros in front, they stand as from the largest on.
-    p, q = (jnp.pad(jnp.sort(x, axis=-1), [(0, 0)] * (x.ndim - 1) + [(most - x.shape[-1], 0)]) for x in (p, q))
-    return jnp.sum(jnp.abs(p - q), axis=-1)
+    sides = []
+    for x in (p, q):
+        if top is None or top >= most:
+            # From the smallest on, with the zeros in front, they stand as from the largest on.
+            sides.append(jnp.pad(jnp.sort(x, axis=-1), [(0, 0)] * (x.ndim - 1) + [(most - x.shape[-1], 0)]))
+            continue
+        largest = jax.lax.top_k(x, min(top, x.shape[-1]))[0]
+        rest = jnp.sum(x, axis=-1, keepdims=True) - jnp.sum(largest, axis=-1, keepdims=True)
+        largest = jnp.pad(largest, [(0, 0)] * (x.ndim - 1) + [(0, top - largest.shape[-1])])
+        sides.append(jnp.concatenate([largest, rest], axis=-1))
+    return jnp.sum(jnp.abs(sides[0] - sides[1]), axis=-1)
 
 
 def _refuses(name):

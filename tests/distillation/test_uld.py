@@ -15,6 +15,7 @@ from ft_jax.core import Outputs, compose, make_step, supervised
 from ft_jax.data.alignment import GROUPS, TAUGHT
 from ft_jax.distillation import jsd, on_policy, uld
 from ft_jax.distillation.uld import distance
+from ft_jax.distillation.uld import wasserstein as largest
 from ft_jax.testing.problem import VOCABULARY, problem
 
 RECORD = json.loads((Path(__file__).parents[1] / "golden" / "uld.json").read_text(encoding="utf-8"))
@@ -137,12 +138,34 @@ def test_it_is_the_slow_version_chunk_by_chunk_and_whole(kind, merge):
 
     def loss(hidden, head, chunk):
         sides = Outputs(hidden, head), Outputs(jnp.asarray(theirs), jnp.eye(14))
-        return distance(*sides, given, common, NUMBERS[kind], merge, chunk)
+        return distance(*sides, given, common, NUMBERS[kind], merge, chunk=chunk)
 
     differentiated = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), static_argnums=2)
     whole, chunked = (differentiated(jnp.asarray(own), jnp.asarray(head), chunk) for chunk in (64, 2))
     np.testing.assert_allclose(whole[0], wanted, rtol=1e-4)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), whole, chunked)
+
+
+@pytest.mark.parametrize("top", [1, 4, 13])
+def test_the_largest_values_and_the_rest_as_one_are_a_lower_bound(top):
+    draw = np.random.default_rng(0)
+    p, q = draw.dirichlet(np.full(11, 0.3), 5) * 0.7, draw.dirichlet(np.full(14, 0.3), 5)
+
+    def cut(x):
+        x = np.sort(x)[::-1]
+        return np.append(np.pad(x[:top], (0, max(0, top - len(x)))), x[top:].sum())
+
+    found = largest(jnp.asarray(p), jnp.asarray(q), top)
+    np.testing.assert_allclose(found, [np.abs(cut(a) - cut(b)).sum() for a, b in zip(p, q, strict=True)], atol=1e-6)
+    whole = np.array([wasserstein(a, b) for a, b in zip(p, q, strict=True)])
+    assert (np.asarray(found) <= whole + 1e-6).all()
+    np.testing.assert_allclose(largest(jnp.asarray(p), jnp.asarray(q), 14), whole, atol=1e-6)
+    slope = jax.grad(lambda p: jnp.sum(largest(p, jnp.asarray(q), top)))(jnp.asarray(p))
+    nudge = draw.normal(size=p.shape) * 1e-3
+    moved = (
+        largest(jnp.asarray(p + nudge), jnp.asarray(q), top) - largest(jnp.asarray(p - nudge), jnp.asarray(q), top)
+    ) / 2
+    np.testing.assert_allclose(jnp.sum(moved), jnp.sum(slope * nudge), rtol=0.05, atol=2e-4)
 
 
 def test_one_tokenizer_on_both_sides_is_the_jensen_shannon_divergence():
@@ -168,6 +191,8 @@ def test_wrong_numbers_and_batches_are_refused():
         build(merge="last")
     with pytest.raises(ValueError, match="beta 1.0; give a number above 0"):
         build(beta=1.0)
+    with pytest.raises(ValueError, match="top 0; give at least 1"):
+        build(top=0)
     with pytest.raises(ValueError, match="don't pair"):
         build(common=((1, 2), (1,)))
     with pytest.raises(ValueError, match="has the student write others"):
