@@ -8,6 +8,7 @@
 - `gem`, `agem`: steps that raise the loss on earlier examples are turned.
 - `lwf`: the model before the task teaches the model in it.
 - `nearest_mean`, `slda`, `ranpac`: heads in closed form, from one pass over a task's examples.
+- `osf`: full rank, but for the directions that earlier tasks use most.
 - `o_lora`: a low-rank update for each task, orthogonal to those before.
 - `averaging`: evaluations see the mean of what the tasks ended with.
 """
@@ -22,6 +23,7 @@ from ft_jax.incremental.kept import balanced_replay, replay_by_loss
 from ft_jax.incremental.lwf import lwf
 from ft_jax.incremental.mas import mas
 from ft_jax.incremental.o_lora import o_lora
+from ft_jax.incremental.osf import osf
 from ft_jax.incremental.replay import capacity_within, replay
 from ft_jax.incremental.synaptic import synaptic_intelligence
 
@@ -38,6 +40,7 @@ __all__ = [
     "mas",
     "nearest_mean",
     "o_lora",
+    "osf",
     "ranpac",
     "replay",
     "replay_by_loss",

@@ -71,6 +71,7 @@ def main() -> None:
             "record_peft_ties.py": [str(copy)],
             "record_peft_attention.py": [str(copy)],
             "record_trl_losses.py": [str(copy / "trl_losses.json")],
+            "record_osf.py": [str(copy / "osf.npz")],
             "record_uld.py": [str(copy / "uld.json")],
             "check_peft_files.py": [str(HERE)],
             "check_adapters.py": [],
