@@ -13,7 +13,9 @@ def scripts(monkeypatch):
     monkeypatch.syspath_prepend(str(DOCS))
 
 
-@pytest.mark.parametrize("script", ["data_table", "ensemble_tables", "reproduced_table", "rl_tables"])
+@pytest.mark.parametrize(
+    "script", ["data_table", "distillation_tables", "ensemble_tables", "reproduced_table", "rl_tables"]
+)
 def test_a_page_is_as_its_script_writes_it(script):
     marks, made = importlib.import_module("marks"), importlib.import_module(script)
     text = made.PAGE.read_text(encoding="utf-8")

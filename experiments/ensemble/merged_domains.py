@@ -142,8 +142,8 @@ def _merged(way: str, folders: Sequence[Path], runs: Path, seed: int) -> Path:
     """The folder of the adapters merged by a way, at the sum of the ranks, so that no rule loses by its rank."""
     rule, weight = WAYS[way]
     out = runs / f"merged-seed-{seed}" / str(list(WAYS).index(way))
-    weights = [weight] * len(folders)
-    merging.merge_adapters(rule, folders, out, rank=RANK * len(folders), weights=weights, overwrite=True)
+    if not out.exists():
+        merging.merge_adapters(rule, folders, out, rank=RANK * len(folders), weights=[weight] * len(folders))
     return out
 
 
@@ -189,7 +189,7 @@ def main() -> None:
         "--runs",
         type=Path,
         default=Path("runs/ensemble/merged_domains"),
-        help="where adapters are; those there are not trained again",
+        help="where adapters are; those there are not made again",
     )
     parser.add_argument("--out", type=Path, help="a file of JSON lines to write")
     options = parser.parse_args()

@@ -3,8 +3,9 @@ import json
 import jax
 import numpy as np
 import pytest
+from training.serving import small_runs
 
-from benchmarks import case, gradcache, trace
+from benchmarks import cached_teacher, case, gradcache, trace
 from benchmarks.case import Options
 from benchmarks.pipeline import Tokenised
 from benchmarks.shapes import shape
@@ -95,6 +96,22 @@ def test_gradcache_holds_less_for_a_third_more_products_and_gives_its_loss(monke
     assert row["difference_of_losses"] < 1e-5 and row["ratio"] > 0
     with pytest.raises(ValueError, match="gradcache measures no 'speed'; use memory, seconds"):
         next(case.rows("gradcache", Options(methods=("speed",))))
+
+
+def test_a_cached_teacher_takes_the_bytes_it_says_and_leaves_the_step(monkeypatch, tmp_path):
+    folder = small_runs.decoder_folder(tmp_path / "teacher", layers=4)
+    monkeypatch.setattr(cached_teacher, "TEACHERS", {"tiny": (str(folder), 2)})
+    monkeypatch.setattr(cached_teacher, "ROWS", 8)
+    monkeypatch.setattr(cached_teacher, "TOP", 4)
+    asked = Options(size="tiny", methods=cached_teacher.METHODS, batch=4, time=16, repeats=1)
+    disk, live, cached, taken = case.rows("cached_teacher", asked)
+    assert 0 <= disk["bytes"] - disk["tokens"] * (4 * 4 + 2 * 4 + 2) < 4096
+    assert disk["bytes_a_token"] * disk["tokens"] == pytest.approx(disk["bytes"])
+    assert (live["way"], cached["way"]) == ("live", "cached") and cached["argument_bytes"] < live["argument_bytes"]
+    said = taken["divergence"]
+    assert 0 < said["cached"] <= said["live"] + 1e-3 and taken["ratio"] > 0
+    with pytest.raises(ValueError, match="cached_teacher measures no 'speed'; use disk, memory, seconds"):
+        next(case.rows("cached_teacher", Options(methods=("speed",))))
 
 
 def test_tokenised_batches_follow_from_their_place():

@@ -1,0 +1,63 @@
+"""Writes the tables of docs/distillation.md from what was recorded: ``python docs/distillation_tables.py``."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from marks import table, write
+
+HERE = Path(__file__).parent
+PAGE = HERE / "distillation.md"
+MEASURED = HERE.parent / "benchmarks" / "results"
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file, none where there is no file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def cached_teacher() -> str:
+    """Bytes on disk, and the newest rows of memory and seconds of both ways."""
+    found = {(row["kind"], row.get("way")): row for row in lines(MEASURED / "cached_teacher.jsonl")}
+    if ("disk", None) not in found:
+        return "Nothing is recorded."
+    disk = found["disk", None]
+    told = [
+        f"{disk['rows']} sentences of {disk['tokens']:,} tokens with loss take {disk['bytes'] / 2**10:,.0f} KiB at "
+        f"{disk['top']} classes: {disk['bytes_a_token']:.0f} bytes a token, headers among them."
+    ]
+    held = {
+        way: {name: found["memory", way][f"{name}_bytes"] for name in ("argument", "output", "temporary")}
+        for way in ("live", "cached")
+        if ("memory", way) in found
+    }
+    if len(held) == 2:
+        whole = {way: sum(parts.values()) for way, parts in held.items()}
+        rows = [
+            [
+                f"teacher {'in the step' if way == 'live' else 'cached'}",
+                *(f"{parts[name] / 2**20:,.0f}" for name in ("argument", "temporary")),
+                f"{whole[way] / 2**20:,.0f}",
+                f"{whole[way] / whole['live']:.2f}",
+            ]
+            for way, parts in held.items()
+        ]
+        told.append(table(["", "parameters and state, MiB", "temporaries, MiB", "together, MiB", "of the first"], rows))
+    taken = found.get(("seconds", None))
+    if taken:
+        (low, high), said = taken["ratio_range"], taken["divergence"]
+        told.append(
+            f"A step with the teacher in it takes {taken['ratio']:.2f} times ({low:.2f} to {high:.2f}) as long as one "
+            "from the cache, on a CPU with other load. On the first batch the teacher in the step gives a divergence "
+            f"of {said['live']:.4f} and the cache, which bounds it from below, {said['cached']:.4f}."
+        )
+    return "\n\n".join(told)
+
+
+def tables() -> dict[str, str]:
+    """What stands between the marks of each name."""
+    return {"cached_teacher": cached_teacher()}
+
+
+if __name__ == "__main__":
+    write(PAGE, tables())
