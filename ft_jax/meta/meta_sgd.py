@@ -15,7 +15,7 @@ from ft_jax.meta.episodes import episodes, merged_part, over_tasks
     "meta",
     paper="Li et al. 2017, arXiv:1707.09835, algorithm 1",
     needs=("support", "query"),
-    example=lambda problem: meta_sgd(),
+    example=lambda problem: meta_sgd(rates=(0.005, 0.02)),
     batch=episodes,
     neutral=Neutral({"inner_rate": 0.0}, batch=merged_part),
 )

@@ -1,5 +1,8 @@
 """Trees of arrays compared on the host."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -23,12 +26,32 @@ def same_bits(one: Any, other: Any) -> None:
     _each(one, other, np.testing.assert_array_equal)
 
 
+_ROUNDING = contextvars.ContextVar("rounding", default=1.0)
+
+
+@contextlib.contextmanager
+def rounding(factor: float) -> Iterator[None]:
+    """Inside, trees may be off by `factor` times as much: networks of more layers round more.
+
+    Example:
+      >>> with rounding(10.0):
+      ...     close(np.float32(1.00005), np.float32(1.0))
+    """
+    before = _ROUNDING.set(factor)
+    try:
+        yield
+    finally:
+        _ROUNDING.reset(before)
+
+
 def close(one: Any, other: Any, tolerance: float = 1e-5) -> None:
     """Raises an AssertionError unless two trees are equal to float tolerance.
 
     Sums are rounded by the size of what they add up, so an entry may be off by `tolerance` times its own size and the
     largest of its leaf, or 1 where that is smaller.
     """
+
+    tolerance *= _ROUNDING.get()
 
     def check(a, b, where):
         largest = max(1.0, float(np.nanmax(np.abs(b), initial=0.0))) if np.issubdtype(b.dtype, np.floating) else 1.0

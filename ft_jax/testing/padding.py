@@ -12,8 +12,7 @@ from ft_jax.testing.comparing import close, finite
 from ft_jax.testing.problem import VOCABULARY
 from ft_jax.testing.subject import Subject
 
-TOLERANCE = 5e-6
-"""Two layers and three steps of sums in another order; an example that counted would show above 1e-3."""
+TOLERANCE = 1e-6
 
 
 def padding_counts_nothing(subject: Subject) -> None:
