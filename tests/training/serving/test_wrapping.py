@@ -80,17 +80,21 @@ def adapters(model):
     return made
 
 
-def test_a_prompt_is_answered_under_the_adapter_that_it_names(place):
+@pytest.fixture(scope="module")
+def bank(place):
     folder, file = small_runs.decoder_folder(place / "decoder"), small_runs.chats(place / "chats.jsonl")
     experiment = small_runs.chat(folder, file, "bank", (Use("transfer.bank", adapters=adapters(models.load(folder))),))
     experiment = dataclasses.replace(experiment, budget=dataclasses.replace(experiment.budget, steps=2))
-    result = small_runs.run(experiment, place / "bank")
-    kept = load_run(result.run)
+    return small_runs.run(experiment, place / "bank")
+
+
+def test_a_prompt_is_answered_under_the_adapter_that_it_names(bank):
+    kept = load_run(bank.run)
     prompts = ["is the film good", "is the film good"]
     told = dict(answers(kept, prompts, max_new_tokens=8, fields={"adapter": [0, 1]}))
     for index, one in enumerate((1.0, 0.0)):
-        state = result.state.with_hyper({"transfer.bank.one": one, "transfer.bank.two": 1 - one})
-        shown = dataclasses.replace(kept.model, params=parameters(state, result.composition)["model"])
+        state = bank.state.with_hyper({"transfer.bank.one": one, "transfer.bank.two": 1 - one})
+        shown = dataclasses.replace(kept.model, params=parameters(state, bank.composition)["model"])
         alone = answers(dataclasses.replace(kept, model=shown, wrapping=None), prompts[:1], max_new_tokens=8)
         assert told[index] == "".join(piece for _, piece in alone)
     assert told[0] != told[1]
@@ -100,8 +104,8 @@ def test_a_prompt_is_answered_under_the_adapter_that_it_names(place):
         list(answers(kept, prompts, fields={"lora": [0, 1]}))
 
 
-def test_the_base_under_the_adapters_of_a_bank_is_written_once_and_by_its_address_alone(place):
-    folder = place / "bank"
+def test_the_base_under_the_adapters_of_a_bank_is_written_once_and_by_its_address_alone(bank):
+    folder = Path(bank.run)
     record = json.loads(next(folder.rglob(RECORD)).read_text())
     names = [name for name in record["shared"] if name.startswith("wrapping/methods/0/options/adapters/two")]
     assert any(name.endswith("/base") for name in names)
