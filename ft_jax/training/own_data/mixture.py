@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ft_jax.adaptive.data_mixing import CHANCE, SOURCE
-from ft_jax.data.collate import FILLING
+from ft_jax.data.collate import of_one_length
 from ft_jax.data.streams import unmoved
 from ft_jax.outside import listed, printable
 from ft_jax.training.on_policy import OnPolicy
@@ -140,7 +140,8 @@ class Drawn:
             raise ValueError(
                 f"the sources' batches have different fields, {' and '.join(map(listed, fields))}; mix data of one kind"
             )
-        self._time = max((first["input_ids"].shape[1] for first in firsts if "input_ids" in first), default=None)
+        # Rows of every source are as long as the longest source's.
+        self._longest = of_one_length(firsts, padding)[0]
         self.like = self._told(firsts[0], 0, 1.0)
 
     def __iter__(self):
@@ -167,7 +168,7 @@ class Drawn:
             source.set_state(own)
 
     def _told(self, batch: Batch, source: int, chance: float) -> Batch:
-        batch = batch if self._time is None else filled(batch, self._time, self._padding)
+        batch = of_one_length([batch, self._longest], self._padding)[0]
         rows = len(next(iter(batch.values())))
         return {**batch, SOURCE: np.full(rows, source, np.int32), CHANCE: np.full(rows, chance, np.float32)}
 
@@ -193,24 +194,3 @@ class Turns:
 def _first(source: Any) -> Batch:
     with unmoved(source):
         return next(source)
-
-
-def filled(batch: Batch, time: int, padding: int) -> Batch:
-    """A batch whose fields of tokens have `time` of them, in its parts too; what is added counts for nothing.
-
-    Example:
-      >>> told = filled({"input_ids": np.ones((1, 2), int), "labels": np.array([[1, 1]])}, 3, padding=9)
-      >>> told["input_ids"].tolist(), told["labels"].tolist()
-      ([[1, 1, 9]], [[1, 1, -1]])
-    """
-    own = batch["input_ids"].shape[1] if "input_ids" in batch else None
-
-    def one(name, value):
-        if isinstance(value, Mapping):
-            return filled(value, time, padding)
-        if np.ndim(value) < 2 or value.shape[1] != own:
-            return value
-        width = [(0, 0), (0, time - own), *[(0, 0)] * (value.ndim - 2)]
-        return np.pad(value, width, constant_values=padding if name == "input_ids" else FILLING.get(name, 0))
-
-    return {name: one(name, value) for name, value in batch.items()}
