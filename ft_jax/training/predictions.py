@@ -82,10 +82,11 @@ def predictions(result: Result, experiment, *, on: str | None = None, name: str 
     for batch in batches:
         if np.ndim(batch["labels"]) != 1 or not np.issubdtype(np.asarray(batch["labels"]).dtype, np.integer):
             raise ValueError(f"{experiment.name} predicts no classes; only classifiers' predictions are fused")
-        predicted = np.asarray(evaluate(result.state, fill(batch, rows)))
+        filled = fill(batch, rows)
+        predicted = np.asarray(evaluate(result.state, filled))
         predicted = predicted.reshape(-1, *predicted.shape[trials:]) if trials else predicted[None]
         # Rows that fill up the last batch are no examples.
-        real = np.asarray(fill(batch, rows)["weights"]) > 0
+        real = np.asarray(filled["weights"]) > 0
         logits.append(predicted[:, real])
         labels.append(np.asarray(batch["labels"])[real[: len(batch["labels"])]])
     whole = np.concatenate(logits, axis=1)
