@@ -1,19 +1,12 @@
 """Writes the tables of docs/distillation.md from what was recorded: ``python docs/distillation_tables.py``."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-from marks import table, write
+from marks import lines, table, write
 
 HERE = Path(__file__).parent
 PAGE = HERE / "distillation.md"
 MEASURED = HERE.parent / "benchmarks" / "results"
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file, none where there is no file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def cached_teacher() -> str:

@@ -1,12 +1,11 @@
 """Writes the tables of docs/ensembles.md from what was recorded: ``python docs/ensemble_tables.py``."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from marks import table, write
+from marks import lines, several, table, write
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -21,32 +20,18 @@ SETTINGS = {
 STAGES = ("accuracy", "log_likelihood", "brier", "ece")
 
 
-def lines(name: str) -> list[dict[str, Any]]:
-    """The records of a file, none where there is no file."""
-    path = RESULTS / name
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
-def several(values: Sequence[float], digits: int) -> str:
-    """The mean, and the range over the seeds."""
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    if len(set(values)) == 1:
-        return mean
-    return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
 def circle() -> str:
     """Every stage's scores and its cost beside one network's, by kind of data, and what was claimed."""
     told = []
     for kind, setting in SETTINGS.items():
-        found = [line for line in lines("circle.jsonl") if line["data"] == kind]
+        found = [line for line in lines(RESULTS / "circle.jsonl") if line["data"] == kind]
         stages = [line for line in found if "stage" in line]
         if not stages:
             continue
         rows = [
             [
                 line["stage"],
-                *(several(line[name], 4) for name in STAGES),
+                *(several(line[name], ".4f") for name in STAGES),
                 *(f"{line[name][0]:.0f}" for name in ("trained", "networks")),
             ]
             for line in stages
@@ -63,13 +48,17 @@ def circle() -> str:
 
 def merged_domains() -> str:
     """Accuracy of every rule on every domain, the mean of the four first."""
-    found = lines("merged_domains.jsonl")
+    found = lines(RESULTS / "merged_domains.jsonl")
     ways = [line for line in found if "way" in line]
     if not ways:
         return ""
     domains = list(ways[0]["accuracy"])
     rows = [
-        [line["way"], several(by_seed(line["accuracy"]), 3), *(several(line["accuracy"][name], 3) for name in domains)]
+        [
+            line["way"],
+            several(by_seed(line["accuracy"]), ".3f"),
+            *(several(line["accuracy"][name], ".3f") for name in domains),
+        ]
         for line in ways
     ]
     return f"{table(['', 'all four', *domains], rows)}\n\n{claims(found)}"

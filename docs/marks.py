@@ -1,9 +1,28 @@
-"""What the scripts beside it share: tables in Markdown, and a page's part between two marks."""
+"""What the scripts beside it share: records, tables in Markdown, and a page's part between two marks."""
 
+import json
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 BEGIN, END = "<!-- tables begin -->", "<!-- tables end -->"
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file, none where there is no file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def several(values: Sequence[float], form: str = ".3g") -> str:
+    """The mean, and the range where there are several that differ.
+
+    Example:
+      >>> several([0.5, 1.0]), several([0.5], ".3f")
+      ('0.75 (0.5 to 1)', '0.500')
+    """
+    mean = format(statistics.fmean(values), form)
+    return mean if len(set(values)) == 1 else f"{mean} ({min(values):{form}} to {max(values):{form}})"
 
 
 def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,10 +1,8 @@
 """Writes the tables of docs/rl.md from what was recorded: ``python docs/rl_tables.py``."""
 
-import json
-import statistics
 from pathlib import Path
 
-from marks import table, write
+from marks import lines, several, table, write
 
 HERE = Path(__file__).parent
 PAGE = HERE / "rl.md"
@@ -23,11 +21,6 @@ text is positive where naive Bayes says so, which is right of {judge:.0%} of hel
 COUNTED = """### A GRPO update beside its passes
 
 `ft-jax bench grpo`: products of matrices in the compiled programs, the update's by the sum of its passes'."""
-
-
-def lines(path: Path) -> list[dict]:
-    """The records of a file, none where there is no file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def changed() -> str:
@@ -65,12 +58,6 @@ def counted() -> str:
         passes = ", ".join(f"{name} {flops / 1e6:.1f}" for name, flops in one["passes"].items())
         rows.append([one["method"], f"{one['flops'] / 1e6:.1f}", passes, f"{one['ratio']:.3f}"])
     return f"{COUNTED}\n\n{table(['update', 'million operations', 'passes', 'ratio'], rows)}"
-
-
-def several(values: list[float]) -> str:
-    """The mean, and the range where there are several that differ."""
-    mean = f"{statistics.fmean(values):.3g}"
-    return mean if len(set(values)) == 1 else f"{mean} ({min(values):.3g} to {max(values):.3g})"
 
 
 def tables() -> str:

@@ -39,5 +39,5 @@ def test_parts_of_a_page_go_between_the_marks_of_their_names():
 
 
 def test_several_numbers_are_told_with_their_range():
-    several = importlib.import_module("rl_tables").several
+    several = importlib.import_module("marks").several
     assert several([0.5, 1.0]) == "0.75 (0.5 to 1)" and several([0.5]) == "0.5"
