@@ -62,10 +62,7 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
     Raises:
       ValueError: an unknown size or method.
     """
-    asked = options.methods or METHODS[:2]
-    unknown = [name for name in asked if name not in METHODS]
-    if unknown:
-        raise ValueError(f"cached_teacher measures no {unknown[0]!r}; use {', '.join(METHODS)}")
+    asked = options.asked("cached_teacher", METHODS, default=METHODS[:2])
     size = options.size or "smollm2-135m"
     if size not in TEACHERS:
         raise ValueError(f"there is no teacher {size!r}; use one of {', '.join(TEACHERS)}")

@@ -3,7 +3,7 @@
 import ast
 import dataclasses
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,17 @@ class Options:
     peer: tuple[str, ...] = ()
     peer_python: str | None = None
     profile: str | None = None
+
+    def asked(self, case: str, known: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
+        """What a case whose methods are kinds of measurement is asked for.
+
+        Raises:
+          ValueError: a kind that it does not have.
+        """
+        unknown = [name for name in self.methods if name not in known]
+        if unknown:
+            raise ValueError(f"{case} measures no {unknown[0]!r}; use {', '.join(known)}")
+        return self.methods or tuple(default)
 
     def shape(self, default: str) -> tuple[str, Shape]:
         """The name and the shape asked for."""

@@ -51,10 +51,7 @@ def rows(options: Options) -> Iterator[dict[str, Any]]:
     Raises:
       ValueError: an unknown size or method.
     """
-    asked = options.methods or METHODS[:1]
-    unknown = [name for name in asked if name not in METHODS]
-    if unknown:
-        raise ValueError(f"gradcache measures no {unknown[0]!r}; use {', '.join(METHODS)}")
+    asked = options.asked("gradcache", METHODS, default=METHODS[:1])
     for what in asked:
         size = options.size or ("vit-b-32" if what == "memory" else "small")
         if size not in CLIPS:
