@@ -17,20 +17,9 @@ from ft_jax.training.serving.export import NotExpressible, check_same, probe
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("place")
-
-
-@pytest.fixture(scope="module")
-def encoder(place):
-    return small_runs.encoder_folder(place / "encoder")
-
-
-@pytest.fixture(scope="module")
-def runs(place, encoder):
-    file = small_runs.texts(place / "reviews.csv")
+def runs(place, encoder, csv):
     return {
-        pooling: small_runs.run(small_runs.classifier(encoder, file, pooling, pooling), place / pooling)
+        pooling: small_runs.run(small_runs.classifier(encoder, csv, pooling, pooling), place / pooling)
         for pooling in ("mean", "pooler")
     }
 

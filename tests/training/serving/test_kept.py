@@ -26,21 +26,6 @@ from ft_jax.training.specs import Images, Perceptron, Pretrained
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("place")
-
-
-@pytest.fixture(scope="module")
-def encoder(place):
-    return small_runs.encoder_folder(place / "encoder")
-
-
-@pytest.fixture(scope="module")
-def csv(place):
-    return small_runs.texts(place / "reviews.csv")
-
-
-@pytest.fixture(scope="module")
 def tuned(place, encoder, csv):
     return small_runs.run(small_runs.classifier(encoder, csv, "kept"), place / "run")
 

@@ -31,11 +31,6 @@ def file_of(folder, kind, count=40):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("place")
-
-
-@pytest.fixture(scope="module")
 def runs(place):
     encoder, made = small_runs.encoder_folder(place / "encoder", layers=1), {}
     for kind in LABELS:

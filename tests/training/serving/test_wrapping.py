@@ -23,21 +23,6 @@ from ft_jax.training.serving.use import batches
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("place")
-
-
-@pytest.fixture(scope="module")
-def encoder(place):
-    return small_runs.encoder_folder(place / "encoder")
-
-
-@pytest.fixture(scope="module")
-def csv(place):
-    return small_runs.texts(place / "texts.csv")
-
-
-@pytest.fixture(scope="module")
 def closed(place, encoder, csv):
     methods = (Use("incremental.slda", shrinkage=0.01), Use("incremental.er_ace", capacity=16, size=4, classes=2))
     return small_runs.run(small_runs.classifier(encoder, csv, "closed", method=methods), place / "closed")
@@ -54,7 +39,7 @@ def test_what_is_answered_is_what_the_run_evaluates(closed, csv, capsys):
     assert np.abs(np.asarray(alone) - wanted).max() > 0.1
     assert [one.label for one in predict(kept, texts)] == ["positive", "negative"]
     assert main(["evaluate", str(closed.run), "--data", str(csv), "--split", "validation", "--json"]) == 0
-    found, own = json.loads(capsys.readouterr().out), closed.scores["after"]["texts"]
+    found, own = json.loads(capsys.readouterr().out), closed.scores["after"]["reviews"]
     assert found["accuracy"] == pytest.approx(own["accuracy"]) and found["loss"] == pytest.approx(own["loss"], rel=1e-4)
 
 
