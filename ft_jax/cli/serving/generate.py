@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from ft_jax.cli.entry import Parser
+from ft_jax.outside import printable
 
 
 def command(words: Sequence[str]) -> int:
@@ -22,6 +23,13 @@ def command(words: Sequence[str]) -> int:
     parser.add_argument("--top-k", type=int, help="sample among so many of the likeliest")
     parser.add_argument("--top-p", type=float, help="sample among the likeliest that hold this probability together")
     parser.add_argument("--min-p", type=float, help="sample among those with this share of the likeliest's probability")
+    parser.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER[,NUMBER…]",
+        help="what the run's methods read of a prompt, one for all or one for each: adapter=1 of a transfer.bank",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of sampling")
     parser.add_argument("--json", action="store_true", help="a JSON line a prompt, when it is whole")
     parser.add_argument("--base", metavar="ADDRESS", help="where the model that was tuned is, if it moved")
@@ -39,6 +47,7 @@ def command(words: Sequence[str]) -> int:
         plain=options.plain,
         max_new_tokens=options.max_new_tokens,
         key=jax.random.key(options.seed),
+        fields=_fields(options.field, len(options.prompt)),
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,
@@ -60,6 +69,19 @@ def command(words: Sequence[str]) -> int:
         print()
     sys.stdout.flush()
     return 0
+
+
+def _fields(given: Sequence[str], prompts: int) -> dict[str, list[int]]:
+    """``{"adapter": [1, 0]}`` of ``adapter=1,0``; one number is every prompt's."""
+    found = {}
+    for word in given:
+        name, _, numbers = word.partition("=")
+        try:
+            values = [int(number) for number in numbers.split(",")]
+        except ValueError:
+            raise ValueError(f"--field {printable(word)} is not NAME=NUMBER[,NUMBER…], such as adapter=1") from None
+        found[name] = values * prompts if len(values) == 1 else values
+    return found
 
 
 def _heading(prompts: Sequence[str], index: int) -> str:

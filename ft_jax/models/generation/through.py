@@ -1,12 +1,13 @@
 """Generation through a forward pass of one's own, where a cache of keys and values would not know what it does."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ft_jax.core.outputs import Outputs, logits_of
+from ft_jax.core.outputs import Outputs
 from ft_jax.core.params import Params
 from ft_jax.core.state import Context
 from ft_jax.models.generation.generate import Generation, continued, generate, left_padded
@@ -106,7 +107,7 @@ def generate_through(
         seen = known & (jnp.arange(ids.shape[1]) <= slot)
         outputs = run({**more, "input_ids": ids, "attention_mask": seen.astype(jnp.int32)})
         hidden = jax.lax.dynamic_index_in_dim(outputs.hidden, slot, 1, keepdims=False)
-        return logits_of(hidden, outputs.head, outputs.softcap)
+        return dataclasses.replace(outputs, hidden=hidden).logits
 
     def advance(token, index, ids):
         slot = prompt + index - 1

@@ -25,8 +25,9 @@ from ft_jax.training.serving.trees import Unwritable, put_together, take_apart
 from ft_jax.training.serving.wrapping import Wrapping, wrapping_of
 
 FOLDER, RECORD, WEIGHTS, TOKENIZER = "model", "model.json", "weights.safetensors", "tokenizer"
-FORMAT, WRAPPED = 2, 3
-"""Raised when what `keep` writes changes so that an older `load_run` would read it wrongly; with methods round it."""
+FORMAT, WRAPPED, FUSED = 2, 3, 4
+"""Raised when what `keep` writes changes so that an older `load_run` would read it wrongly: a model alone, one with methods
+round it, and one whose members or draws are fused."""
 
 BASE, AROUND = "base", "wrapping"
 
@@ -44,7 +45,7 @@ class Kept:
       model: with the parameters as the model saw them in the run: adapters and grafts in place.
       base: where the unchanged parameters came from, ``{"address", "dtype", "scan"}``; None where all were kept.
       reads: what the run's data said about its examples, such as ``{"length": 64}``.
-      wrapping: the run's methods that wrap the forward pass; None where the model answers by itself.
+      wrapping: the run's methods that wrap the forward pass or fuse members; None where the model answers by itself.
     """
 
     run: Path
@@ -97,16 +98,13 @@ class Kept:
         return dataclasses.replace(self.model, params=params)
 
 
-def unkeepable(model: Any, params: Any, fused: bool) -> str | None:
+def unkeepable(model: Any, params: Any) -> str | None:
     """Why a run's model could not be used from its folder alone, in a sentence; None where it can.
 
     Args:
       model: as the run built it.
       params: as the model sees them, or their shapes.
-      fused: whether a lift makes one answer of several members.
     """
-    if fused:
-        return "its answers are several members' together, which no single model gives"
     if not isinstance(model, Model):
         return f"the model is a {type(model).__name__}, which only the experiment's own file can build"
     try:
@@ -141,7 +139,7 @@ def keep(
     arrays |= its
     own = {name: array for name, array in arrays.items() if name not in shared}
     record = {
-        "format": FORMAT if wrapping is None else WRAPPED,
+        "format": FORMAT if wrapping is None else WRAPPED if wrapping["frozen"] is None else FUSED,
         "wrapping": around,
         "apply": take_apart(model.apply)[0],
         "params": told,
@@ -291,10 +289,10 @@ def _record(run: Path) -> dict[str, Any]:
     if not (run / FOLDER / RECORD).is_file():
         raise NoModel(f"run {run} kept no model: {summary.get('unkept', 'it was made by an earlier version')}")
     record = _json(run / FOLDER / RECORD)
-    if record.get("format") not in (FORMAT, WRAPPED):
+    if record.get("format") not in (FORMAT, WRAPPED, FUSED):
         raise ValueError(
-            f"the model of run {run} has format {printable(record.get('format'))} and this version reads {FORMAT} and "
-            f"{WRAPPED}; use the ft_jax that made it, or run it anew"
+            f"the model of run {run} has format {printable(record.get('format'))} and this version reads {FORMAT} to "
+            f"{FUSED}; use the ft_jax that made it, or run it anew"
         )
     try:
         whole = unseal(record)

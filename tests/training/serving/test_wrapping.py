@@ -89,6 +89,19 @@ def test_a_prompt_is_answered_under_the_adapter_that_it_names(bank):
         list(answers(kept, prompts, fields={"lora": [0, 1]}))
 
 
+def test_the_command_names_the_adapter_too(bank, capsys):
+    prompts = ["is the film good", "is the film bad"]
+    command = ["generate", str(bank.run), *prompts, "--max-new-tokens", "4", "--json", "--field"]
+    for words, indices in (("adapter=1", [1, 1]), ("adapter=1,0", [1, 0])):
+        assert main([*command, words]) == 0
+        said = [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()]
+        told = answers(load_run(bank.run), prompts, max_new_tokens=4, fields={"adapter": indices})
+        assert said == [text for _, text in told]
+    for words, why in (("adapter", "is not NAME=NUMBER"), ("adapter=1,2,3", "3 values of 'adapter' for 2 prompts")):
+        assert main([*command, words]) == 2
+        assert why in capsys.readouterr().err
+
+
 def test_the_base_under_the_adapters_of_a_bank_is_written_once_and_by_its_address_alone(bank):
     folder = Path(bank.run)
     record = json.loads(next(folder.rglob(RECORD)).read_text())
