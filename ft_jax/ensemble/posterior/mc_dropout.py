@@ -20,8 +20,8 @@ def mc_dropout(samples: int = 10, fusion: str = "mean", *, name: str = "ensemble
     """Evaluates with dropout on, several times, and fuses the predictions.
 
     The model must have dropout (``model.configure(dropout=0.1)``); without it all samples are the same. Samples come
-    from the run's key and the step, so the same state gives the same predictions, and a run's folder answers by the same
-    samples. The parameters are those of the network without dropout.
+    from the run's key and the step, so the same state gives the same predictions, and a run's folder answers by them
+    too. The parameters are those of the network without dropout.
 
     Args:
       samples: forward passes in an evaluation.

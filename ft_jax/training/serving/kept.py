@@ -26,8 +26,8 @@ from ft_jax.training.serving.wrapping import Wrapping, wrapping_of
 
 FOLDER, RECORD, WEIGHTS, TOKENIZER = "model", "model.json", "weights.safetensors", "tokenizer"
 FORMAT, WRAPPED, FUSED = 2, 3, 4
-"""Raised when what `keep` writes changes so that an older `load_run` would read it wrongly: a model alone, one with methods
-round it, and one whose members or draws are fused."""
+"""Raised when what `keep` writes changes so that an older `load_run` would read it wrongly: of a model alone, with
+methods round it, with members or draws that are fused."""
 
 BASE, AROUND = "base", "wrapping"
 
