@@ -1,0 +1,88 @@
+"""Writes the tables of docs/meta.md from what was recorded, and draws its picture: ``python docs/meta_tables.py``."""
+
+import statistics
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from marks import lines, several, table, write
+from matplotlib import pyplot as plt
+
+HERE = Path(__file__).parent
+PAGE, PICTURE = HERE / "meta.md", HERE / "regret.png"
+
+
+def said(found) -> str:
+    """What was claimed, a line each."""
+    claims = [f"- {'met' if one['met'] else '**missed**'}: {one['text']}" for one in found if "text" in one]
+    return "\n".join(["What was claimed:", "", *claims])
+
+
+def few_shot() -> str:
+    """Accuracy on new digits by way and number of shots."""
+    found = lines(HERE / "results" / "few_shot_digits.jsonl")
+    rows = [one for one in found if "way" in one]
+    if not rows:
+        return "Nothing is recorded."
+    shots = sorted({one["shots"] for one in rows})
+    by = {(one["way"], one["shots"]): one for one in rows}
+    ways = list(dict.fromkeys(one["way"] for one in rows))
+    body = [[way, *(several(by[way, count]["accuracy"], ".3f") for count in shots)] for way in ways]
+    tested = "; ".join(", ".join(map(str, digits)) for digits in rows[0]["new_digits"])
+    about = (
+        f"{rows[0]['data']}, {rows[0]['steps']:,} steps, mean and range over {len(rows[0]['new_digits'])} seeds; the "
+        f"digits that training never shows are, by seed: {tested}."
+    )
+    heading = ["", *(f"{count} {'shot' if count == 1 else 'shots'}" for count in shots)]
+    return "\n\n".join([about, table(heading, body), said(found)])
+
+
+def regret() -> str:
+    """The candidates' rewards, and the regret of every way of choosing at the end."""
+    found = lines(HERE / "results" / "mixed_stream.jsonl")
+    if not found:
+        return "Nothing is recorded."
+    first, rows = found[0], [one for one in found if "way" in one]
+    rewards = [[name, several(values, ".3f")] for name, values in first["candidates"].items()]
+    ends = [[one["way"], several([curve[-1] for curve in one["regret"]], ".2f")] for one in rows]
+    low, high = min(first["bound"]), max(first["bound"])
+    limits = [
+        ["UCB1's bound for these rewards", f"{low:,.0f} to {high:,.0f}"],
+        ["the worst candidate in every task", several(first["worst"], ".1f")],
+    ]
+    return "\n\n".join(
+        [
+            f"{first['tasks']} tasks, {len(first['best'])} streams; the best fixed candidate was, by stream: "
+            f"{', '.join(first['best'])}.",
+            table(["candidate", "mean accuracy"], rewards),
+            table(["chosen by", "regret after all tasks"], [*ends, *limits]),
+            f"![regret by task](./{PICTURE.name})",
+            said(found),
+        ]
+    )
+
+
+def draw() -> None:
+    """Mean regret after every task with the range over the streams, by way of choosing."""
+    found = [one for one in lines(HERE / "results" / "mixed_stream.jsonl") if "way" in one]
+    if not found:
+        return
+    figure, axes = plt.subplots(figsize=(7.5, 4), layout="constrained")
+    for one in found:
+        curves = list(zip(*one["regret"], strict=True))
+        tasks = range(1, len(curves) + 1)
+        (line,) = axes.plot(tasks, [statistics.fmean(at) for at in curves], label=one["way"])
+        axes.fill_between(
+            tasks, [min(at) for at in curves], [max(at) for at in curves], color=line.get_color(), alpha=0.1
+        )
+    axes.axhline(0, color="#8d99ae", linewidth=1)
+    axes.set(xlabel="tasks", ylabel="regret against the best fixed candidate")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small")
+    figure.savefig(PICTURE, dpi=100, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    draw()
+    write(PAGE, {"few_shot": few_shot(), "regret": regret()})
