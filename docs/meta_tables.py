@@ -3,11 +3,7 @@
 import statistics
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 from marks import lines, several, table, write
-from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
 PAGE, PICTURE = HERE / "meta.md", HERE / "regret.png"
@@ -31,7 +27,7 @@ def few_shot() -> str:
     body = [[way, *(several(by[way, count]["accuracy"], ".3f") for count in shots)] for way in ways]
     tested = "; ".join(", ".join(map(str, digits)) for digits in rows[0]["new_digits"])
     about = (
-        f"{rows[0]['data']}, {rows[0]['steps']:,} steps, mean and range over {len(rows[0]['new_digits'])} seeds; the "
+        f"{rows[0]['data']}, {rows[0]['steps']:,} steps, mean and range over the seeds; the "
         f"digits that training never shows are, by seed: {tested}."
     )
     heading = ["", *(f"{count} {'shot' if count == 1 else 'shots'}" for count in shots)]
@@ -68,6 +64,11 @@ def draw() -> None:
     found = [one for one in lines(HERE / "results" / "mixed_stream.jsonl") if "way" in one]
     if not found:
         return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
     figure, axes = plt.subplots(figsize=(7.5, 4), layout="constrained")
     for one in found:
         curves = list(zip(*one["regret"], strict=True))
@@ -83,6 +84,11 @@ def draw() -> None:
     figure.savefig(PICTURE, dpi=100, metadata={"Software": None})
 
 
+def tables() -> dict[str, str]:
+    """What stands between the marks of each name."""
+    return {"few_shot": few_shot(), "regret": regret()}
+
+
 if __name__ == "__main__":
     draw()
-    write(PAGE, {"few_shot": few_shot(), "regret": regret()})
+    write(PAGE, tables())

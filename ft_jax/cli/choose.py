@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_jax.cli.entry import STOPPED, Parser
+from ft_jax.cli.entry import STOPPED, Parser, place
 from ft_jax.cli.experiments import find, load
 from ft_jax.cli.text import answered
 
@@ -36,6 +36,7 @@ def parser() -> Parser:
     )
     made.add_argument("--controller", default="ucb", help="ucb, thompson, halving or mixture")
     made.add_argument("--turns", type=int, help="how many; three for each candidate by default")
+    made.add_argument("--out", type=place, help="the run's folder; runs/NAME-choice by default")
     made.add_argument("--json", action="store_true", help="print the choice as one JSON object, the rest on stderr")
     made.add_argument("--turn-steps", type=int, default=20, help="updates of a turn, before its evaluation")
     return made
@@ -70,6 +71,7 @@ def _command(words: Sequence[str]) -> tuple[int, dict[str, Any]]:
         options.turn_steps,
         lambda line: print(line, flush=True),
         ["ft-jax", "choose", *words],
+        options.out,
     )
     for sentence in choice.left_out:
         print(f"warning: {sentence}")

@@ -1,6 +1,8 @@
 """Which of several architectures suits an experiment's task: candidates as words, one run, and its page."""
 
 import dataclasses
+import functools
+import json
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +15,7 @@ import markupsafe
 
 from ft_jax.core.params import digest
 from ft_jax.meta.choosing import Candidate, choose, recommended, standings, why
+from ft_jax.models import load
 from ft_jax.outside import check_name
 from ft_jax.training.composition import MethodLike, Parts, build_methods, built, with_new_head
 from ft_jax.training.experiment import Experiment
@@ -21,6 +24,7 @@ from ft_jax.training.overrides import override
 from ft_jax.training.report.charts import Series, line_chart
 from ft_jax.training.report.page import STYLE
 from ft_jax.training.result import Moment, Result
+from ft_jax.training.specs import Pretrained
 from ft_jax.training.written_methods import methods_of
 
 DEFAULT: Mapping[str, tuple[str, ...]] = {
@@ -33,6 +37,9 @@ DEFAULT: Mapping[str, tuple[str, ...]] = {
     "full": ("transfer.full", "optimizer.learning_rate=5e-5"),
 }
 """The usual answers to "which adapter suits my task"; training everything has a rate of its own."""
+
+TURNS = "turns.jsonl"
+"""In the run's folder: what every turn came to, as a run that goes on sees no more of those before."""
 
 FIELD = re.compile(r"(model|optimizer)\.[\w.]+=")
 
@@ -74,20 +81,23 @@ def described(texts: Sequence[str], name: str) -> Described:
 
 
 def method_of(experiment: Experiment, candidates: Mapping[str, Described], controller: str) -> Callable[[Parts], Any]:
-    """The method that chooses among them; a candidate that can't be made is left out with a warning."""
+    """The method that chooses among them; a candidate that can't be made is left out with a warning.
 
-    def build(parts: Parts):
-        made = {}
-        for name, one in candidates.items():
-            try:
-                made[name] = _candidate(experiment, one, parts, name)
-            except (ValueError, KeyError, TypeError) as error:
-                reason = " ".join(str(error.args[0] if error.args else error).split())
-                warnings.warn(f"meta.choose goes on without candidate {name!r}: {reason}", stacklevel=2)
-        spec = experiment.evaluation
-        return choose(made, controller, metric=spec.metric, mode=spec.mode, features=False)
+    It is a `functools.partial`, whose arguments a run's folder keeps: other candidates are another run.
+    """
+    return functools.partial(_choosing, experiment, candidates, controller)
 
-    return build
+
+def _choosing(experiment: Experiment, candidates: Mapping[str, Described], controller: str, parts: Parts) -> Any:
+    made = {}
+    for name, one in candidates.items():
+        try:
+            made[name] = _candidate(experiment, one, parts, name)
+        except (ValueError, KeyError, TypeError) as error:
+            reason = " ".join(str(error.args[0] if error.args else error).split())
+            warnings.warn(f"meta.choose goes on without candidate {name!r}: {reason}", stacklevel=2)
+    spec = experiment.evaluation
+    return choose(made, controller, metric=spec.metric, mode=spec.mode, features=False)
 
 
 def _candidate(experiment: Experiment, one: Described, parts: Parts, name: str) -> Candidate:
@@ -146,8 +156,12 @@ def decide(
     steps: int = 20,
     told: Callable[[str], None] = lambda line: None,
     command: Sequence[str] | None = None,
+    out: Path | None = None,
 ) -> Choice:
     """Trains candidates in turns on an experiment's first task until one is known to suit it.
+
+    A network whose layers can run in one scan does so here where no candidate names weights by their paths: the step
+    holds every candidate, and each then compiles in the time of one layer.
 
     Args:
       experiment: model, data, optimizer and the watched metric; its methods are replaced by the candidates'.
@@ -157,6 +171,7 @@ def decide(
       steps: of a turn, before its evaluation.
       told: called with a line on each turn.
       command: for the report of the run.
+      out: the run folder; that of the experiment's name with ``-choice`` by default.
 
     Raises:
       ValueError: fewer than two candidates, no turn or no step, data without an evaluation set.
@@ -168,14 +183,14 @@ def decide(
         )
     spec = experiment.evaluation
     run = dataclasses.replace(
-        experiment,
+        scanned(experiment, candidates),
         name=f"{experiment.name}-choice",
         method=(method_of(experiment, candidates, controller),),
         budget=dataclasses.replace(experiment.budget, steps=count * steps, epochs=None, patience=None),
         evaluation=dataclasses.replace(spec, every=steps, keep_best=False),
         expect={},
     )
-    seen: list[Turn] = []
+    folder = run.folder if out is None else out
     before: dict[str, int] = {}
 
     def look(moment: Moment) -> None:
@@ -185,14 +200,35 @@ def decide(
         who = next((name for name, turns in rows.items() if turns > before.get(name, 0)), "?")
         before.update(rows)
         scores = moment.scores[spec.on or next(iter(moment.scores))]
-        seen.append(Turn(moment.step, who, float(scores[spec.metric]), why(moment.state)))
-        told(f"turn {len(seen)} of {count}: {who}, {spec.metric} {seen[-1].value:.4g}; next {seen[-1].reason}")
+        turn = Turn(moment.step, who, float(scores[spec.metric]), why(moment.state))
+        with (folder / TURNS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dataclasses.asdict(turn)) + "\n")
+        told(f"turn {moment.step // steps} of {count}: {who}, {spec.metric} {turn.value:.4g}; next {turn.reason}")
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = fit(run, callbacks=(look,), quiet=True, command=command)
+        result = fit(run, run=folder, callbacks=(look,), quiet=True, command=command)
     left_out = sorted({str(one.message) for one in caught if "goes on without candidate" in str(one.message)})
-    return Choice(recommended(result.state), standings(result.state), seen, left_out, result)
+    return Choice(recommended(result.state), standings(result.state), _turns(folder), left_out, result)
+
+
+def _turns(folder: Path) -> list[Turn]:
+    """All turns of a run, in order; of one that was taken again after an interruption the latest."""
+    lines = (folder / TURNS).read_text(encoding="utf-8").splitlines() if (folder / TURNS).exists() else []
+    told = [Turn(**json.loads(line)) for line in lines]
+    return sorted({turn.step: turn for turn in told}.values(), key=lambda turn: turn.step)
+
+
+def scanned(experiment: Experiment, candidates: Mapping[str, Described]) -> Experiment:
+    """The experiment with its network's layers in one scan, where that changes nothing but the time to compile."""
+    spec, words = experiment.model, [word for one in candidates.values() for word in (*one.methods, *one.changes)]
+    if not isinstance(spec, Pretrained) or spec.scan is not None:
+        return experiment
+    if any("/" in word or "*" in word or word.startswith("model.") for word in words):
+        return experiment
+    if not hasattr(load(spec.address, abstract=True).config, "scan"):
+        return experiment
+    return dataclasses.replace(experiment, model=dataclasses.replace(spec, scan=True))
 
 
 PAGE = """<!DOCTYPE html>

@@ -1,10 +1,15 @@
 import json
 from pathlib import Path
 
+import jax
 import pytest
 
+from ft_jax import models
 from ft_jax.cli import main
 from ft_jax.cli.experiments import load
+from ft_jax.training import EvaluationSpec, Experiment
+from ft_jax.training.choosing import described, scanned
+from ft_jax.training.specs import Pretrained, Texts
 
 EXPERIMENT = '''"""Small digits."""
 
@@ -53,6 +58,33 @@ def test_the_better_candidate_is_found_with_the_reasons_and_an_experiment_that_r
     assert told["chosen"] == chosen and told["words"][0] == "transfer.full"
     assert {one["candidate"] for one in told["standings"]} == {"full", "slow", "wide"}
     assert load(Path(told["experiment"])).name == experiment.name and Path(told["report"]).is_file()
+    # The second command trains nothing, and its page still has every turn with its reason.
+    assert (folder / "choice.html").read_text() == page and page.count("it has had no turn yet") == 2
+
+
+def test_another_choice_of_the_same_experiment_goes_to_a_folder_of_its_own(file, capsys):
+    words = ["choose", str(file), "--turns", "2", "--turn-steps", "2", "--candidate", "a", "transfer.full"]
+    words += ["--candidate", "b", "transfer.full"]
+    assert main([*words, "optimizer.learning_rate=1e-4"]) == 0
+    capsys.readouterr()
+    # Of the same shapes, so the old state would fit.
+    assert main([*words, "optimizer.learning_rate=1e-3"]) == 2
+    assert "choose another with --out" in capsys.readouterr().err
+    assert main([*words, "optimizer.learning_rate=1e-3", "--out", "other"]) == 0
+    assert "turn 2 of 2: b" in capsys.readouterr().out and Path("other/choice.html").is_file()
+    assert load(Path("other/chosen.py")).folder != Path("other")
+
+
+def test_layers_run_in_one_scan_where_no_candidate_names_weights(tmp_path):
+    model = models.tiny_encoder(jax.random.key(0))
+    spec = Pretrained(str(models.save(model, model.params, tmp_path / "model")))
+    experiment = Experiment("small/texts", spec, Texts(("sentiment:movies",)), evaluation=EvaluationSpec())
+
+    def scan(**candidates):
+        return scanned(experiment, {name: described([word], name) for name, word in candidates.items()}).model.scan
+
+    assert scan(a="transfer.lora(rank=2)", b="transfer.bitfit") is True
+    assert scan(a="transfer.lora(targets='*/layers/0/*/kernel')", b="transfer.bitfit") is None
 
 
 def test_what_can_not_be_chosen_from_is_refused_in_a_sentence(file, capsys):

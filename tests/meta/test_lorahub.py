@@ -1,11 +1,19 @@
+from dataclasses import replace
+from pathlib import Path
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ft_jax import models
 from ft_jax.core import LowRank
+from ft_jax.core.adapters import map_operators_with_path
 from ft_jax.meta import lorahub
+from ft_jax.transfer import lora
 
+ROOT = Path(__file__).parents[2]
 KEY = jax.random.key(0)
 BASE = jax.random.normal(KEY, (6, 4))
 
@@ -53,6 +61,23 @@ def test_a_task_that_one_adapter_solves_gets_that_adapter_as_a_grid_over_weights
     )
     assert hub.value <= best + 1e-3
     assert abs(hub.weights["two"]) > 0.9 and abs(hub.weights["one"]) < 0.1
+
+
+def test_adapters_in_folders_are_mixed_as_the_page_says_and_the_mixture_is_saved(tmp_path):
+    model = models.tiny_encoder(KEY)
+    folders = []
+    for seed in (1, 2):
+        tree = lora(rank=2).surgery({"model": model.params}, jax.random.key(seed))["model"]
+        tree = map_operators_with_path(lambda path, one, by=seed: replace(one, b=one.b + by), tree)
+        folders.append(str(models.save_adapter(model, tree, tmp_path / str(seed))))
+    block = (ROOT / "docs" / "meta.md").read_text().split("```python\n")[2].split("```")[0]
+    names = {}
+    exec(block, names)
+    batch = {"input_ids": jnp.arange(8).reshape(2, 4), "labels": jnp.arange(8).reshape(2, 4)}
+    hub = names["mixed"](model, folders, batch)
+    assert list(hub.weights) == folders and hub.value <= hub.at_zero
+    again = models.load_adapter(models.save_adapter(model, hub.params, tmp_path / "mixed"), model)[1]
+    chex.assert_trees_all_close(model.apply(again, batch, None).hidden, model.apply(hub.params, batch, None).hidden)
 
 
 def test_scores_that_overflow_lose_and_the_search_goes_on():

@@ -37,6 +37,10 @@ class Folded:
     group: str | None = None
     seed: int = 0
 
+    def outputs(self) -> int:
+        """As `outputs_of` the data."""
+        return outputs_of(self.data)
+
     def build(self, model: Any, feed: Feed) -> Stream:
         """The one task without the fold.
 
@@ -92,6 +96,17 @@ class Folded:
         kind = self.kind or ("grouped" if groups is not None else "plain" if classes is None else "stratified")
         needs = classes if "stratified" in kind or kind == "plain" else None
         return folds(self.count, len(dataset), kind=kind, labels=needs, groups=groups, seed=self.seed)
+
+
+def outputs_of(spec: Any) -> int:
+    """How many outputs a head for any of the folds needs: as many as for all of the data.
+
+    Raises:
+      ValueError: the data doesn't say.
+    """
+    if not hasattr(spec, "outputs"):
+        raise ValueError(f"{type(spec).__name__} doesn't say how many classes it has; give model.classes a number")
+    return spec.outputs()
 
 
 def _transform_of_evaluation(task: Task, plan):

@@ -8,7 +8,7 @@ import numpy as np
 from ft_jax.data import Dataset, EvaluationBatches, collate
 from ft_jax.data.pipeline import Plan
 from ft_jax.training.stream import Feed, Stream, Task, check_stream
-from ft_jax.training.sweeps.folded import HELD_OUT, Folded
+from ft_jax.training.sweeps.folded import HELD_OUT, Folded, outputs_of
 
 
 class FoldRows:
@@ -44,6 +44,10 @@ class AllFolds:
     kind: str | None = None
     group: str | None = None
     seed: int = 0
+
+    def outputs(self) -> int:
+        """As `outputs_of` the data."""
+        return outputs_of(self.data)
 
     def build(self, model: Any, feed: Feed) -> Stream:
         """The one task: rows to train on, and all examples with their folds to evaluate on.

@@ -11,8 +11,11 @@ from training.small import Points, experiment, points
 
 from ft_jax.data import Dataset, folds
 from ft_jax.training import Budget, Feed, OptimizerSpec, Use, fit
+from ft_jax.training.own_data import Labelled
+from ft_jax.training.specs import Pretrained
 from ft_jax.training.sweeps import Folded, Sweep, members, winner, work, write_sweep_report, write_winner
 from ft_jax.training.sweeps.folded import HELD_OUT
+from ft_jax.training.sweeps.together import AllFolds
 from ft_jax.tuning.search import Search
 
 BASE = experiment(budget=Budget(steps=3, batch_size=8), evaluation=experiment().evaluation.__class__(metric="loss"))
@@ -175,6 +178,17 @@ def test_folds_cut_the_training_examples_and_read_nothing_else():
         assert task.examples == len(train)
         seen = np.concatenate([batch["labels"][batch["weights"] > 0] for batch in task.evaluations[HELD_OUT]])
         np.testing.assert_array_equal(seen, points(50, 2).columns["labels"][held])
+
+
+@pytest.mark.parametrize("folded", [lambda data: Folded(data, 3, 0), lambda data: AllFolds(data, 3)])
+def test_a_head_for_folds_has_as_many_classes_as_all_of_the_data(tmp_path, folded):
+    rows = [("good", "positive"), ("bad", "negative"), ("odd", "neither")] * 3
+    file = tmp_path / "own.csv"
+    file.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    spec = Pretrained("a model", classes="data")
+    assert spec.for_data(folded(Labelled(str(file)))).classes == 3
+    with pytest.raises(ValueError, match="Points doesn't say how many classes it has"):
+        spec.for_data(folded(Points()))
 
 
 @dataclasses.dataclass(frozen=True)
