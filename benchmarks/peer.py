@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,18 +101,33 @@ def start(step, method: str, variant: str, python: str | None = None, **options:
         "cpu": jax.default_backend() == "cpu",
         **options,
     }
-    log = (folder / "log").open("w")
+    script = Path(__file__).with_name("peer_torch.py")
+    return opened(python_with_torch(python), script, told, HEAP if "heap" in variant else {})
+
+
+def opened(python: str, script: Path, told: Mapping[str, Any], environment: Mapping[str, str]) -> Peer:
+    """Starts a peer's script and waits for its first answer.
+
+    Args:
+      python: the interpreter.
+      script: reads ``told`` as a line of JSON, answers, and then for every line ``steps N``.
+      told: what it is to do.
+      environment: variables beside this process's.
+
+    Raises:
+      RuntimeError: where it ends before it has answered, with its last words.
+    """
+    log = Path(tempfile.mkdtemp(prefix="ft_jax-peer-")) / "log"
     process = subprocess.Popen(
-        [python_with_torch(python), str(Path(__file__).with_name("peer_torch.py"))],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-        env={**os.environ, **(HEAP if "heap" in variant else {})},
+        [python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), text=True,
+        env={**os.environ, **environment},
     )  # fmt: skip
     process.stdin.write(json.dumps(told) + "\n")
     process.stdin.flush()
     try:
         return Peer(process, _answer(process))
     except RuntimeError as error:
-        words = (folder / "log").read_text().strip().splitlines()
+        words = log.read_text().strip().splitlines()
         raise RuntimeError(f"{error}: {words[-1] if words else 'no output'}") from None
 
 

@@ -3,9 +3,12 @@
 import dataclasses
 import importlib
 import json
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +49,34 @@ def beats(
 def after(result: Result, metric: str = "accuracy") -> float:
     """A metric at the end, averaged over the evaluation sets."""
     return float(np.mean([np.mean(scores[metric]) for scores in result.scores["after"].values()]))
+
+
+def by_seed(variant: Experiment, metric: str, count: int) -> dict[str, list[Any]]:
+    """What an experiment came to, a number a seed: a metric before and after, by step, and wall seconds.
+
+    Args:
+      variant: with one evaluation set; its run folders are not kept.
+      metric: of its evaluations.
+      count: seeds, 0 and on.
+    """
+    found: dict[str, list[Any]] = {"before": [], "after": [], "by_step": [], "seconds": []}
+    for seed in range(count):
+        curve: list[tuple[int, float]] = []
+
+        def look(moment, curve=curve):
+            (scores,) = moment.scores.values()
+            curve.append((moment.step, round(float(np.mean(scores[metric])), 4)))
+
+        begin = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            run = Path(folder) / "run"
+            result = fit(dataclasses.replace(variant, seed=seed), run=run, callbacks=[look], quiet=True)
+        (before,) = result.scores["before"].values()
+        found["before"].append(round(float(np.mean(before[metric])), 4))
+        found["after"].append(round(after(result, metric), 4))
+        found["by_step"].append(sorted(set(curve)))
+        found["seconds"].append(round(time.perf_counter() - begin, 1))
+    return found
 
 
 def write_claims(path: Path, claims: Mapping[str, Sequence[Claim]]) -> None:

@@ -1,11 +1,17 @@
 """Sums of two digits by a verifiable reward: a small decoder is shown the format, then learns from its own answers.
 
 A few supervised steps teach the form ``3+4=7.``, right for some sums and not for others; then GRPO's only teacher is
-whether an answer is right. Sums held out in both are asked at the end. For a GPU put ``Pretrained(SMOLLM2)`` in the
-model's place and ``Use("transfer.lora")`` before ``rl.grpo``.
+whether an answer is right, and RLOO's and PPO's beside it. Sums held out in both are asked before and after. ``python
+-m experiments.rl.arithmetic --out FILE`` trains each method over three seeds, whose networks and supervised steps are
+their own, and writes a line a method; with ``--smollm2`` SmolLM2 with LoRA is asked the same sums in words, on a GPU.
 """
 
+import argparse
 import dataclasses
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,10 +20,15 @@ import numpy as np
 import optax
 
 from ft_jax import models
+from ft_jax.assets import SMOLLM2
 from ft_jax.core import jit_step, make_step, optimizer, supervised
 from ft_jax.models import DecoderConfig
 from ft_jax.rl.online import matches_tokens
-from ft_jax.training import Budget, EvaluationSpec, Experiment, Feed, OptimizerSpec, Stream, Task, Use
+from ft_jax.training import Budget, EvaluationSpec, Experiment, Feed, OptimizerSpec, Stream, Task, Use, own_data
+from ft_jax.training.own_data.questions import mean_reward, rewarded
+from ft_jax.training.specs import Pretrained
+
+from ..study import by_seed
 
 SIGNS = "0123456789+=."
 PAD, STOP = len(SIGNS), SIGNS.index(".")
@@ -152,3 +163,70 @@ baselines = {
     "PPO": dataclasses.replace(learner("rl.ppo", samples=8, epochs=1, kl=0.0), name="rl/arithmetic-ppo"),
 }
 seeds = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """The same sums as questions to a model that can read."""
+
+    def build(self, model: Any, feed: Feed) -> Stream:
+        """One task, whose evaluation set are the held-out sums."""
+        with tempfile.TemporaryDirectory() as folder:
+            files = [Path(folder) / f"{split}.jsonl" for split in ("train", "held-out")]
+            for file, held_out in zip(files, (False, True), strict=True):
+                rows = [asked(int(a), int(b)) for a, b in sums(held_out)]
+                file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+            return own_data.Questions(str(files[0]), str(files[1]), length=64).build(model, feed)
+
+
+def asked(a: int, b: int) -> dict[str, Any]:
+    """A sum as a message with its answer."""
+    return {"prompt": [{"role": "user", "content": f"What is {a} + {b}? Answer with the number."}], "answer": a + b}
+
+
+smollm2 = Experiment(
+    name="rl/arithmetic-smollm2",
+    model=Pretrained(SMOLLM2, dtype="bfloat16"),
+    data=Asked(),
+    method=(
+        Use("rl.grpo", reward=own_data.Verified("number"), samples=8, max_new_tokens=16),
+        Use("transfer.lora", rank=16, alpha=32.0),
+    ),
+    optimizer=OptimizerSpec(learning_rate=1e-4, schedule="linear", warmup=0.05, max_norm=1.0),
+    budget=Budget(steps=300, batch_size=32),
+    predict=rewarded,
+    metrics={"exact match": mean_reward},
+    evaluation=EvaluationSpec(every=100, metric="exact match", mode="max"),
+)
+
+
+def measured(variants: Mapping[str, Experiment], count: int) -> Iterator[dict[str, Any]]:
+    """A line for each method, see `experiments.study.by_seed`.
+
+    Args:
+      variants: experiments by name.
+      count: seeds.
+    """
+    for method, variant in variants.items():
+        about = {"method": method, "steps": variant.budget.steps, "prompts": variant.budget.batch_size}
+        about |= {"samples": variant.method[0].options["samples"], "held_out": HELD_OUT}
+        yield about | by_seed(variant, "exact match", count)
+
+
+def main() -> None:
+    """Prints the lines as they come, and writes them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/arithmetic.jsonl"))
+    parser.add_argument("--smollm2", action="store_true", help="GRPO of SmolLM2-135M with LoRA instead: for a GPU")
+    arguments = parser.parse_args()
+    variants = {"GRPO, SmolLM2": smollm2} if arguments.smollm2 else {"GRPO": experiment, **baselines}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for line in measured(variants, seeds):
+        lines.append(json.dumps(line))
+        print(lines[-1], flush=True)
+        arguments.out.write_text("".join(f"{one}\n" for one in lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
