@@ -5,11 +5,14 @@ that learns, ``old`` under the one that wrote them, ``advantages`` ``[batch, 1]`
 answers' tokens. ``ratio = exp(log_probabilities - old)``.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from ft_jax.core.outputs import TOLD, Outputs
 
 Numbers = Mapping[str, Float[Array, ""] | float]
 
@@ -54,6 +57,50 @@ def clipped(log_ratio: Float[Array, "batch _"], advantages: Float[Array, "batch 
     """
     ratio = jnp.exp(log_ratio)
     return -jnp.minimum(ratio * advantages, jnp.clip(ratio, 1.0 - low, 1.0 + high) * advantages)
+
+
+def clip_fraction(log_ratio: Float[Array, "batch _"], advantages: Float[Array, "batch _"], low, high, mask) -> Array:
+    """The share of each answer's tokens from which the clip takes the gradient: ``[batch]``, NaN without tokens.
+
+    That is where ``ratio > 1 + high`` and ``A > 0``, or ``ratio < 1 - low`` and ``A < 0``: trl's ``clip_ratio``.
+
+    Args:
+      log_ratio, advantages, low, high: as `clipped` takes them; a ratio of whole answers counts for all their tokens.
+      mask: ``[batch, time]``, above 0 on the tokens that count.
+
+    Example:
+      >>> one = jnp.log(jnp.array([[1.3, 0.7, 1.3, 9.0]]))
+      >>> clip_fraction(one, jnp.array([[1.0]]), 0.2, 0.2, jnp.array([[1, 1, 0, 0]])).tolist()
+      [0.5]
+    """
+    ratio = jnp.exp(log_ratio)
+    taken = ((ratio > 1.0 + high) & (advantages > 0)) | ((ratio < 1.0 - low) & (advantages < 0))
+    return _over_tokens(taken, mask)
+
+
+def old_divergence(log_ratio: Float[Array, "batch time"], mask) -> Float[Array, " batch"]:
+    """The mean over each answer's tokens of ``ratio - 1 - log ratio``, nats a token, NaN without tokens.
+
+    How far the policy has gone from the one that acted, by the estimate of `divergence`: CleanRL's ``approx_kl``.
+
+    Example:
+      >>> old_divergence(jnp.zeros((2, 3)), jnp.array([[1, 1, 0], [0, 0, 0]])).tolist()
+      [0.0, nan]
+    """
+    return _over_tokens(divergence(jnp.zeros_like(log_ratio), log_ratio), mask)
+
+
+def _over_tokens(values, mask):
+    counts = mask > 0
+    count = jnp.sum(counts, axis=1)
+    total = jnp.sum(jnp.where(counts, values, 0.0), axis=1)
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
+
+
+def telling(outputs: Outputs, name: str, told: Mapping[str, Float[Array, " batch"]]) -> Outputs:
+    """Outputs that tell numbers of their rows for the step's metrics, see `ft_jax.core.outputs.TOLD`."""
+    states = {f"{TOLD}{name}/{what}": jax.lax.stop_gradient(rows) for what, rows in told.items()}
+    return dataclasses.replace(outputs, states={**outputs.states, **states})
 
 
 def cispo(log_ratio, advantages, log_probabilities, most) -> Float[Array, "batch time"]:

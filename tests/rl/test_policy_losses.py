@@ -108,6 +108,19 @@ def test_clipping_stops_the_gradient_only_where_the_policy_went_too_far():
     assert (slope(far) != 0).tolist() == [False, True, False, True]
 
 
+def test_the_clip_fraction_is_the_share_of_an_answers_tokens_without_a_gradient():
+    far = 0.4 * jax.random.normal(jax.random.key(0), (4, 6))
+    advantages, mask = jnp.array([[1.0], [-1.0], [0.5], [1.0]]), jnp.ones((4, 6)).at[0, 3:].set(0.0).at[3].set(0.0)
+    slope = jax.grad(lambda x: jnp.sum(policy_losses.clipped(x, advantages, 0.2, 0.3)))(far)
+    wanted = [np.mean(np.asarray(slope)[row][np.asarray(mask)[row] > 0] == 0) for row in range(3)]
+    found = policy_losses.clip_fraction(far, advantages, 0.2, 0.3, mask)
+    np.testing.assert_allclose(found[:3], wanted, rtol=1e-6)
+    assert np.isnan(found[3]) and 0 < found[1] < 1
+    # A ratio of a whole answer is that of each of its tokens.
+    whole = policy_losses.clip_fraction(far[:, :1], advantages, 0.2, 0.3, mask)
+    np.testing.assert_allclose(whole[:3], np.asarray(slope)[:3, 0] == 0)
+
+
 def test_the_divergence_is_zero_only_at_the_reference():
     found = policy_losses.divergence(jnp.array([0.0, -1.0, -0.5]), jnp.array([0.0, -0.5, -1.0]))
     assert found[0] == 0 and (found[1:] > 0).all()

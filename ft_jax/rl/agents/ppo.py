@@ -17,7 +17,14 @@ from ft_jax.rl.agents import value_network
 from ft_jax.rl.agents.collect import collect, divides, finished, flat, minibatch
 from ft_jax.rl.agents.policy import Policy, chosen, last_logits
 from ft_jax.rl.environments import Copies, Environment, Recall, start
-from ft_jax.rl.policy_losses import clipped, clipped_values, explained_variance
+from ft_jax.rl.policy_losses import (
+    clip_fraction,
+    clipped,
+    clipped_values,
+    explained_variance,
+    old_divergence,
+    telling,
+)
 from ft_jax.rl.sources import only_source
 
 
@@ -73,7 +80,8 @@ def agent_ppo(
 
     The data's batch says nothing in training; one with ``seed`` ``[batch]`` in an evaluation plays an episode for each
     (`Policy.evaluated`). In the step's metrics are the mean ``return`` and ``length`` of the episodes that ended last
-    and the ``explained_variance`` of the values.
+    and the ``explained_variance`` of the values; of the update's minibatch ``clip_fraction``, the share from which the
+    clip takes the gradient, ``old_kl``, how far the policy went from the one that acted, and ``policy_entropy``.
 
     Args:
       apply: the policy's forward function; its classes are the actions.
@@ -175,7 +183,9 @@ def agent_ppo(
                 return terms, outputs
             numbers = context.hyper[name]
             every = jax.nn.log_softmax(last_logits(outputs))
-            moved = clipped(chosen(every, batch["action"]) - batch["old"], batch["advantage"], *2 * [numbers["clip"]])
+            ratio, advantage = (chosen(every, batch["action"]) - batch["old"])[:, None], batch["advantage"][:, None]
+            limits = numbers["clip"], numbers["clip"]
+            moved = clipped(ratio, advantage, *limits)[:, 0]
             value = values_of(context, params, batch[environment.field], outputs)
             missed = clipped_values(value, batch["value"], batch["return"], numbers["clip"])
             entropy = -jnp.sum(jnp.exp(every) * every, axis=-1)
@@ -184,7 +194,13 @@ def agent_ppo(
                 f"{name}/value": numbers["value_weight"] * weighted_mean(missed, batch),
                 f"{name}/entropy": -numbers["entropy_weight"] * weighted_mean(entropy, batch),
             }
-            return {**scale_term(terms, term, None), **own_terms}, outputs
+            one = jnp.ones_like(ratio)
+            told = {
+                "clip_fraction": clip_fraction(ratio, advantage, *limits, one),
+                "old_kl": old_divergence(ratio, one),
+                "policy_entropy": entropy,
+            }
+            return {**scale_term(terms, term, None), **own_terms}, telling(outputs, name, told)
 
         return surrogate
 

@@ -114,7 +114,8 @@ def grpo(
     to the loss inside. The whole of a rollout serves ``epochs · minibatches`` updates; batches of prompts between are
     passed over. A part ``demonstrations`` of the batch, examples with labels, is learned beside (CHORD, Zhang et al.
     2025, 2508.11408). In the step's metrics are ``reward``, its spread and parts, ``length``, ``entropy``,
-    ``groups_without_signal`` and ``kl``.
+    ``groups_without_signal`` and ``kl``; where a rollout serves several updates ``clip_fraction``, the mean share of an
+    answer's tokens that the clip gives no gradient, and ``old_kl``, the divergence from the policy that answered.
 
     Args:
       apply: a decoder's forward function.

@@ -66,13 +66,20 @@ def policy_gradient(
             raise ValueError(f"{name} has {what}={value}; give at least 1")
     if not 0 < entropy_share <= 1:
         raise ValueError(f"{name} has entropy_share={entropy_share}; give a share of tokens above 0 and at most 1")
+    if keep is not None and not 1 <= keep <= example["input_ids"].shape[0]:
+        raise ValueError(
+            f"{name} has keep={keep} of the groups of {example['input_ids'].shape[0]} prompts; give at least 1 and no "
+            "more than there are prompts"
+        )
     recipe.advantages(jnp.zeros(rollouts.samples), rollouts.samples)
     if not hasattr(rollouts.apply, "config"):
         raise ValueError(f"{name} samples with ft_jax.models.generate, which takes a decoder's apply; give it one")
     period = epochs * minibatches
     temperature, samples = rollouts.temperature, rollouts.samples
     again = correction is not None or entropy_share < 1 or period > 1
-    watched = ["reward", "reward_std", "length", "groups_without_signal", "entropy"]
+    watched = ["reward", "reward_std", "unscored", "length", "entropy"] + (
+        ["groups_without_signal"] if samples > 1 else []
+    )
     watched += [f"reward.{part}" for part in rollouts.rewards]
     watched += (["reward.overlong"] if rollouts.overlong is not None else []) + (["kl"] if kl else [])
 
@@ -114,7 +121,7 @@ def policy_gradient(
                 found["kept"] = _uncertain(
                     entropies(outputs, temperature), found["weights"], context.axis, entropy_share
                 )
-        return found, told
+        return found, {what: told[what] for what in watched}
 
     def memory(params, key):
         kept = {"told": dict.fromkeys(watched, jnp.float32(0))}
@@ -156,6 +163,12 @@ def policy_gradient(
             if demonstrations is not None and sft is not None:
                 shown, _ = inner(params, demonstrations, context)
                 terms |= {f"{name}/{DEMONSTRATIONS}": numbers["sft"] * shown[term]}
+            if period > 1:
+                told = {"old_kl": policy_losses.old_divergence(own - old, mask)}
+                if recipe.surrogate == "clipped":
+                    advantage, limits = batch["advantage"][:, None], (numbers["low"], numbers["high"])
+                    told["clip_fraction"] = policy_losses.clip_fraction(ratio, advantage, *limits, mask)
+                outputs = policy_losses.telling(outputs, name, told)
             return terms, outputs
 
         return surrogate

@@ -57,7 +57,7 @@ def ppo(
     terms are the mean over all tokens of ``-min(ratio · A, clip(ratio, 1 ± clip) · A)`` and of ``value_weight · ½ ·
     max((V - R)², (V_old + clip(V - V_old, ±value_clip) - R)²)``. The values are a head's on the model's hidden states,
     ``params[name]``. Batches, rewards, evaluation and metrics are those of `ft_jax.rl.grpo`; besides there is the
-    ``explained_variance`` of the values.
+    ``explained_variance`` of the values, and where a rollout serves several updates ``clip_fraction`` and ``old_kl``.
 
     Args:
       apply: a decoder's forward function.
@@ -90,7 +90,8 @@ def ppo(
     for what, value in (("epochs", epochs), ("minibatches", minibatches)):
         if value < 1:
             raise ValueError(f"{name} has {what}={value}; give at least 1")
-    watched = ["reward", "reward_std", "length", "groups_without_signal", "entropy", "explained_variance"]
+    watched = ["reward", "reward_std", "unscored", "length", "entropy", "explained_variance"]
+    watched += ["groups_without_signal"] if samples > 1 else []
     watched += [f"reward.{part}" for part in rewards] + (["kl"] if kl else [])
 
     def surgery(whole, key):
@@ -139,7 +140,7 @@ def ppo(
             seen = jax.lax.all_gather(seen, context.axis, tiled=True)
         told["explained_variance"] = policy_losses.explained_variance(*seen)
         rows.pop("sampler")
-        return rows, told
+        return rows, {what: told[what] for what in watched}
 
     def memory(params, key):
         prompts, time = example["input_ids"].shape
@@ -169,6 +170,11 @@ def ppo(
             )
             terms = scale_term(terms, term, None)
             value = numbers["value_weight"] * weighted_mean(missed, batch)
+            if epochs * minibatches > 1:
+                mask, limits = batch["weights"], (numbers["clip"], numbers["clip"])
+                told = {"old_kl": policy_losses.old_divergence(moved, mask)}
+                told["clip_fraction"] = policy_losses.clip_fraction(moved, batch["advantage"], *limits, mask)
+                outputs = policy_losses.telling(outputs, name, told)
             return {**terms, f"{name}/policy": weighted_mean(policy, batch), f"{name}/value": value}, outputs
 
         return surrogate

@@ -61,7 +61,7 @@ def raft(
     rewards = dict(reward) if isinstance(reward, Mapping) else {"reward": reward}
     rollouts = Rollouts(apply, rewards, samples, max_new_tokens, temperature, tuple(stop_tokens), pad_token)
     rollouts.check(name)
-    watched = ["reward", "reward_std", "length", "groups_without_signal", "entropy"]
+    watched = ["reward", "reward_std", "unscored", "length", "groups_without_signal", "entropy"]
     watched += [f"reward.{part}" for part in rewards]
 
     def prepare(state, batch, context):

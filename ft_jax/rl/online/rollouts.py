@@ -110,8 +110,18 @@ class Rollouts:
         return made
 
     def scored(self, answers: Answers, weights: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
-        """``(rewards [answers], each part's)``; a part that could not be told makes the whole NaN."""
-        parts = {part: reward(answers).astype(jnp.float32) for part, reward in self.rewards.items()}
+        """``(rewards [answers], each part's)``; a part that could not be told makes the whole NaN.
+
+        Raises:
+          ValueError: a reward that is not one number an answer.
+        """
+        parts = {part: jnp.asarray(reward(answers), jnp.float32) for part, reward in self.rewards.items()}
+        for part, value in parts.items():
+            if value.shape != answers.lengths.shape:
+                raise ValueError(
+                    f"reward {part!r} has the shape {value.shape} for {len(answers.lengths)} answers; give one number "
+                    "for each"
+                )
         total = sum(weights[f"reward_{part}"] * value for part, value in parts.items())
         if self.overlong is not None:
             parts["overlong"] = overlong_penalty(answers.lengths, self.max_new_tokens, self.overlong)
@@ -166,8 +176,8 @@ def entropies(outputs: Outputs, temperature: float = 1.0) -> Float[Array, "batch
 def told_of(rewards, parts, rows: Rows, lengths, samples: int, axis: str | None) -> dict[str, Array]:
     """Numbers for the log, over the answers of all devices to prompts that are no padding.
 
-    The reward's mean, spread and parts, lengths, the entropy as the sampler met it, and the share of groups without a
-    signal.
+    The reward's mean, spread and parts, lengths, the entropy as the sampler met it, the share of groups without a
+    signal, and that of answers whose reward is no finite number, ``unscored``.
     """
     gather = (lambda x: x) if axis is None else (lambda x: jax.lax.all_gather(x, axis, tiled=True))
     real = gather((rows["weights"] > 0).any(axis=1))
@@ -178,6 +188,7 @@ def told_of(rewards, parts, rows: Rows, lengths, samples: int, axis: str | None)
 
     rewards = gather(rewards)
     found = {"reward": mean(rewards), "length": mean(gather(lengths.astype(jnp.float32)))}
+    found["unscored"] = mean((~jnp.isfinite(rewards)).astype(jnp.float32))
     found["reward_std"] = jnp.sqrt(mean((rewards - found["reward"]) ** 2))
     found |= {f"reward.{part}": mean(gather(value)) for part, value in parts.items()}
     groups = jnp.where(real, rewards, jnp.nan).reshape(-1, samples)

@@ -143,7 +143,8 @@ def test_an_environment_that_does_not_fit_the_policy_is_refused():
 def test_the_log_tells_how_episodes_went():
     program = program_of(METHODS["ppo"]())
     state = program.init(network(GRID).params, jax.random.key(0))
-    _, metrics = program.step(state, NOTHING)
+    step = jax.jit(program.step)
+    state, metrics = step(state, NOTHING)
     assert -0.1 <= metrics["rl.agent_ppo/return"] <= 1 and 1 <= metrics["rl.agent_ppo/length"] <= 8
     assert {
         "rl.agent_ppo/policy",
@@ -151,3 +152,11 @@ def test_the_log_tells_how_episodes_went():
         "rl.agent_ppo/entropy",
         "rl.agent_ppo/explained_variance",
     } <= set(metrics)
+    # The first update is made at the policy that acted, from which later ones have gone away.
+    assert metrics["rl.agent_ppo/clip_fraction"] == 0 and abs(metrics["rl.agent_ppo/old_kl"]) < 1e-6
+    weight = state.hyper["rl.agent_ppo"]["entropy_weight"]
+    entropy = metrics["rl.agent_ppo/policy_entropy"]
+    np.testing.assert_allclose(entropy, -metrics["rl.agent_ppo/entropy"] / weight, rtol=1e-5)
+    for _ in range(3):
+        state, metrics = step(state, NOTHING)
+    assert metrics["rl.agent_ppo/old_kl"] > 1e-6 and 0 <= metrics["rl.agent_ppo/clip_fraction"] < 1

@@ -54,6 +54,12 @@ def stepped(method, batch=None, steps=1, **options):
     return state, [one[0] for one in seen], [one[1] for one in seen], [one[2] for one in seen]
 
 
+def started(method):
+    """A step and what it takes, to be traced."""
+    program = program_of(method)
+    return program.step, program.init(model().params, jax.random.key(0)), prompts()
+
+
 def make(variant="grpo", **options):
     return grpo(
         model().apply, prompts(), options.pop("reward", even_tokens), variant=variant, samples=2, max_new_tokens=NEW,
@@ -140,6 +146,34 @@ def test_a_rollout_serves_every_epoch_and_minibatch():
     assert all("old" in batch for batch in batches)
 
 
+@pytest.mark.parametrize("kind", ["grpo", "gspo", "ppo"])
+def test_the_log_tells_what_was_clipped_and_how_far_the_policy_went(kind):
+    if kind == "ppo":
+        name, method = "rl.ppo", ppo(model().apply, prompts(), even_tokens, max_new_tokens=NEW, stop_tokens=(1,))
+    else:
+        name, method = "rl.grpo", make(kind, epochs=2)
+    state, (_, batch), (_, gradient), (first, second) = stepped(method, steps=2, rate=0.5)
+    before = jax.tree.map(lambda x, slope: x + 0.5 * slope, state.params, gradient)["model"]
+    assert first[f"{name}/clip_fraction"] == 0 and abs(first[f"{name}/old_kl"]) < 1e-6
+    ratio = np.exp(policy_tokens(model().apply(before, batch), batch, 1.0) - batch["old"])
+    mask, advantage = np.asarray(batch["weights"]) > 0, np.asarray(batch["advantage"])
+    advantage = np.broadcast_to(advantage if kind == "ppo" else advantage[:, None], mask.shape)
+    apart = ratio - 1 - np.log(ratio)
+    low, high = (3e-4, 4e-4) if kind == "gspo" else (0.2, 0.2)
+    taken, gone = [], []
+    for row in range(len(mask)):
+        own, good = ratio[row][mask[row]], advantage[row][mask[row]] > 0
+        own = np.full_like(own, np.exp(np.log(own).mean())) if kind == "gspo" else own
+        flat = advantage[row][mask[row]] == 0
+        taken.append(np.mean(np.where(good, own > 1 + high, (own < 1 - low) & ~flat)))
+        gone.append(apart[row][mask[row]].mean())
+    np.testing.assert_allclose(second[f"{name}/clip_fraction"], np.mean(taken), rtol=1e-5)
+    np.testing.assert_allclose(second[f"{name}/old_kl"], np.mean(gone), rtol=1e-2)
+    assert 0 < second[f"{name}/clip_fraction"] < 1
+    # Groups of one have no signal to speak of.
+    assert (f"{name}/groups_without_signal" in second) == (kind != "ppo")
+
+
 def test_only_groups_with_a_signal_are_kept():
     said = lambda answers: (answers.prompts[:, -1] % 2) * even_tokens(answers)  # noqa: E731
     _, (batch,), _, (metrics,) = stepped(make("dapo", keep=2, reward=said))
@@ -187,6 +221,8 @@ def test_several_rewards_are_weighted_and_told_apart():
     _, (batch,), _, (metrics,) = stepped(make(reward=rewards, reward_weights={"one": 0.5}))
     np.testing.assert_allclose(metrics["rl.grpo/reward"], metrics["rl.grpo/reward.even"] + 0.5, rtol=1e-5)
     assert metrics["rl.grpo/reward.one"] == 1 and batch["reward"].shape == (2 * PROMPTS,)
+    # A rollout that serves one update has nothing to clip.
+    assert "rl.grpo/clip_fraction" not in metrics
 
 
 def test_faults_of_a_reward_stop_the_run_or_are_left_out():
@@ -208,8 +244,13 @@ def test_faults_of_a_reward_stop_the_run_or_are_left_out():
 
     _, (batch,), _, (metrics,) = stepped(make(reward=on_host(half, faults="skip")))
     assert np.isnan(batch["reward"][1]) and batch["advantage"][1] == 0 and np.isfinite(metrics["loss"])
+    assert metrics["rl.grpo/unscored"] == 1 / len(batch["reward"])
     _, _, _, (metrics,) = stepped(make(reward=on_host(raising, faults="skip")))
     assert metrics["loss"] == 0
+    for wrong in (lambda answers: jnp.ones(1), lambda answers: 1.0, lambda answers: jnp.ones((8, 1))):
+        for build in (make, lambda reward: ppo(model().apply, prompts(), reward, samples=2, max_new_tokens=NEW)):
+            with pytest.raises(ValueError, match=r"reward 'reward' has the shape \(.*\) for 8 answers; give one"):
+                jax.eval_shape(*started(build(reward=wrong)))
     with pytest.raises(ValueError, match="faults is 'ignore'; use 'stop' or 'skip'"):
         on_host(half, faults="ignore")
 
@@ -274,4 +315,7 @@ def test_settings_that_can_not_be_are_refused():
         make(temperature=0.0)
     with pytest.raises(ValueError, match="entropy_share=0; give a share"):
         make(entropy_share=0)
+    for keep in (0, PROMPTS + 1):
+        with pytest.raises(ValueError, match=f"keep={keep} of the groups of 4 prompts; give at least 1"):
+            make("dapo", keep=keep)
     assert all(dataclasses.is_dataclass(recipe) for recipe in RECIPES.values())
