@@ -35,7 +35,7 @@ def parser() -> Parser:
         help='NAME METHOD...: lora "transfer.lora(rank=8)" optimizer.learning_rate=1e-3 model.FIELD=VALUE',
     )
     made.add_argument("--controller", default="ucb", help="ucb, thompson, halving or mixture")
-    made.add_argument("--turns", type=int, help="how many; three for each candidate by default")
+    made.add_argument("--turns", type=int, help="how many; two for each candidate by default")
     made.add_argument("--out", type=place, help="the run's folder; runs/NAME-choice by default")
     made.add_argument("--json", action="store_true", help="print the choice as one JSON object, the rest on stderr")
     made.add_argument("--turn-steps", type=int, default=20, help="updates of a turn, before its evaluation")

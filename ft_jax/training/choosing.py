@@ -15,7 +15,6 @@ import markupsafe
 
 from ft_jax.core.params import digest
 from ft_jax.meta.choosing import Candidate, choose, recommended, standings, why
-from ft_jax.models import load
 from ft_jax.outside import check_name
 from ft_jax.training.composition import MethodLike, Parts, build_methods, built, with_new_head
 from ft_jax.training.experiment import Experiment
@@ -24,7 +23,6 @@ from ft_jax.training.overrides import override
 from ft_jax.training.report.charts import Series, line_chart
 from ft_jax.training.report.page import STYLE
 from ft_jax.training.result import Moment, Result
-from ft_jax.training.specs import Pretrained
 from ft_jax.training.written_methods import methods_of
 
 DEFAULT: Mapping[str, tuple[str, ...]] = {
@@ -160,14 +158,11 @@ def decide(
 ) -> Choice:
     """Trains candidates in turns on an experiment's first task until one is known to suit it.
 
-    A network whose layers can run in one scan does so here where no candidate names weights by their paths: the step
-    holds every candidate, and each then compiles in the time of one layer.
-
     Args:
       experiment: model, data, optimizer and the watched metric; its methods are replaced by the candidates'.
       candidates: by name.
       controller: ``"ucb"``, ``"thompson"``, ``"halving"`` or ``"mixture"``.
-      turns: how many; three for each candidate by default.
+      turns: how many; two for each candidate by default.
       steps: of a turn, before its evaluation.
       told: called with a line on each turn.
       command: for the report of the run.
@@ -176,14 +171,14 @@ def decide(
     Raises:
       ValueError: fewer than two candidates, no turn or no step, data without an evaluation set.
     """
-    count = 3 * len(candidates) if turns is None else turns
+    count = 2 * len(candidates) if turns is None else turns
     if len(candidates) < 2 or count < 1 or steps < 1:
         raise ValueError(
             f"there are {len(candidates)} candidates, {count} turns and {steps} steps a turn; give at least 2, 1 and 1"
         )
     spec = experiment.evaluation
     run = dataclasses.replace(
-        scanned(experiment, candidates),
+        experiment,
         name=f"{experiment.name}-choice",
         method=(method_of(experiment, candidates, controller),),
         budget=dataclasses.replace(experiment.budget, steps=count * steps, epochs=None, patience=None),
@@ -217,18 +212,6 @@ def _turns(folder: Path) -> list[Turn]:
     lines = (folder / TURNS).read_text(encoding="utf-8").splitlines() if (folder / TURNS).exists() else []
     told = [Turn(**json.loads(line)) for line in lines]
     return sorted({turn.step: turn for turn in told}.values(), key=lambda turn: turn.step)
-
-
-def scanned(experiment: Experiment, candidates: Mapping[str, Described]) -> Experiment:
-    """The experiment with its network's layers in one scan, where that changes nothing but the time to compile."""
-    spec, words = experiment.model, [word for one in candidates.values() for word in (*one.methods, *one.changes)]
-    if not isinstance(spec, Pretrained) or spec.scan is not None:
-        return experiment
-    if any("/" in word or "*" in word or word.startswith("model.") for word in words):
-        return experiment
-    if not hasattr(load(spec.address, abstract=True).config, "scan"):
-        return experiment
-    return dataclasses.replace(experiment, model=dataclasses.replace(spec, scan=True))
 
 
 PAGE = """<!DOCTYPE html>

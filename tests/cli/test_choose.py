@@ -1,15 +1,10 @@
 import json
 from pathlib import Path
 
-import jax
 import pytest
 
-from ft_jax import models
 from ft_jax.cli import main
 from ft_jax.cli.experiments import load
-from ft_jax.training import EvaluationSpec, Experiment
-from ft_jax.training.choosing import described, scanned
-from ft_jax.training.specs import Pretrained, Texts
 
 EXPERIMENT = '''"""Small digits."""
 
@@ -73,18 +68,6 @@ def test_another_choice_of_the_same_experiment_goes_to_a_folder_of_its_own(file,
     assert main([*words, "optimizer.learning_rate=1e-3", "--out", "other"]) == 0
     assert "turn 2 of 2: b" in capsys.readouterr().out and Path("other/choice.html").is_file()
     assert load(Path("other/chosen.py")).folder != Path("other")
-
-
-def test_layers_run_in_one_scan_where_no_candidate_names_weights(tmp_path):
-    model = models.tiny_encoder(jax.random.key(0))
-    spec = Pretrained(str(models.save(model, model.params, tmp_path / "model")))
-    experiment = Experiment("small/texts", spec, Texts(("sentiment:movies",)), evaluation=EvaluationSpec())
-
-    def scan(**candidates):
-        return scanned(experiment, {name: described([word], name) for name, word in candidates.items()}).model.scan
-
-    assert scan(a="transfer.lora(rank=2)", b="transfer.bitfit") is True
-    assert scan(a="transfer.lora(targets='*/layers/0/*/kernel')", b="transfer.bitfit") is None
 
 
 def test_what_can_not_be_chosen_from_is_refused_in_a_sentence(file, capsys):
