@@ -1,12 +1,13 @@
 """Writes the tables of docs/distillation.md from what was recorded: ``python docs/distillation_tables.py``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from marks import lines, table, write
+from marks import claims, lines, several, table, write
 
 HERE = Path(__file__).parent
 PAGE = HERE / "distillation.md"
-MEASURED = HERE.parent / "benchmarks" / "results"
+RESULTS, MEASURED = HERE / "results", HERE.parent / "benchmarks" / "results"
 
 
 def cached_teacher() -> str:
@@ -47,9 +48,65 @@ def cached_teacher() -> str:
     return "\n\n".join(told)
 
 
+def shorter_minilm() -> str:
+    """Size, latency and score of every model, and what was claimed."""
+    found = lines(RESULTS / "shorter_minilm.jsonl")
+    if not found:
+        return "Nothing is recorded."
+    rows = [
+        [
+            one["model"],
+            str(one["layers"]),
+            f"{one['parameters'] / 1e6:.1f}",
+            f"{one['latency'][0]:.2f}" + (f" ({one['latency'][1]:.2f} to {one['latency'][2]:.2f})"
+                                          if len(set(one["latency"])) > 1 else ""),
+            several(one["accuracy"], ".3f"),
+        ]
+        for one in found
+        if "model" in one
+    ]  # fmt: skip
+    heading = ["", "layers", "million parameters", "latency", "accuracy"]
+    return "\n\n".join([table(heading, rows), claims(found)])
+
+
+def written(name: str, columns: Mapping[str, str]) -> str:
+    """Scores of each way, what was claimed, and what each wrote.
+
+    Args:
+      name: of the file of results.
+      columns: heading by score.
+    """
+    found = lines(RESULTS / f"{name}.jsonl")
+    ways = [one for one in found if "way" in one]
+    if not ways:
+        return "Nothing is recorded."
+    scores = [[one["way"], *(f"{one[score]:.3f}" for score in columns)] for one in ways]
+    asked = [question for question, _ in ways[0]["texts"]]
+    texts = [
+        [f"*{cell(question)}*", *(cell(one["texts"][place][1]) for one in ways)] for place, question in enumerate(asked)
+    ]
+    return "\n\n".join([table(["", *columns.values()], scores), claims(found),
+                         table(["", *(one["way"] for one in ways)], texts)])  # fmt: skip
+
+
+def cell(text: str) -> str:
+    """A text as it may stand in a table."""
+    return " ".join(text.split()) or "(nothing)"
+
+
+def self_taught() -> str:
+    """SDFT beside plain fine-tuning."""
+    return written("self_taught", {"new": "reviews", "old": "capitals"})
+
+
+def corrected() -> str:
+    """GKD beside distillation on data."""
+    return written("corrected", {"data": "the sentences, by the student", "own": "what it writes, by the teacher"})
+
+
 def tables() -> dict[str, str]:
     """What stands between the marks of each name."""
-    return {"cached_teacher": cached_teacher()}
+    return {"cached_teacher": cached_teacher(), "shorter_minilm": shorter_minilm()}
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from marks import lines, several, table, write
+from marks import claims, lines, several, table, write
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -67,11 +66,6 @@ def merged_domains() -> str:
 def by_seed(accuracy: Mapping[str, Sequence[float]]) -> list[float]:
     """The mean over the domains of each seed."""
     return [statistics.fmean(values) for values in zip(*accuracy.values(), strict=True)]
-
-
-def claims(found: Sequence[Mapping[str, Any]]) -> str:
-    """What was claimed, each with its numbers."""
-    return "\n".join(f"- {'' if one['met'] else '**Not so:** '}{one['text']}." for one in found if "text" in one)
 
 
 def tables() -> dict[str, str]:

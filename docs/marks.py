@@ -25,6 +25,17 @@ def several(values: Sequence[float], form: str = ".3g") -> str:
     return mean if len(set(values)) == 1 else f"{mean} ({min(values):{form}} to {max(values):{form}})"
 
 
+def claims(found: Sequence[Mapping[str, Any]]) -> str:
+    """What was claimed, as a list; what does not hold is marked, and records of something else are left out.
+
+    Example:
+      >>> print(claims([{"text": "as claimed", "met": True}, {"way": "mean"}, {"text": "better", "met": False}]))
+      - as claimed.
+      - **Not so:** better.
+    """
+    return "\n".join(f"- {'' if one['met'] else '**Not so:** '}{one['text']}." for one in found if "text" in one)
+
+
 def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Markdown; a bar in a cell is no column.
 
