@@ -99,14 +99,9 @@ def self_taught() -> str:
     return written("self_taught", {"new": "reviews", "old": "capitals"})
 
 
-def corrected() -> str:
-    """GKD beside distillation on data."""
-    return written("corrected", {"data": "the sentences, by the student", "own": "what it writes, by the teacher"})
-
-
 def tables() -> dict[str, str]:
     """What stands between the marks of each name."""
-    return {"cached_teacher": cached_teacher(), "shorter_minilm": shorter_minilm()}
+    return {"cached_teacher": cached_teacher(), "shorter_minilm": shorter_minilm(), "self_taught": self_taught()}
 
 
 if __name__ == "__main__":

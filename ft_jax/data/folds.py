@@ -38,7 +38,8 @@ def folds(
       seed: of the shuffling.
 
     Raises:
-      ValueError: fewer examples or groups than folds, labels or groups that are missing, a fold without a class.
+      ValueError: fewer examples or groups than folds, labels or groups that are missing, a fold without a class, labels
+        of one class alone.
 
     Example:
       >>> [held.tolist() for _, held in folds(3, 6, kind="stratified", labels=[0, 0, 0, 1, 1, 1])]
@@ -63,6 +64,11 @@ def folds(
         )
     if kind == "stratified":
         rare, least = _rarest(labels)
+        if least == examples:
+            raise ValueError(
+                f"all {examples} labels are {printable(rare)}, so every fold has one class; give examples of two "
+                "classes at least, or use kind='plain' without labels"
+            )
         if least < count:
             raise ValueError(
                 f"class {printable(rare)} has {least} examples and there are {count} folds, so that a fold would be "

@@ -1,6 +1,7 @@
 """Distillation from a teacher with another tokenizer."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,8 +21,12 @@ from ft_jax.core.weights import shape
 from ft_jax.data.alignment import GROUPS, TAUGHT
 from ft_jax.distillation.divergences import kl, mixture
 from ft_jax.distillation.teachers import beside_task, holding, taught
+from ft_jax.distillation.wasserstein import wasserstein
 
 MERGES = ("observed", "bayesian")
+
+STEPS = 16
+"""Time steps of a chunk at most: chunks in which nothing counts are left out."""
 
 
 def _written_otherwise(batch: Mapping[str, Array]) -> dict[str, Array]:
@@ -183,15 +188,21 @@ def distance(
     place = jnp.take_along_axis(_last(theirs.stands, theirs.groups, own.groups.shape[1]), own.groups, axis=1)
     # A group whose tokens the teacher does not read, cut off or hidden, has no place there.
     weights, place = weights * (place >= 0), jnp.maximum(place, 0)
+    # What counts comes first in each row, so that chunks of prompts, padding and groups' other tokens do nothing.
+    order = jnp.argsort(weights <= 0, axis=1, stable=True)
+    weights, place, own_product = (jnp.take_along_axis(x, order, axis=1) for x in (weights, place, own.product))
+    rows = jnp.take_along_axis(student.hidden, order[..., None], axis=1), own_product
     hidden = jnp.take_along_axis(teacher.hidden, place[..., None], axis=1)
     product = jnp.take_along_axis(theirs.product, place, axis=1)
     taught_there = dataclasses.replace(teacher, hidden=hidden)
-    chunks = tuple(map(min, chunk_sizes(student, chunk), chunk_sizes(taught_there, chunk)))
+    chunks = tuple(
+        min(STEPS, *both) for both in zip(*(chunk_sizes(x, chunk) for x in (student, taught_there)), strict=True)
+    )
     return chunked_mean(
         _Rows((student.softcap, teacher.softcap), top),
-        (student.hidden, own.product),
+        rows,
         student.head,
-        (hidden, product),
+        (hidden, product, weights > 0),
         (teacher.head, _compared(common, student, teacher, numbers or {})),
         weights,
         weights.shape[0],
@@ -223,10 +234,31 @@ def _merged(outputs: Outputs, batch: Batch, merge: str, chunk: int | None) -> _S
         numbers = jnp.where(inside, groups, none)
         after = jnp.pad(jax.lax.cummin(numbers, axis=1, reverse=True)[:, 1:], ((0, 0), (0, 1)), constant_values=none)
         stands = inside & (after > groups)
-    logs = jnp.where(inside, token_log_probabilities(outputs, jnp.maximum(labels, 0), chunk), 0.0)
-    others = jnp.where(stands, 0.0, logs)
+    others = _said(outputs, jnp.maximum(labels, 0), inside & ~stands, chunk)
     product = jnp.take_along_axis(_summed(others, groups), groups, axis=1)
     return _Side(groups, stands.astype(jnp.float32), jnp.where(stands, product, 0.0))
+
+
+def _said(outputs: Outputs, labels, asked, chunk: int | None) -> Float[Array, "batch time"]:
+    """``log p(label)`` where it is asked for, 0 elsewhere; few groups have several tokens, so few chunks are made."""
+    steps = min(STEPS, chunk_sizes(outputs, chunk)[0])
+    order = jnp.argsort(~asked, axis=1, stable=True)
+
+    def pieces(x):
+        x = jnp.take_along_axis(x, order.reshape(*order.shape, *[1] * (x.ndim - 2)), axis=1)
+        x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % steps)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(x.shape[0], -1, steps, *x.shape[2:]), 1, 0)
+
+    @jax.checkpoint
+    def of(piece):
+        hidden, labels, asked = piece
+        one = dataclasses.replace(outputs, hidden=hidden, states={})
+        said = functools.partial(token_log_probabilities, one, labels, steps)
+        return jax.lax.cond(jnp.any(asked), said, lambda: jnp.zeros(labels.shape, jnp.float32))
+
+    found = jnp.moveaxis(jax.lax.map(of, tuple(map(pieces, (outputs.hidden, labels, asked)))), 0, 1)
+    back = jnp.argsort(order, axis=1)
+    return jnp.where(asked, jnp.take_along_axis(found.reshape(len(labels), -1), back, axis=1), 0.0)
 
 
 def _summed(values, groups):
@@ -268,6 +300,11 @@ class _Rows:
     top: int | None
 
     def __call__(self, rows, head, beside, constants):
+        *beside, counts = beside
+        none = functools.partial(jnp.zeros, counts.shape, jnp.float32)
+        return jax.lax.cond(jnp.any(counts), lambda: self.apart(rows, head, beside, constants), none)
+
+    def apart(self, rows, head, beside, constants):
         their_head, compared = constants
         sides = ((*rows, head), (*beside, their_head))
         own, theirs = (
@@ -282,32 +319,6 @@ class _Rows:
         mixed = mixture(beta, q, p)
         divergence = beta * kl(q, mixed) + (1 - beta) * kl(p, mixed)
         return compared["matched"] * divergence + compared["unmatched"] * apart
-
-
-def wasserstein(
-    p: Float[Array, "... classes"], q: Float[Array, "... others"], top: int | None = None
-) -> Float[Array, "..."]:
-    """``Σ |sorted(p) - sorted(q)|`` from the largest on, the shorter one filled up with 0.
-
-    With `top`, over so many of the largest, and the sums of the others as one value more.
-
-    Example:
-      >>> p, q = jnp.array([0.25, 0.75]), jnp.array([0.5, 0.25, 0.25])
-      >>> round(float(wasserstein(p, q)), 4), round(float(wasserstein(p, q, top=1)), 4)
-      (0.5, 0.5)
-    """
-    most = max(p.shape[-1], q.shape[-1])
-    sides = []
-    for x in (p, q):
-        if top is None or top >= most:
-            # From the smallest on, with the zeros in front, they stand as from the largest on.
-            sides.append(jnp.pad(jnp.sort(x, axis=-1), [(0, 0)] * (x.ndim - 1) + [(most - x.shape[-1], 0)]))
-            continue
-        largest = jax.lax.top_k(x, min(top, x.shape[-1]))[0]
-        rest = jnp.sum(x, axis=-1, keepdims=True) - jnp.sum(largest, axis=-1, keepdims=True)
-        largest = jnp.pad(largest, [(0, 0)] * (x.ndim - 1) + [(0, top - largest.shape[-1])])
-        sides.append(jnp.concatenate([largest, rest], axis=-1))
-    return jnp.sum(jnp.abs(sides[0] - sides[1]), axis=-1)
 
 
 def _refuses(name):

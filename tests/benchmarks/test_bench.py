@@ -3,9 +3,10 @@ import json
 import jax
 import numpy as np
 import pytest
+from data.byte_tokenizers import byte_level, saved
 from training.serving import small_runs
 
-from benchmarks import cached_teacher, case, gradcache, trace
+from benchmarks import another_tokenizer, cached_teacher, case, gradcache, trace
 from benchmarks.case import Options
 from benchmarks.pipeline import Tokenised
 from benchmarks.shapes import shape
@@ -112,6 +113,19 @@ def test_a_cached_teacher_takes_the_bytes_it_says_and_leaves_the_step(monkeypatc
     assert 0 < said["cached"] <= said["live"] + 1e-3 and taken["ratio"] > 0
     with pytest.raises(ValueError, match="cached_teacher measures no 'speed'; use disk, memory, seconds"):
         next(case.rows("cached_teacher", Options(methods=("speed",))))
+
+
+def test_another_tokenizers_teacher_is_measured_beside_both_passes(monkeypatch, tmp_path):
+    texts = (["film", " good"], 272), (["fi", " go"], 280)
+    pair = [saved(tmp_path / str(key), key, byte_level(pieces), size) for key, (pieces, size) in enumerate(texts)]
+    monkeypatch.setattr(another_tokenizer, "PAIRS", {"tiny": pair})
+    monkeypatch.setattr(another_tokenizer, "ROWS", 8)
+    asked = Options(size="tiny", methods=("sorted", "top"), batch=2, time=16, repeats=1, rank=2)
+    whole, top = case.rows("another_tokenizer", asked)
+    assert 0 < whole["groups"] <= min(whole["labels"]) and whole["batch"] == [2, 16]
+    assert 0 < top["distance"] <= whole["distance"] + 1e-6 and min(whole["ratio"], top["ratio"]) > 0
+    with pytest.raises(ValueError, match="another_tokenizer measures no 'speed'; use sorted, top"):
+        next(case.rows("another_tokenizer", Options(methods=("speed",))))
 
 
 def test_tokenised_batches_follow_from_their_place():

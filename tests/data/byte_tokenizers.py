@@ -1,11 +1,14 @@
 """Tokenizers whose tokens say their bytes, made here: byte-level ones and one of sentencepiece."""
 
+import dataclasses
 from collections.abc import Sequence
 
+import jax
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+import ft_jax.models
 from ft_jax.data.alignment import BLANK, BYTE_OF
 
 CHARACTER_OF = {byte: character for character, byte in BYTE_OF.items()}
@@ -71,3 +74,11 @@ def sentencepiece(words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
     )
+
+
+def saved(folder, key, tokenizer, vocabulary):
+    """The folder of a tiny decoder that reads by a tokenizer."""
+    model = ft_jax.models.tiny_decoder(jax.random.key(key), vocabulary=vocabulary, layers=1)
+    model = dataclasses.replace(model, tokenizer=tokenizer)
+    ft_jax.models.save(model, model.params, folder)
+    return str(folder)

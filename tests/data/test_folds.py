@@ -61,6 +61,7 @@ def test_inner_folds_never_see_what_the_outer_one_holds_out():
         (lambda: folds(2, 4, kind="grouped"), "need groups"),
         (lambda: folds(2, 4, kind="leaveout"), "no kind 'leaveout'"),
         (lambda: folds(3, 6, kind="stratified", labels=[0, 0, 0, 0, 1, 1]), "class 1 has 2 examples"),
+        (lambda: folds(2, 4, kind="stratified", labels=[3, 3, 3, 3]), "all 4 labels are 3"),
         (lambda: folds(3, 6, kind="grouped", groups=[1, 1, 1, 2, 2, 2]), "2 groups don't make 3 folds"),
         (lambda: folds(2, 8, labels=[0, 0, 0, 0, 0, 0, 0, 1]), "no example of class 1"),
         (lambda: folds(2, 4, kind="stratified", labels=[0, 1]), "2 labels for 4 examples"),

@@ -15,7 +15,7 @@ from ft_jax.core import Outputs, compose, make_step, supervised
 from ft_jax.data.alignment import GROUPS, TAUGHT
 from ft_jax.distillation import jsd, on_policy, uld
 from ft_jax.distillation.uld import distance
-from ft_jax.distillation.uld import wasserstein as largest
+from ft_jax.distillation.wasserstein import wasserstein as largest
 from ft_jax.testing.problem import VOCABULARY, problem
 
 RECORD = json.loads((Path(__file__).parents[1] / "golden" / "uld.json").read_text(encoding="utf-8"))
@@ -166,6 +166,14 @@ def test_the_largest_values_and_the_rest_as_one_are_a_lower_bound(top):
         largest(jnp.asarray(p + nudge), jnp.asarray(q), top) - largest(jnp.asarray(p - nudge), jnp.asarray(q), top)
     ) / 2
     np.testing.assert_allclose(jnp.sum(moved), jnp.sum(slope * nudge), rtol=0.05, atol=2e-4)
+
+
+def test_equal_values_share_the_slope_of_their_places():
+    p, q = jnp.array([0.2, 0.5, 0.2, 0.1]), jnp.array([0.35, 0.25, 0.15, 0.15, 0.1])
+    # From the largest on: 0.5 - 0.35, 0.2 - 0.25, 0.2 - 0.15, 0.1 - 0.15, 0 - 0.1.
+    np.testing.assert_allclose(largest(p, q), 0.4, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(largest)(p, q), [0.0, 1.0, 0.0, -1.0], atol=1e-7)
+    np.testing.assert_allclose(jax.grad(largest, argnums=1)(p, q), [-1.0, 1.0, 0.0, 0.0, 1.0], atol=1e-7)
 
 
 def test_one_tokenizer_on_both_sides_is_the_jensen_shannon_divergence():

@@ -1,12 +1,10 @@
 """A teacher with another tokenizer, from the command line: rows aligned, a run that trains, and what is refused."""
 
-import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
-from data.byte_tokenizers import byte_level
+from data.byte_tokenizers import byte_level, saved
 
 from ft_jax import data, models
 from ft_jax.cli.entry import main
@@ -15,13 +13,6 @@ from ft_jax.training import Feed
 from ft_jax.training.own_data import CommonTokens, Documents, Written
 from ft_jax.training.own_data.written import tokenizer_at
 from ft_jax.training.written_methods import use_of
-
-
-def saved(folder, key, tokenizer, vocabulary):
-    model = models.tiny_decoder(jax.random.key(key), vocabulary=vocabulary, layers=1)
-    model = dataclasses.replace(model, tokenizer=tokenizer)
-    models.save(model, model.params, folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
