@@ -119,5 +119,5 @@ def runner(student: Model, method: Method, batch: dict[str, Any], rank: int) -> 
     """A step of the student under a LoRA."""
     tuned = optimizer(optax.adamw, learning_rate=1e-4, weight_decay=0.0)
     program = make_step(supervised(student.apply), tuned, compose(method, lora(rank=rank)))
-    state = jax.jit(program.init)(student.params, jax.random.key(1))
+    state = program.init(student.params, jax.random.key(1))  # compiled, the teacher would be a constant of it
     return Runner(jit_step(program.step), state, jax.device_put(batch))
