@@ -1,5 +1,6 @@
 """Writes the tables of docs/distillation.md from what was recorded: ``python docs/distillation_tables.py``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from marks import claims, lines, several, table, write
@@ -68,9 +69,39 @@ def shorter_minilm() -> str:
     return "\n\n".join([table(heading, rows), claims(found)])
 
 
+def written(name: str, columns: Mapping[str, str]) -> str:
+    """Scores of each way, what was claimed, and what each wrote.
+
+    Args:
+      name: of the file of results.
+      columns: heading by score.
+    """
+    found = lines(RESULTS / f"{name}.jsonl")
+    ways = [one for one in found if "way" in one]
+    if not ways:
+        return "Nothing is recorded."
+    scores = [[one["way"], *(f"{one[score]:.3f}" for score in columns)] for one in ways]
+    asked = [question for question, _ in ways[0]["texts"]]
+    texts = [
+        [f"*{cell(question)}*", *(cell(one["texts"][place][1]) for one in ways)] for place, question in enumerate(asked)
+    ]
+    return "\n\n".join([table(["", *columns.values()], scores), claims(found),
+                         table(["", *(one["way"] for one in ways)], texts)])  # fmt: skip
+
+
+def cell(text: str) -> str:
+    """A text as it may stand in a table."""
+    return " ".join(text.split()) or "(nothing)"
+
+
+def self_taught() -> str:
+    """SDFT beside plain fine-tuning."""
+    return written("self_taught", {"new": "reviews", "old": "capitals"})
+
+
 def tables() -> dict[str, str]:
     """What stands between the marks of each name."""
-    return {"cached_teacher": cached_teacher(), "shorter_minilm": shorter_minilm()}
+    return {"cached_teacher": cached_teacher(), "shorter_minilm": shorter_minilm(), "self_taught": self_taught()}
 
 
 if __name__ == "__main__":
