@@ -59,6 +59,7 @@ setup(
         "parquet": ["pyarrow>=18"],
         "search": ["optuna>=4.5", "cmaes>=0.11"],
         "gymnasium": ["gymnasium>=1.0"],
+        "mnist1d": ["mnist1d>=0.0.2"],
         "docs": ["matplotlib>=3.9"],
         "dev": [
             "ft_jax[tfds,docs,images,captions,parquet,search,gymnasium]",

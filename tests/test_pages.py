@@ -14,7 +14,17 @@ def scripts(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "script", ["data_table", "distillation_tables", "ensemble_tables", "meta_tables", "reproduced_table", "rl_tables"]
+    "script",
+    [
+        "adaptive_tables",
+        "data_table",
+        "distillation_tables",
+        "ensemble_tables",
+        "meta_tables",
+        "reproduced_table",
+        "rl_tables",
+        "stream_tables",
+    ],
 )
 def test_a_page_is_as_its_script_writes_it(script):
     marks, made = importlib.import_module("marks"), importlib.import_module(script)

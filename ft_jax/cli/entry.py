@@ -40,7 +40,14 @@ COMMANDS = {
 }
 
 
-EXTRAS = {"optuna": "search", "cmaes": "search", "pyarrow": "parquet", "PIL": "images", "tensorflow_datasets": "tfds"}
+EXTRAS = {
+    "optuna": "search",
+    "cmaes": "search",
+    "pyarrow": "parquet",
+    "PIL": "images",
+    "tensorflow_datasets": "tfds",
+    "mnist1d": "mnist1d",
+}
 """Packages that a part of ft_jax needs, and the extra that brings each."""
 
 

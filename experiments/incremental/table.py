@@ -1,0 +1,255 @@
+"""What every method keeps, and what that costs, on three streams of tasks that come in turn.
+
+Pairs of digits (split MNIST, ten outputs from the start), pixels in another order (permuted MNIST, 1,000 digits a task)
+and sentences of four domains (films, products, editorials, tweets), of which a perceptron reads MiniLM's frozen mean
+embedding. A method is scored by avalanche's average accuracy, forgetting and forward transfer
+(`ft_jax.training.continual`), by what it remembers in MiB and by the operations of its step beside the plain one's.
+Penalties' weights are the best of `STRENGTHS` at a seed of its own.
+
+``python -m experiments.incremental.table --mnist mnist:FILE.npz --out docs/results/incremental.jsonl`` measures and
+records, ``python docs/stream_tables.py`` puts what is recorded into docs/streams.md.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ft_jax import data, incremental, models
+from ft_jax.assets import MINILM
+from ft_jax.core import Composition, compose, make_step, optimizer, supervised
+from ft_jax.data.sentiment import DOMAINS
+from ft_jax.training.continual import continual
+from ft_jax.training.specs import Pretrained
+
+from ..study import Claim
+
+BATCH, WIDTHS, CAPACITY, CURVATURE = 32, (100, 100), 200, 8
+"""Examples a step and drawn from a buffer, hidden layers, examples in a buffer, batches at a task's end."""
+
+STRENGTHS: Mapping[str, tuple[float, ...]] = {"EWC": (1e1, 1e3, 1e5), "SI": (0.1, 10.0, 1e3), "MAS": (0.1, 10.0, 1e3)}
+"""Weights of the penalties that are tried."""
+
+TRIED = 100
+"""The seed of the trials."""
+
+NAIVE, JOINT = "naive", "joint"
+SCORES = ("average", "forgetting", "forward_transfer")
+ASKED = ("ER", "DER++", "EWC", "LwF")
+"""Methods of which it is claimed that they forget less than naive training."""
+
+Part = tuple[np.ndarray, np.ndarray]
+"""Inputs ``[examples, width]`` and labels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Turns:
+    """A stream of tasks.
+
+    Attributes:
+      train, test: of each task.
+      classes: outputs of the network.
+      steps: of each task.
+    """
+
+    train: Sequence[Part]
+    test: Sequence[Part]
+    classes: int
+    steps: int
+
+
+def pairs(address: str, seed: int) -> Turns:
+    """Two digits after two others."""
+    train, test = digits(address, "train"), digits(address, "test")
+    parts = [[(x[y // 2 == pair], y[y // 2 == pair]) for pair in range(5)] for x, y in (train, test)]
+    return Turns(*parts, 10, 150)
+
+
+def permuted(address: str, seed: int) -> Turns:
+    """Ten orders of the pixels, the first as it is; every task draws 1,000 digits."""
+    (x, y), (tx, ty), random = digits(address, "train"), digits(address, "test"), np.random.default_rng(seed)
+    orders = [np.arange(x.shape[1]), *(random.permutation(x.shape[1]) for _ in range(9))]
+    rows = [random.permutation(len(x))[:1000] for _ in orders]
+    train = [(x[some][:, order], y[some]) for order, some in zip(orders, rows, strict=True)]
+    return Turns(train, [(tx[:, order], ty) for order in orders], 10, 100)
+
+
+def digits(address: str, split: str) -> Part:
+    """MNIST as rows."""
+    found = data.load(address, split)
+    images = np.asarray([found.column("images")[row] for row in range(len(found))], np.float32)
+    return images.reshape(len(found), -1), np.asarray(found.column("labels"), np.int32)
+
+
+def domains(folder: Path, most: int = 600) -> Callable[[str, int], Turns]:
+    """The four domains' sentences as MiniLM's embeddings, which `folder` keeps; of each at most `most` to train on."""
+
+    def build(address: str, seed: int) -> Turns:
+        parts = {split: [embedded(folder, domain, split, most) for domain in DOMAINS] for split in ("train", "test")}
+        return Turns(parts["train"], parts["test"], 2, 100)
+
+    return build
+
+
+def embedded(folder: Path, domain: str, split: str, most: int) -> Part:
+    """Sentences of a domain, each as the mean of MiniLM's last hidden states."""
+    file = folder / f"{domain}-{split}-{most}.npz"
+    if not file.exists():
+        model, found = (
+            Pretrained(MINILM, classes=2, pooling="mean").build(jax.random.key(0)),
+            data.load(f"sentiment:{domain}", split),
+        )
+        found = found.take(list(range(min(most, len(found)))))
+        tokens = data.tokenize(found.select("text", "labels"), model.tokenizer, length=32, too_long="truncate")
+        hidden = jax.jit(lambda batch: model.apply(model.params, batch, None).hidden)
+        batches = data.evaluation_batches(tokens, 50, length=(32,), padding=model.pad_token)
+        rows = np.concatenate([np.asarray(hidden(dict(batch))) for batch in batches])[: len(found)]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, x=rows, y=np.asarray(found.column("labels"), np.int32))
+    with np.load(file) as kept:
+        return kept["x"], kept["y"]
+
+
+def methods(turns: Turns) -> dict[str, Composition]:
+    """What is compared, by name."""
+    like = batch_of(turns.train[0], np.zeros(BATCH, int))
+    kept, drawn, classes, tasks = CAPACITY, BATCH, turns.classes, len(turns.train)
+    return {
+        NAIVE: compose(),
+        "EWC": compose(incremental.ewc()),
+        "SI": compose(incremental.synaptic_intelligence()),
+        "MAS": compose(incremental.mas()),
+        "LwF": compose(incremental.lwf()),
+        "ER": compose(incremental.replay(kept, drawn, like)),
+        "ER-ACE": compose(incremental.er_ace(kept, drawn, like, classes)),
+        "DER++": compose(incremental.der(kept, drawn, like, classes, alpha=0.5, beta=0.5)),
+        "A-GEM": compose(incremental.agem(kept, drawn, like)),
+        "GEM": compose(incremental.gem(tasks, kept // tasks, like, strength=0.5)),
+        JOINT: compose(),
+    }
+
+
+def batch_of(part: Part, rows: np.ndarray) -> dict[str, jax.Array]:
+    """Rows as the perceptron reads them, ``images [..., width, 1, 1]``."""
+    x, y = part
+    return {"images": jnp.asarray(x[rows][..., None, None]), "labels": jnp.asarray(y[rows])}
+
+
+class Learner:
+    """One method on streams of one shape: its compiled step is made once."""
+
+    def __init__(self, name: str, turns: Turns):
+        self.name, self.method = name, methods(turns)[name]
+        self.config = models.MLPConfig((turns.train[0][0].shape[1], 1, 1), WIDTHS, turns.classes)
+        apply = models.mlp(self.config, None).apply
+        self.program = program = make_step(supervised(apply), optimizer(optax.adam, learning_rate=1e-3), self.method)
+        self.learn = jax.jit(
+            lambda state, batches: jax.lax.scan(lambda one, x: (program.step(one, x)[0], None), state, batches)[0]
+        )
+        self.end = jax.jit(program.after_task) if program.after_task else lambda state, batches: state
+        self.says = jax.jit(lambda state, batch: jnp.argmax(program.evaluate(state, batch).predictions, axis=-1))
+
+    def start(self, seed: int, strength: float | None = None) -> Any:
+        """The state before the first task."""
+        state = self.program.init(models.mlp(self.config, jax.random.key(seed)).params, jax.random.key(seed))
+        if strength is None:
+            return state
+        own = self.method.names[0]
+        return state.replace(hyper={**state.hyper, own: {**state.hyper[own], "weight": jnp.float32(strength)}})
+
+    def matrix(self, turns: Turns, seed: int, strength: float | None = None) -> np.ndarray:
+        """``[1 + tasks, tasks]`` test accuracies: before training, and after each task."""
+        state, random = self.start(seed, strength), np.random.default_rng(seed)
+        rows = [self._right(state, turns)]
+        everything = tuple(np.concatenate(both) for both in zip(*turns.train, strict=True))
+        for part in turns.train:
+            own = everything if self.name == JOINT else part
+            order = [random.permutation(len(own[1])) for _ in range(turns.steps * BATCH // len(own[1]) + 1)]
+            at = np.concatenate(order)[: turns.steps * BATCH].reshape(turns.steps, BATCH)
+            batches = batch_of(own, at)
+            state = self.learn(state, batches)
+            state = self.end(state, jax.tree.map(lambda x: x[-CURVATURE:], batches))
+            rows.append(self._right(state, turns))
+        return np.array(rows)
+
+    def _right(self, state, turns):
+        return [
+            float(np.mean(np.asarray(self.says(state, batch_of(p, np.arange(len(p[1]))))) == p[1])) for p in turns.test
+        ]
+
+    def cost(self, turns: Turns) -> tuple[float, float]:
+        """MiB that it remembers, and the operations of a step."""
+        state = self.start(0)
+        kept = sum(leaf.nbytes for leaf in jax.tree.leaves(state.memory)) / 2**20
+        step = jax.jit(self.program.step).lower(state, batch_of(turns.train[0], np.zeros(BATCH, int))).compile()
+        return kept, float(step.cost_analysis()["flops"])
+
+
+def measured(build: Callable[[str, int], Turns], address: str, seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Of every method the scores by seed, what it costs and which weight was taken."""
+    trial, rows, plain = build(address, TRIED), {}, None
+    streams = {seed: build(address, seed) for seed in seeds}
+    for name in methods(trial):
+        learner = Learner(name, trial)
+        tried = {one: continual(learner.matrix(trial, TRIED, one))["average"] for one in STRENGTHS.get(name, ())}
+        strength = max(tried, key=lambda one: tried[one]) if tried else None
+        found = [continual(learner.matrix(streams[seed], seed, strength)) for seed in seeds]
+        kept, operations = learner.cost(trial)
+        plain = plain or operations
+        rows[name] = {score: [one[score] for one in found] for score in SCORES}
+        rows[name] |= {"mib": kept, "operations": operations / plain, "weight": strength}
+    return rows
+
+
+def claims(rows: Mapping[str, Mapping[str, Any]]) -> list[Claim]:
+    """That the methods of `ASKED` forget less than naive training, and that joint training bounds all."""
+    mean = {name: {score: float(np.mean(row[score])) for score in SCORES} for name, row in rows.items()}
+    told = []
+    for name in ASKED:
+        less = mean[NAIVE]["forgetting"] - mean[name]["forgetting"]
+        text = (
+            f"{name} forgets {mean[name]['forgetting']:.3f}, naive training {mean[NAIVE]['forgetting']:.3f}: less by "
+            f"{less:.3f}, at least 0.005 was claimed"
+        )
+        told.append(Claim(text, less >= 0.005))
+    best = max((name for name in rows if name != JOINT), key=lambda name: mean[name]["average"])
+    gap = mean[JOINT]["average"] - mean[best]["average"]
+    text = (
+        f"joint training {mean[JOINT]['average']:.3f} against {mean[best]['average']:.3f} of {best}, the best in turn: "
+        f"above by {gap:.3f}, at least 0 was claimed"
+    )
+    return [*told, Claim(text, gap >= 0)]
+
+
+def main() -> None:
+    """Measures, prints and records."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mnist", default="mnist", help="the address of the digits")
+    parser.add_argument("--streams", nargs="+", default=["domains", "pairs", "permuted"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--runs", type=Path, default=Path("runs/incremental/table"), help="where embeddings are kept")
+    parser.add_argument("--out", type=Path, help="a file of JSON lines to write")
+    options = parser.parse_args()
+    streams = {"domains": domains(options.runs), "pairs": pairs, "permuted": permuted}
+    told: list[dict[str, Any]] = []
+    for stream in options.streams:
+        rows = measured(streams[stream], options.mnist, range(options.seeds))
+        own = [{"method": name, **row} for name, row in rows.items()]
+        own += [dataclasses.asdict(claim) for claim in claims(rows)]
+        told += [{"stream": stream, **line} for line in own]
+        for line in told[-len(own) :]:
+            print(json.dumps(line, ensure_ascii=False), flush=True)
+        if options.out is not None:
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told)
+            options.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

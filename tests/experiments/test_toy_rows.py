@@ -1,0 +1,60 @@
+"""MNIST-1D's table and GradNorm's toy in ``ft-jax reproduce``."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.reproduce import gradnorm_toy, mnist1d_table
+
+
+def drawn(rows, random):
+    labels = random.integers(0, 10, rows).astype(np.int32)
+    signal = random.normal(size=(rows, 40)).astype(np.float32)
+    signal[np.arange(rows), 4 * labels] += 5
+    return {"signal": signal, "labels": labels}
+
+
+@pytest.fixture
+def data():
+    """Signals with a peak where their class is."""
+    random = np.random.default_rng(0)
+    return {"train": drawn(400, random), "test": drawn(100, random)}
+
+
+def test_the_networks_are_as_large_as_the_authors():
+    counts = {
+        name: sum(leaf.size for leaf in jax.tree.leaves(build(jax.random.key(0))))
+        for name, build in mnist1d_table.NETWORKS.items()
+    }
+    assert counts == {"logistic": 410, "perceptron": 15210, "convolutional": 5210}  # as their notebook prints
+
+
+def test_windows_make_the_convolution_of_xla():
+    params = mnist1d_table.convolutional(jax.random.key(0))
+    signal = np.random.default_rng(0).normal(size=(3, 40)).astype(np.float32)
+    x, numbers = signal[..., None], ("NWC", "WIO", "NWC")
+    for name in ("one", "two", "three"):
+        x = jax.lax.conv_general_dilated(x, params[name]["kernel"], (2,), ((1, 1),), dimension_numbers=numbers)
+        x = np.maximum(x + params[name]["bias"], 0)
+    found = mnist1d_table.apply(params, {"signal": signal}, None).hidden
+    np.testing.assert_allclose(found, np.swapaxes(x, 1, 2).reshape(3, 125), atol=1e-5)
+
+
+def test_each_network_learns_and_shuffling_is_of_every_signal_alike(data, monkeypatch):
+    monkeypatch.setattr(mnist1d_table, "signals", lambda: data)
+    monkeypatch.setattr(mnist1d_table, "QUICK", 40)
+    monkeypatch.setattr(mnist1d_table, "SHOWN", 20)
+    found = mnist1d_table.measure((0,), True)
+    assert len(found.findings) == 2 and len(found.pictures) == 1
+    for network in mnist1d_table.NETWORKS:
+        assert float(mnist1d_table.compiled(network, 40)(data, 0)[-1]) > 60
+
+
+def test_gradnorm_and_equal_weights_begin_at_one_and_learn(monkeypatch):
+    for name, value in {"BATCH": 8, "INPUTS": 6, "WIDTH": 16, "OUTPUTS": 3, "SHOWN": 20, "SHRINKS": 9.0}.items():
+        monkeypatch.setattr(gradnorm_toy, name, value)
+    monkeypatch.setattr(gradnorm_toy, "SIZES", (1.0, 10.0))
+    monkeypatch.setattr(gradnorm_toy, "TERMS", ("task_0", "task_1"))
+    for rule in gradnorm_toy.RULES:
+        curve = gradnorm_toy.compiled(rule, 60)(0)
+        assert curve.shape == (4,) and curve[0] == 1 and curve[-1] < 0.8
