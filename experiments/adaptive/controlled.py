@@ -24,7 +24,7 @@ import optax
 from sklearn.metrics import roc_auc_score
 
 from ft_jax import adaptive, data, models
-from ft_jax.core import EvalEvent, compose, make_step, optimizer, supervised
+from ft_jax.core import compose, make_step, optimizer, supervised
 
 from ..study import Claim
 
@@ -66,7 +66,7 @@ def trained(program, state, stream, evaluations: Callable[[Any], Mapping[str, fl
         state = learn(state, jax.tree.map(lambda x, first=first: x[first : first + EVERY], stream))
         metrics = evaluations(state)
         if program.after_eval:
-            state = program.after_eval(state, EvalEvent({name: jnp.float32(value) for name, value in metrics.items()}))
+            state = program.after_eval(state, {name: jnp.float32(value) for name, value in metrics.items()})
         seen.append(metrics[reads])
     return seen
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from experiments.adaptive import controlled
-from ft_jax.core import EvalEvent, Method, Outputs, make_step
+from ft_jax.core import Method, Outputs, compose, make_step
 
 PAGE = Path(__file__).parents[2] / "docs" / "adaptive.md"
 
@@ -35,9 +35,11 @@ def test_the_pages_controller_changes_another_methods_number():
     exec(re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1], names)
     other = Method("incremental.replay", hyper={"weight": 0.5})
     program = make_step(
-        lambda p, b, c: ({"t": jnp.sum(p["model"]["w"])}, Outputs(b["x"])), optax.sgd(0.1), names["guard"](), other
+        lambda p, batch, c: ({"t": jnp.sum(p["model"]["w"])}, Outputs(batch["x"])),
+        optax.sgd(0.1),
+        compose(names["guard"](), other),
     )
     state = program.init({"w": jnp.zeros(2)}, jax.random.key(0))
     for accuracy, weight in ((0.95, 0.5), (0.8, 1.0), (0.8, 2.0)):
-        state = program.after_eval(state, EvalEvent({"accuracy": jnp.float32(accuracy)}))
+        state = program.after_eval(state, {"accuracy": jnp.float32(accuracy)})
         assert float(state.hyper["incremental.replay"]["weight"]) == weight
