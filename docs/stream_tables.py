@@ -61,7 +61,8 @@ def draw() -> None:
         means = [statistics.fmean(line["average"]) for line in own]
         spread = [[m - min(x["average"]) for m, x in zip(means, own, strict=True)]]
         spread += [[max(x["average"]) - m for m, x in zip(means, own, strict=True)]]
-        axes.barh([line["method"] for line in own], means, xerr=spread, color="#1f6f8b", ecolor="#d1495b")
+        axes.errorbar(means, [line["method"] for line in own], xerr=spread, fmt="o", color="#1f6f8b", ecolor="#d1495b")
+        axes.grid(axis="x", alpha=0.3)
         axes.set(title=stream, xlabel="average accuracy after the last task")
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(PICTURE, dpi=100, metadata={"Software": None})
