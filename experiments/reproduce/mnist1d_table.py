@@ -139,5 +139,5 @@ reproduction = Reproduction(
     ),
     measure=measure,
     seeds=(0, 1, 2),
-    seconds=120,
+    seconds=196,
 )

@@ -50,6 +50,6 @@ reproduction = Reproduction(
     ),
     measure=measure,
     seeds=(0, 1, 2),
-    seconds=800,
+    seconds=360,
     data="mnist",
 )

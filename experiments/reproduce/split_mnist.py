@@ -236,6 +236,6 @@ reproduction = Reproduction(
     ),
     measure=measure,
     seeds=(0, 1, 2),
-    seconds=1200,
+    seconds=1235,
     data="mnist",
 )

@@ -1,10 +1,10 @@
-"""MNIST-1D's table and GradNorm's toy in ``ft-jax reproduce``."""
+"""MNIST-1D's table in ``ft-jax reproduce``."""
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.reproduce import gradnorm_toy, mnist1d_table
+from experiments.reproduce import mnist1d_table
 
 
 def drawn(rows, random):
@@ -48,13 +48,3 @@ def test_each_network_learns_and_shuffling_is_of_every_signal_alike(data, monkey
     assert len(found.findings) == 2 and len(found.pictures) == 1
     for network in mnist1d_table.NETWORKS:
         assert float(mnist1d_table.compiled(network, 40)(data, 0)[-1]) > 60
-
-
-def test_gradnorm_and_equal_weights_begin_at_one_and_learn(monkeypatch):
-    for name, value in {"BATCH": 8, "INPUTS": 6, "WIDTH": 16, "OUTPUTS": 3, "SHOWN": 20, "SHRINKS": 9.0}.items():
-        monkeypatch.setattr(gradnorm_toy, name, value)
-    monkeypatch.setattr(gradnorm_toy, "SIZES", (1.0, 10.0))
-    monkeypatch.setattr(gradnorm_toy, "TERMS", ("task_0", "task_1"))
-    for rule in gradnorm_toy.RULES:
-        curve = gradnorm_toy.compiled(rule, 60)(0)
-        assert curve.shape == (4,) and curve[0] == 1 and curve[-1] < 0.8
