@@ -1,9 +1,8 @@
 """Writes the numbers of docs/adaptive.md, and its picture, from the records: ``python docs/adaptive_tables.py``."""
 
-import statistics
 from pathlib import Path
 
-from marks import lines, several, table, write
+from marks import banded, claims, lines, several, table, write
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "results" / "adaptive.jsonl"
@@ -26,8 +25,7 @@ def tables() -> dict[str, str]:
         for line in found
         if "curves" in line
     ]
-    claims = [f"- {'' if one['met'] else '**Not so:** '}{one['text']}." for one in found if "text" in one]
-    return {"controlled": "\n\n".join([table(["what", "measured", "variant", "at the end"], rows), "\n".join(claims)])}
+    return {"controlled": "\n\n".join([table(["what", "measured", "variant", "at the end"], rows), claims(found)])}
 
 
 def draw() -> None:
@@ -42,12 +40,8 @@ def draw() -> None:
     for axes, (study, (_, measured)) in zip(all_axes, STUDIES.items(), strict=True):
         for line in found:
             if line["study"] == study:
-                by_step = list(zip(*line["curves"], strict=True))
-                steps = [line["every"] * (at + 1) for at in range(len(by_step))]
-                (drawn,) = axes.plot(steps, [statistics.fmean(x) for x in by_step], label=line["variant"])
-                axes.fill_between(
-                    steps, [min(x) for x in by_step], [max(x) for x in by_step], alpha=0.15, color=drawn.get_color()
-                )
+                steps = [line["every"] * (at + 1) for at in range(len(line["curves"][0]))]
+                banded(axes, steps, line["curves"], line["variant"])
         axes.set(title=measured, xlabel="step")
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)

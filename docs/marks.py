@@ -72,6 +72,14 @@ def page(text: str, tables: str | Mapping[str, str]) -> str:
     return text
 
 
+def banded(axes: Any, steps: Sequence[float], curves: Sequence[Sequence[float]], label: str) -> None:
+    """Draws the mean of several curves, with their range behind it."""
+    by_step = list(zip(*curves, strict=True))
+    (drawn,) = axes.plot(steps, [statistics.fmean(x) for x in by_step], label=label)
+    low, high = [min(x) for x in by_step], [max(x) for x in by_step]
+    axes.fill_between(steps, low, high, color=drawn.get_color(), alpha=0.12)
+
+
 def write(path: Path, tables: str | Mapping[str, str]) -> None:
     """Puts the tables into a page."""
     path.write_text(page(path.read_text(encoding="utf-8"), tables), encoding="utf-8")

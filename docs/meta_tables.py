@@ -1,18 +1,11 @@
 """Writes the tables of docs/meta.md from what was recorded, and draws its picture: ``python docs/meta_tables.py``."""
 
-import statistics
 from pathlib import Path
 
-from marks import lines, several, table, write
+from marks import banded, claims, lines, several, table, write
 
 HERE = Path(__file__).parent
 PAGE, PICTURE = HERE / "meta.md", HERE / "regret.png"
-
-
-def said(found) -> str:
-    """What was claimed, a line each."""
-    claims = [f"- {'met' if one['met'] else '**missed**'}: {one['text']}" for one in found if "text" in one]
-    return "\n".join(["What was claimed:", "", *claims])
 
 
 def few_shot() -> str:
@@ -31,7 +24,7 @@ def few_shot() -> str:
         f"digits that training never shows are, by seed: {tested}."
     )
     heading = ["", *(f"{count} {'shot' if count == 1 else 'shots'}" for count in shots)]
-    return "\n\n".join([about, table(heading, body), said(found)])
+    return "\n\n".join([about, table(heading, body), claims(found)])
 
 
 def regret() -> str:
@@ -54,7 +47,7 @@ def regret() -> str:
             table(["candidate", "mean accuracy"], rewards),
             table(["chosen by", "regret after all tasks"], [*ends, *limits]),
             f"![regret by task](./{PICTURE.name})",
-            said(found),
+            claims(found),
         ]
     )
 
@@ -71,12 +64,7 @@ def draw() -> None:
 
     figure, axes = plt.subplots(figsize=(7.5, 4), layout="constrained")
     for one in found:
-        curves = list(zip(*one["regret"], strict=True))
-        tasks = range(1, len(curves) + 1)
-        (line,) = axes.plot(tasks, [statistics.fmean(at) for at in curves], label=one["way"])
-        axes.fill_between(
-            tasks, [min(at) for at in curves], [max(at) for at in curves], color=line.get_color(), alpha=0.1
-        )
+        banded(axes, range(1, len(one["regret"][0]) + 1), one["regret"], one["way"])
     axes.axhline(0, color="#8d99ae", linewidth=1)
     axes.set(xlabel="tasks", ylabel="regret against the best fixed candidate")
     axes.spines[["top", "right"]].set_visible(False)

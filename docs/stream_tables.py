@@ -3,7 +3,7 @@
 import statistics
 from pathlib import Path
 
-from marks import lines, several, table, write
+from marks import claims, lines, several, table, write
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "results" / "incremental.jsonl"
@@ -37,11 +37,6 @@ def tables() -> dict[str, str]:
             heading = ["method", *(score.replace("_", " ") for score in SCORES), "MiB", "operations"]
             told += [f"{title}:", table(heading, rows), claims(own)]
     return {"methods": "\n\n".join(told)}
-
-
-def claims(found: list) -> str:
-    """What was claimed, each with its numbers."""
-    return "\n".join(f"- {'' if one['met'] else '**Not so:** '}{one['text']}." for one in found if "text" in one)
 
 
 def draw() -> None:

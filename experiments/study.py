@@ -5,7 +5,7 @@ import importlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,7 +82,21 @@ def by_seed(variant: Experiment, metric: str, count: int) -> dict[str, list[Any]
 def write_claims(path: Path, claims: Mapping[str, Sequence[Claim]]) -> None:
     """One JSON line a claim, by experiment."""
     lines = [{"experiment": name, **dataclasses.asdict(claim)} for name, found in claims.items() for claim in found]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_lines(path, lines)
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """A file of results: one JSON line a record; its folder is made where it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+
+
+def tell(lines: Sequence[Mapping[str, Any]], out: Path | None) -> None:
+    """Prints records as JSON, and writes them to a file where there is one."""
+    for line in lines:
+        print(json.dumps(line, ensure_ascii=False))
+    if out is not None:
+        write_lines(out, lines)
 
 
 def load(name: str) -> ModuleType:

@@ -23,23 +23,16 @@ import numpy as np
 import optax
 from sklearn.metrics import roc_auc_score
 
-from ft_jax import adaptive, data, models
+from ft_jax import adaptive, models
 from ft_jax.core import compose, make_step, optimizer, supervised
 
-from ..study import Claim
+from ..pictures import Part, pictures
+from ..study import Claim, write_lines
 
 BATCH, EVERY, WIDTHS = 32, 10, (64,)
 
-Part = tuple[np.ndarray, np.ndarray]
 Curves = dict[str, list[list[float]]]
 """By variant and seed, a number by evaluation."""
-
-
-def digits(split: str) -> Part:
-    """``images [examples, 8, 8, 1]`` and labels."""
-    found = data.load("digits", split)
-    images = np.asarray([found.column("images")[row] for row in range(len(found))], np.float32)
-    return images.reshape(-1, 8, 8, 1), np.asarray(found.column("labels"), np.int32)
 
 
 def network(classes: int, seed: int | None) -> Any:
@@ -73,7 +66,7 @@ def trained(program, state, stream, evaluations: Callable[[Any], Mapping[str, fl
 
 def rare(split: str) -> Part:
     """Eights (1) against the others (0), of which one example in 30 is an eight."""
-    images, labels = digits(split)
+    images, labels = pictures("digits", split)
     labels = (labels == 8).astype(np.int32)
     eights, others = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     kept = np.sort(np.concatenate([eights[: len(others) // 29] if split == "train" else eights, others]))
@@ -113,7 +106,7 @@ def watched(seeds: Sequence[int], steps: int = 600) -> Curves:
 
 def spiked(seeds: Sequence[int], steps: int = 300) -> Curves:
     """Test accuracy where five batches are a thousand times too bright, with the guard and without."""
-    train, test = digits("train"), digits("test")
+    train, test = pictures("digits", "train"), pictures("digits", "test")
     found: Curves = {}
     for name, rule in {
         "no guard": compose(),
@@ -139,11 +132,11 @@ def spiked(seeds: Sequence[int], steps: int = 300) -> Curves:
 
 def mixed(seeds: Sequence[int], steps: int = 300, sizes: Sequence[float] = (1.0, 0.3, 0.15, 0.08, 0.04)) -> Curves:
     """The mean over five sources' test accuracies, by how batches are drawn."""
-    images, labels = digits("train")
+    images, labels = pictures("digits", "train")
     own = [np.flatnonzero(labels // 2 == source) for source in range(len(sizes))]
     own = [rows[: max(4, int(len(rows) * size))] for rows, size in zip(own, sizes, strict=True)]
     table = jnp.asarray(np.stack([np.resize(rows, max(map(len, own))) for rows in own]))
-    counts, test = jnp.array([len(rows) for rows in own]), digits("test")
+    counts, test = jnp.array([len(rows) for rows in own]), pictures("digits", "test")
     images, labels = jnp.asarray(images), jnp.asarray(labels)
     pairs = jax.nn.one_hot(test[1] // 2, len(sizes))
     apply, tuned = network(10, None).apply, optimizer(optax.adam, learning_rate=1e-3)
@@ -213,7 +206,7 @@ def main() -> None:
         told.append({"study": study, **dataclasses.asdict(claim)})
         print(json.dumps(told[-1], ensure_ascii=False), flush=True)
     if options.out is not None:
-        options.out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told), encoding="utf-8")
+        write_lines(options.out, told)
     raise SystemExit(not met)
 
 

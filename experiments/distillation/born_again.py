@@ -10,7 +10,6 @@ seeds, and what was claimed. ``ft-jax run distillation/born_again`` trains the l
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec, U
 from ft_jax.training.predictions import Predictions, predictions
 from ft_jax.training.specs import Images, Perceptron
 
-from ..study import Claim
+from ..study import Claim, write_lines
 from ..trained import Trained
 
 GENERATIONS = 3
@@ -129,9 +128,7 @@ def main() -> None:
     print(f"mean of {options.seeds} seeds\n\n{table(rows)}\n")
     for claim in claims:
         print(f"{'met   ' if claim.met else 'MISSED'} {claim.text}")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    lines = [*rows, *map(dataclasses.asdict, claims)]
-    options.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_lines(options.out, [*rows, *map(dataclasses.asdict, claims)])
 
 
 if __name__ == "__main__":

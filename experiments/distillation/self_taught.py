@@ -13,7 +13,6 @@ and texts before and after, ``python docs/distillation_tables.py`` puts them int
 import argparse
 import dataclasses
 import itertools
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,8 +30,7 @@ from ft_jax.models import Model
 from ft_jax.training import Feed
 from ft_jax.training.own_data import Written
 
-from ..study import Claim
-from ._writing import likeliest, tell
+from ..study import Claim, tell, write_lines
 
 CAPITALS = {
     "France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo", "China": "Beijing",
@@ -76,7 +74,7 @@ def demonstrations(folder: Path, most: int) -> Path:
         {"prompt": chat(QUESTION.format(text)), "completion": chat(ANSWER.format(WORDS[label]), "assistant")}
         for text, label in reviews("train", most)
     ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_lines(file, rows)
     return file
 
 
@@ -86,7 +84,11 @@ def answers(model: Model, params: Any, questions: Sequence[str]) -> list[str]:
         model.tokenizer.apply_chat_template(chat(question), add_generation_prompt=True, return_dict=False)
         for question in questions
     ]
-    return [answer.strip() for answer in likeliest(model, params, told, NEW)]
+    longest = max(map(len, told))
+    ids = np.array([[model.pad_token] * (longest - len(one)) + list(one) for one in told], np.int32)
+    real = np.array([[0] * (longest - len(one)) + [1] * len(one) for one in told], np.int32)
+    found = models.generate(model, params, ids, real, max_new_tokens=NEW).tokens
+    return [model.tokenizer.decode(one, skip_special_tokens=True).strip() for one in np.asarray(found)]
 
 
 def measured(model: Model, params: Any, asked: int) -> dict[str, Any]:

@@ -24,9 +24,8 @@ from ft_jax.models import Model
 from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec, Result, Use, fit
 from ft_jax.training.specs import Pretrained, Texts
 
-from ..study import TUNED, after, beats, run
+from ..study import TUNED, after, beats, run, tell
 from ..trained import Trained
-from ._writing import tell
 
 LENGTH, LAYERS = 24, (1, 3, 5)
 seeds = 3
@@ -116,7 +115,8 @@ def latencies(several: Sequence[Model], repeats: int = 40) -> np.ndarray:
 
 def rows(results, whole: Result) -> list[dict[str, Any]]:
     """A row a model: parameters, latency beside the teacher's, accuracies by seed."""
-    ways = {"MiniLM, fine-tuned": [whole], "from the teacher's logits": results[TUNED], **baselines_of(results)}
+    ways = {"MiniLM, fine-tuned": [whole], "from the teacher's logits": results[TUNED]}
+    ways |= {name: results[name] for name in baselines}
     taken = latencies([whole.model, results[TUNED][0].model])
     ratio = taken[:, 1] / taken[:, 0]
     spread = [float(np.median(ratio)), float(np.quantile(ratio, 0.1)), float(np.quantile(ratio, 0.9))]
@@ -132,11 +132,6 @@ def rows(results, whole: Result) -> list[dict[str, Any]]:
     ]
 
 
-def baselines_of(results) -> dict[str, Sequence[Result]]:
-    """The other students' runs by name."""
-    return {name: results[name] for name in baselines}
-
-
 def main() -> None:
     """Trains, prints and records; exits non-zero where a claim is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -145,7 +140,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a file of JSON lines to write")
     options = parser.parse_args()
     results, found = run("distillation/shorter_minilm", options.runs, seeds=options.seeds)
-    whole = fit(teacher, run=Path("runs") / teacher.name, quiet=True)
+    whole = fit(teacher, run=Path(Trained.folder) / teacher.name, quiet=True)
     tell([*rows(results, whole), *(dataclasses.asdict(claim) for claim in found)], options.out)
     raise SystemExit(not all(claim.met for claim in found))
 

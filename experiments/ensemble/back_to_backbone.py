@@ -27,7 +27,7 @@ from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec, U
 from ft_jax.training.predictions import predictions
 from ft_jax.training.specs import Images, Perceptron
 
-from ..study import Claim
+from ..study import Claim, write_lines
 
 SIZES = {"digits": ((8, 8, 1), (64, 64), 400, 300), "mnist": ((28, 28, 1), (256, 256), 1500, 2000)}
 """Image, widths, steps and labelled images by kind of data."""
@@ -186,7 +186,7 @@ def record(path: Path, new: Sequence[dict[str, Any]]) -> None:
     kinds = {line["data"] for line in new}
     old = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     every = sorted([line for line in old if line["data"] not in kinds] + list(new), key=lambda line: line["data"])
-    path.write_text("".join(json.dumps(line) + "\n" for line in every), encoding="utf-8")
+    write_lines(path, every)
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ and the mean of the four predictions, which costs four passes.
 import argparse
 import dataclasses
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from ft_jax.ensemble import fusion, merging
 from ft_jax.models import Model
 from ft_jax.training.specs import Pretrained
 
-from ..study import Claim
+from ..study import Claim, tell
 
 LENGTH, BATCH, RANK = 24, 16, 8
 UPPER = ("*layers/[45]/attention/*/kernel", "*layers/[45]/mlp/*/kernel")
@@ -195,10 +194,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = [measured(seed, options.runs, options.most) for seed in range(options.seeds)]
     told = lines(rows, options.most)
-    for line in told:
-        print(json.dumps(line, ensure_ascii=False))
-    if options.out is not None:
-        options.out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told), encoding="utf-8")
+    tell(told, options.out)
     raise SystemExit(not all(claim.met for claim in claims(rows)))
 
 

@@ -29,7 +29,8 @@ from ft_jax.data.sentiment import DOMAINS
 from ft_jax.training.continual import continual
 from ft_jax.training.specs import Pretrained
 
-from ..study import Claim
+from ..pictures import Part, pictures
+from ..study import Claim, write_lines
 
 BATCH, WIDTHS, CAPACITY, CURVATURE = 32, (100, 100), 200, 8
 """Examples a step and drawn from a buffer, hidden layers, examples in a buffer, batches at a task's end."""
@@ -44,9 +45,6 @@ NAIVE, JOINT = "naive", "joint"
 SCORES = ("average", "forgetting", "forward_transfer")
 ASKED = ("ER", "DER++", "EWC", "LwF")
 """Methods of which it is claimed that they forget less than naive training."""
-
-Part = tuple[np.ndarray, np.ndarray]
-"""Inputs ``[examples, width]`` and labels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +80,9 @@ def permuted(address: str, seed: int) -> Turns:
 
 
 def digits(address: str, split: str) -> Part:
-    """MNIST as rows."""
-    found = data.load(address, split)
-    images = np.asarray([found.column("images")[row] for row in range(len(found))], np.float32)
-    return images.reshape(len(found), -1), np.asarray(found.column("labels"), np.int32)
+    """Pictures as rows of pixels."""
+    images, labels = pictures(address, split)
+    return images.reshape(len(images), -1), labels
 
 
 def domains(folder: Path, most: int = 600) -> Callable[[str, int], Turns]:
@@ -102,10 +99,8 @@ def embedded(folder: Path, domain: str, split: str, most: int) -> Part:
     """Sentences of a domain, each as the mean of MiniLM's last hidden states."""
     file = folder / f"{domain}-{split}-{most}.npz"
     if not file.exists():
-        model, found = (
-            Pretrained(MINILM, classes=2, pooling="mean").build(jax.random.key(0)),
-            data.load(f"sentiment:{domain}", split),
-        )
+        model = Pretrained(MINILM, classes=2, pooling="mean").build(jax.random.key(0))
+        found = data.load(f"sentiment:{domain}", split)
         found = found.take(list(range(min(most, len(found)))))
         tokens = data.tokenize(found.select("text", "labels"), model.tokenizer, length=32, too_long="truncate")
         hidden = jax.jit(lambda batch: model.apply(model.params, batch, None).hidden)
@@ -161,8 +156,7 @@ class Learner:
         state = self.program.init(models.mlp(self.config, jax.random.key(seed)).params, jax.random.key(seed))
         if strength is None:
             return state
-        own = self.method.names[0]
-        return state.replace(hyper={**state.hyper, own: {**state.hyper[own], "weight": jnp.float32(strength)}})
+        return state.with_hyper({f"{self.method.names[0]}.weight": strength})
 
     def matrix(self, turns: Turns, seed: int, strength: float | None = None) -> np.ndarray:
         """``[1 + tasks, tasks]`` test accuracies: before training, and after each task."""
@@ -247,8 +241,7 @@ def main() -> None:
         for line in told[-len(own) :]:
             print(json.dumps(line, ensure_ascii=False), flush=True)
         if options.out is not None:
-            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in told)
-            options.out.write_text(text, encoding="utf-8")
+            write_lines(options.out, told)
 
 
 if __name__ == "__main__":

@@ -29,12 +29,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ft_jax import data, models
+from ft_jax import models
 from ft_jax.core import Composition, Method, Program, TrainState, compose, jit_step, make_step, optimizer, supervised
 from ft_jax.meta import anil, maml, prototypical, reptile, simple_shot
 from ft_jax.transfer import lora
 
-from ..study import Claim
+from ..pictures import pictures
+from ..study import Claim, write_lines
 
 WAYS, SHOTS, QUERIES = 5, (1, 5), 5
 TASKS, EPISODES = 16, 200
@@ -66,12 +67,9 @@ class Digits:
 @functools.cache
 def digits(address: str) -> Digits:
     """Digits of an address of `ft_jax.data.load`, of at most 14 x 14 pixels."""
-    found = data.load(address)
-    images = np.asarray([found.column("images")[row] for row in range(len(found))], np.float32)
-    images = images.reshape(len(images), *images.shape[1:3], 1)
+    images, labels = pictures(address)
     if images.shape[1] == 28:
         images = images.reshape(len(images), 14, 2, 14, 2, 1).mean(axis=(2, 4))
-    labels = np.asarray(found.column("labels"), np.int32)
     places = [np.flatnonzero(labels == one) for one in range(10)]
     rows = np.stack([one[: min(map(len, places))] for one in places])
     turned = np.concatenate([np.rot90(images, turn, axes=(1, 2)) for turn in TURNS])
@@ -245,7 +243,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/few_shot_digits.jsonl"))
     options = parser.parse_args()
     found: dict[int, list] = {shots: [] for shots in SHOTS}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seeds):
         for shots in SHOTS:
             found[shots].append(measured(options.data, shots, seed, options.steps))
@@ -253,7 +250,7 @@ def main() -> None:
         rows = rows_of(options.data, found)
         told = claims(rows)
         lines = [*({**row, "steps": options.steps} for row in rows), *map(dataclasses.asdict, told)]
-        options.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        write_lines(options.out, lines)
     for claim in told:
         print(f"{'met   ' if claim.met else 'MISSED'} {claim.text}")
 

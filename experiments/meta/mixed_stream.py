@@ -18,7 +18,6 @@ docs/meta_tables.py`` draws the picture and the table of docs/meta.md.
 import argparse
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,8 @@ from ft_jax.meta.choosing import Candidate, Controller, Halving, Thompson, Ucb
 from ft_jax.training.specs import Pretrained
 from ft_jax.transfer import bitfit, head_only
 
-from ..study import Claim
+from ..pictures import pictures
+from ..study import Claim, write_lines
 
 TASKS, SEEDS, STEPS, RATE = 60, 5, 20, 3e-3
 WIDTH, CLASSES, WAYS = 384, 10, 5
@@ -72,9 +72,8 @@ def scaled(x: np.ndarray) -> np.ndarray:
 @functools.cache
 def sources() -> Sources:
     """The digits, and the features of `SENTENCES` sentences of each domain."""
-    digits = data.load("digits")
-    images = np.asarray(digits.column("images"), np.float32)
-    found = [(scaled(images.reshape(len(images), -1)), np.asarray(digits.column("labels"), np.int32))]
+    images, labels = pictures("digits")
+    found = [(scaled(images.reshape(len(images), -1)), labels)]
     model = Pretrained(MINILM, classes=2).build(jax.random.key(0))
     features = jax.jit(lambda params, batch: pooled(model.apply(params, batch, None), batch))
     for domain in DOMAINS:
@@ -234,9 +233,7 @@ def main() -> None:
         print(row["way"], [curve[-1] for curve in row["regret"]])
     for claim in told:
         print(f"{'met   ' if claim.met else 'MISSED'} {claim.text}")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    lines = [*rows, *map(dataclasses.asdict, told)]
-    options.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_lines(options.out, [*rows, *map(dataclasses.asdict, told)])
 
 
 if __name__ == "__main__":

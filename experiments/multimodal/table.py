@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..study import load, run
+from ..study import load, run, write_lines
 
 DOCS = Path(__file__).parents[2] / "docs"
 RESULTS = DOCS / "results" / "multimodal.jsonl"
@@ -39,7 +39,7 @@ def record(name: str, out: Path) -> None:
     said = [{"experiment": name, "kind": "claim", "text": claim.text, "met": claim.met} for claim in claims]
     every = [line for line in lines() if line["experiment"] != name] + rows + said
     every.sort(key=lambda line: NAMES.index(line["experiment"]))
-    RESULTS.write_text("".join(json.dumps(line) + "\n" for line in every), encoding="utf-8")
+    write_lines(RESULTS, every)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

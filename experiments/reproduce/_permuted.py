@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ft_jax import data, models
+from ft_jax import models
 from ft_jax.core import Method, make_step, optimizer, supervised
+
+from ..pictures import pictures
 
 PIXELS = 784
 
@@ -19,9 +21,7 @@ def digits(address: str) -> dict[str, dict[str, jax.Array]]:
     """``{split: {"images" [examples, 784], "labels"}}`` of MNIST at an address, see `ft_jax.data.mnist`."""
     found = {}
     for split in ("train", "test"):
-        examples = data.load(address, split)
-        images = np.asarray([examples.column("images")[row] for row in range(len(examples))], np.float32)
-        labels = np.asarray(examples.column("labels"), np.int32)
+        images, labels = pictures(address, split)
         found[split] = {"images": jnp.asarray(images.reshape(-1, PIXELS)), "labels": jnp.asarray(labels)}
     return found
 

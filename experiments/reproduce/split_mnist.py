@@ -90,8 +90,7 @@ def compiled(scenario: str, name: str, capacity: int):
         state = program.init(models.mlp(config, jax.random.key(seed)).params, jax.random.key(seed))
         if strength is None:
             return state
-        own = method.names[0]
-        return state.replace(hyper={**state.hyper, own: {**state.hyper[own], "weight": jnp.float32(strength)}})
+        return state.with_hyper({f"{method.names[0]}.weight": strength})
 
     def drawn(part, rows):
         found = shaped(part, rows)

@@ -28,7 +28,7 @@ from ft_jax.training import Budget, EvaluationSpec, Experiment, Feed, OptimizerS
 from ft_jax.training.own_data.questions import mean_reward, rewarded
 from ft_jax.training.specs import Pretrained
 
-from ..study import by_seed
+from ..study import by_seed, write_lines
 
 SIGNS = "0123456789+=."
 PAD, STOP = len(SIGNS), SIGNS.index(".")
@@ -175,7 +175,7 @@ class Asked:
             files = [Path(folder) / f"{split}.jsonl" for split in ("train", "held-out")]
             for file, held_out in zip(files, (False, True), strict=True):
                 rows = [asked(int(a), int(b)) for a, b in sums(held_out)]
-                file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+                write_lines(file, rows)
             return own_data.Questions(str(files[0]), str(files[1]), length=64).build(model, feed)
 
 
@@ -220,12 +220,11 @@ def main() -> None:
     parser.add_argument("--smollm2", action="store_true", help="GRPO of SmolLM2-135M with LoRA instead: for a GPU")
     arguments = parser.parse_args()
     variants = {"GRPO, SmolLM2": smollm2} if arguments.smollm2 else {"GRPO": experiment, **baselines}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     lines = []
     for line in measured(variants, seeds):
-        lines.append(json.dumps(line))
-        print(lines[-1], flush=True)
-        arguments.out.write_text("".join(f"{one}\n" for one in lines), encoding="utf-8")
+        lines.append(line)
+        print(json.dumps(line), flush=True)
+        write_lines(arguments.out, lines)
 
 
 if __name__ == "__main__":

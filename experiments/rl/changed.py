@@ -28,7 +28,7 @@ from ft_jax.rl.environments import CartPole, Environment, Grid
 from ft_jax.rl.environments.environment import changed
 from ft_jax.rl.environments.grid import ROOMS
 
-from ..study import Claim
+from ..study import Claim, write_lines
 
 AGENT, EWC = "rl.agent_ppo", "incremental.ewc"
 MOVED = (
@@ -280,7 +280,7 @@ def main() -> None:
         for claim in claims(name, change, rows):
             lines.append({"change": name, **dataclasses.asdict(claim)})
             print(f"{'met   ' if claim.met else 'MISSED'} {claim.text}", flush=True)
-    arguments.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_lines(arguments.out, lines)
 
 
 if __name__ == "__main__":

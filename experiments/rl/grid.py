@@ -16,7 +16,7 @@ from ft_jax.training import Budget, EvaluationSpec, Experiment, OptimizerSpec, U
 from ft_jax.training.episodes import Episodes
 from ft_jax.training.specs import Untrained
 
-from ..study import by_seed
+from ..study import by_seed, write_lines
 
 GRID = Grid()
 
@@ -45,11 +45,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/grid.jsonl"))
     arguments = parser.parse_args()
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     about = {"method": "rl.agent_ppo", "updates": experiment.budget.steps, "target": experiment.expect["success"]}
-    line = json.dumps(about | {"held_out": experiment.data.held_out} | by_seed(experiment, "success", seeds))
-    print(line)
-    arguments.out.write_text(f"{line}\n", encoding="utf-8")
+    line = about | {"held_out": experiment.data.held_out} | by_seed(experiment, "success", seeds)
+    print(json.dumps(line))
+    write_lines(arguments.out, [line])
 
 
 if __name__ == "__main__":

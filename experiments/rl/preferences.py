@@ -40,6 +40,8 @@ from ft_jax.core.members import map_members
 from ft_jax.models import DecoderConfig
 from ft_jax.rl import dpo, kto, orpo, simpo
 
+from ..study import write_lines
+
 LENGTH, LEAST, SEEDS = 24, 6, 3
 """Words of a sentence with its stop, at most; occurrences of a word that is one of its own; seeds."""
 PAD, UNKNOWN, STOP = 0, 1, 2
@@ -288,12 +290,11 @@ def main() -> None:
     parser.add_argument("--taught", type=int, default=400, help="supervised steps before")
     parser.add_argument("--steps", type=int, default=100, help="steps of each method")
     arguments = parser.parse_args()
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     lines = []
     for line in table(arguments.taught, arguments.steps):
-        lines.append(json.dumps(line, ensure_ascii=False))
-        print(lines[-1], flush=True)
-    arguments.out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        lines.append(line)
+        print(json.dumps(line, ensure_ascii=False), flush=True)
+    write_lines(arguments.out, lines)
 
 
 if __name__ == "__main__":
