@@ -51,6 +51,16 @@ def after(result: Result, metric: str = "accuracy") -> float:
     return float(np.mean([np.mean(scores[metric]) for scores in result.scores["after"].values()]))
 
 
+def best_of(tried: Iterable[float], score: Callable[[float], float]) -> float | None:
+    """The number of which the score is highest, the first of several; None where there are none to try.
+
+    Example:
+      >>> best_of((1.0, 10.0, 100.0), lambda weight: -abs(weight - 9)), best_of((), abs)
+      (10.0, None)
+    """
+    return max(tried, key=score, default=None)
+
+
 def by_seed(variant: Experiment, metric: str, count: int) -> dict[str, list[Any]]:
     """What an experiment came to, a number a seed: a metric before and after, by step, and wall seconds.
 

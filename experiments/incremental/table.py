@@ -4,7 +4,7 @@ Pairs of digits (split MNIST, ten outputs from the start), pixels in another ord
 and sentences of four domains (films, products, editorials, tweets), of which a perceptron reads MiniLM's frozen mean
 embedding. A method is scored by avalanche's average accuracy, forgetting and forward transfer
 (`ft_jax.training.continual`), by what it remembers in MiB and by the operations of its step beside the plain one's.
-Penalties' weights are the best of `STRENGTHS` at a seed of its own.
+Penalties' weights are the best of `STRENGTHS` at a seed of its own, on a held-out tenth of the training examples.
 
 ``python -m experiments.incremental.table --mnist mnist:FILE.npz --out docs/results/incremental.jsonl`` measures and
 records, ``python docs/stream_tables.py`` puts what is recorded into docs/streams.md.
@@ -22,20 +22,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ft_jax import data, incremental, models
-from ft_jax.assets import MINILM
+from ft_jax import incremental, models
 from ft_jax.core import Composition, compose, make_step, optimizer, supervised
 from ft_jax.data.sentiment import DOMAINS
 from ft_jax.training.continual import continual
-from ft_jax.training.specs import Pretrained
 
 from ..pictures import Part, pictures
-from ..study import Claim, write_lines
+from ..sentences import embedded
+from ..study import Claim, best_of, write_lines
 
 BATCH, WIDTHS, CAPACITY, CURVATURE = 32, (100, 100), 200, 8
 """Examples a step and drawn from a buffer, hidden layers, examples in a buffer, batches at a task's end."""
 
-STRENGTHS: Mapping[str, tuple[float, ...]] = {"EWC": (1e1, 1e3, 1e5), "SI": (0.1, 10.0, 1e3), "MAS": (0.1, 10.0, 1e3)}
+STRENGTHS: Mapping[str, tuple[float, ...]] = {
+    "EWC": (1e1, 1e2, 1e3, 1e4, 1e5, 1e6),
+    "SI": (0.1, 1.0, 10.0, 100.0, 1e3),
+    "MAS": (0.01, 0.1, 1.0, 10.0, 100.0),
+}
 """Weights of the penalties that are tried."""
 
 TRIED = 100
@@ -89,27 +92,22 @@ def domains(folder: Path, most: int = 600) -> Callable[[str, int], Turns]:
     """The four domains' sentences as MiniLM's embeddings, which `folder` keeps; of each at most `most` to train on."""
 
     def build(address: str, seed: int) -> Turns:
-        parts = {split: [embedded(folder, domain, split, most) for domain in DOMAINS] for split in ("train", "test")}
+        parts = {
+            split: [embedded(domain, split, most, folder=folder) for domain in DOMAINS] for split in ("train", "test")
+        }
         return Turns(parts["train"], parts["test"], 2, 100)
 
     return build
 
 
-def embedded(folder: Path, domain: str, split: str, most: int) -> Part:
-    """Sentences of a domain, each as the mean of MiniLM's last hidden states."""
-    file = folder / f"{domain}-{split}-{most}.npz"
-    if not file.exists():
-        model = Pretrained(MINILM, classes=2, pooling="mean").build(jax.random.key(0))
-        found = data.load(f"sentiment:{domain}", split)
-        found = found.take(list(range(min(most, len(found)))))
-        tokens = data.tokenize(found.select("text", "labels"), model.tokenizer, length=32, too_long="truncate")
-        hidden = jax.jit(lambda batch: model.apply(model.params, batch, None).hidden)
-        batches = data.evaluation_batches(tokens, 50, length=(32,), padding=model.pad_token)
-        rows = np.concatenate([np.asarray(hidden(dict(batch))) for batch in batches])[: len(found)]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(file, x=rows, y=np.asarray(found.column("labels"), np.int32))
-    with np.load(file) as kept:
-        return kept["x"], kept["y"]
+def held_out(turns: Turns) -> Turns:
+    """The stream of a trial: of every task's training examples a tenth is asked, and learned from are the others."""
+    of = [np.arange(len(y)) % 10 == 9 for _, y in turns.train]
+    train, test = (
+        [(x[rows == asked], y[rows == asked]) for (x, y), rows in zip(turns.train, of, strict=True)]
+        for asked in (False, True)
+    )
+    return dataclasses.replace(turns, train=train, test=test)
 
 
 def methods(turns: Turns) -> dict[str, Composition]:
@@ -189,11 +187,13 @@ class Learner:
 def measured(build: Callable[[str, int], Turns], address: str, seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
     """Of every method the scores by seed, what it costs and which weight was taken."""
     trial, rows, plain = build(address, TRIED), {}, None
+    tried = held_out(trial)
     streams = {seed: build(address, seed) for seed in seeds}
     for name in methods(trial):
         learner = Learner(name, trial)
-        tried = {one: continual(learner.matrix(trial, TRIED, one))["average"] for one in STRENGTHS.get(name, ())}
-        strength = max(tried, key=lambda one: tried[one]) if tried else None
+        strength = best_of(
+            STRENGTHS.get(name, ()), lambda one, on=learner: continual(on.matrix(tried, TRIED, one))["average"]
+        )
         found = [continual(learner.matrix(streams[seed], seed, strength)) for seed in seeds]
         kept, operations = learner.cost(trial)
         plain = plain or operations

@@ -27,17 +27,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ft_jax import data, models
-from ft_jax.assets import MINILM
+from ft_jax import models
 from ft_jax.core import compose, make_step, optimizer, supervised
-from ft_jax.core.outputs import pooled
 from ft_jax.data.sentiment import DOMAINS
 from ft_jax.meta import choose
 from ft_jax.meta.choosing import Candidate, Controller, Halving, Thompson, Ucb
-from ft_jax.training.specs import Pretrained
 from ft_jax.transfer import bitfit, head_only
 
 from ..pictures import pictures
+from ..sentences import embedded
 from ..study import Claim, write_lines
 
 TASKS, SEEDS, STEPS, RATE = 60, 5, 20, 3e-3
@@ -74,14 +72,9 @@ def sources() -> Sources:
     """The digits, and the features of `SENTENCES` sentences of each domain."""
     images, labels = pictures("digits")
     found = [(scaled(images.reshape(len(images), -1)), labels)]
-    model = Pretrained(MINILM, classes=2).build(jax.random.key(0))
-    features = jax.jit(lambda params, batch: pooled(model.apply(params, batch, None), batch))
     for domain in DOMAINS:
-        texts = data.load(f"sentiment:{domain}", "train").take(list(range(SENTENCES)))
-        tokens = data.tokenize(texts.select("text", "labels"), model.tokenizer, length=24, too_long="truncate")
-        batches = list(data.evaluation_batches(tokens, 50, length=(24,), padding=model.pad_token))
-        x = np.concatenate([np.asarray(features(model.params, dict(batch))) for batch in batches])
-        found.append((scaled(x), np.concatenate([np.asarray(batch["labels"]) for batch in batches])))
+        x, labels = embedded(domain, "train", SENTENCES, length=24)
+        found.append((scaled(x), labels))
     return found
 
 

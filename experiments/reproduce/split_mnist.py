@@ -13,6 +13,7 @@ from ft_jax.core import Composition, Loss, Outputs, compose, make_step, mean_cro
 from ft_jax.training.report.charts import Series, line_chart
 from ft_jax.training.reproduction import Found, Reproduction, at_least, within
 
+from ..study import best_of
 from ._mnist import batch as shaped
 from ._permuted import digits, example
 
@@ -23,8 +24,11 @@ STEPS, QUICK, CURVATURE = 100, 20, 2
 KEPT = 30
 """A buffer holds one training digit in so many: the paper's budget is 2,000 of 60,000."""
 
-STRENGTHS: Mapping[str, tuple[float, ...]] = {"EWC": (1e1, 1e3, 1e5), "SI": (1.0, 30.0, 1000.0)}
-"""Weights of the penalties that are tried, as the paper does, at a seed of their own; the best is compared."""
+STRENGTHS: Mapping[str, tuple[float, ...]] = {
+    "EWC": (1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8),
+    "SI": (1.0, 10.0, 100.0, 1e3, 1e4),
+}
+"""Weights of the penalties that are tried at a seed of their own, on a held-out tenth of the training digits."""
 
 TRIED = 100
 """The seed of the trials."""
@@ -131,30 +135,50 @@ def nearest(apply, params, memory, batch):
 
 
 def accuracies(
-    scenario: str, name: str, address: str, seed: int, steps: int, strength: float | None = None
+    scenario: str,
+    name: str,
+    address: str,
+    seed: int,
+    steps: int,
+    strength: float | None = None,
+    *,
+    held_out: bool = False,
 ) -> np.ndarray:
-    """The test accuracy on each pair after each, ``[TASKS, TASKS]``; of joint training only the last row counts."""
+    """The accuracy on each pair after each, ``[TASKS, TASKS]``; of joint training only the last row counts.
+
+    Args:
+      scenario, name: of `methods`.
+      address: of the digits.
+      seed: of the network and of the order of the digits.
+      steps: of a task.
+      strength: of a penalty; None for the method's own.
+      held_out: asks every tenth training digit, which then is not learned from, and no test digit.
+    """
     parts, random = digits(address), np.random.default_rng(seed)
     labels = {split: np.asarray(part["labels"]) for split, part in parts.items()}
+    kept_back = np.arange(len(labels["train"])) % 10 == 9
+    learns = ~kept_back if held_out else np.ones(len(kept_back), bool)
+    asked, rows_asked = ("train", kept_back) if held_out else ("test", np.ones(len(labels["test"]), bool))
     start, learn, end, answers = compiled(scenario, name, max(10, len(labels["train"]) // KEPT))
     state, table = start(seed, strength), np.zeros((TASKS, TASKS))
     for task in range(TASKS):
-        own = np.flatnonzero(labels["train"] // 2 == task) if name != JOINT else np.arange(len(labels["train"]))
+        own = np.flatnonzero(learns & ((labels["train"] // 2 == task) | (name == JOINT)))
         passes = [random.permutation(own) for _ in range(steps * BATCH // len(own) + 1)]
         rows = np.concatenate(passes)[: steps * BATCH].reshape(steps, BATCH)
         state = learn(state, parts["train"], jnp.asarray(rows))
         state = end(state, parts["train"], jnp.asarray(rows[-CURVATURE:]))
-        right = np.asarray(answers(state, parts["test"])) == labels["test"] % OUTPUTS[scenario]
-        table[task] = [right[labels["test"] // 2 == pair].mean() for pair in range(TASKS)]
+        right = np.asarray(answers(state, parts[asked])) == labels[asked] % OUTPUTS[scenario]
+        table[task] = [right[rows_asked & (labels[asked] // 2 == pair)].mean() for pair in range(TASKS)]
     return table
 
 
 def strongest(scenario: str, name: str, address: str, steps: int) -> float | None:
     """The weight of a penalty that is best at the trials' seed; None for a method that has none."""
-    if name not in STRENGTHS:
-        return None
-    ends = {one: accuracies(scenario, name, address, TRIED, steps, one)[-1].mean() for one in STRENGTHS[name]}
-    return max(ends, key=lambda one: ends[one])
+
+    def end(weight):
+        return accuracies(scenario, name, address, TRIED, steps, weight, held_out=True)[-1].mean()
+
+    return best_of(STRENGTHS.get(name, ()), end)
 
 
 def measure(seeds, quick, address):

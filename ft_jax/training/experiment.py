@@ -214,6 +214,9 @@ class Budget:
       epochs: passes over each task's examples.
       batch_size: examples of one update, over all devices and processes.
       accumulate: micro-batches an update is made of; memory falls, the result stays.
+      most_batch_size: up to which controllers may raise the number ``budget.batch_size``, such as a plateau with
+        ``number="budget.batch_size", factor=2.0``. An update then takes several batches of the data, the nearest whole
+        number of them; each size is compiled once, and parameters, moments and memories stay. None leaves it fixed.
       patience: evaluations without a better watched metric after which a task is over; None for all steps.
       target: a value of the watched metric at which a task is over.
       until: metrics by name at which, all together, a task is over, in the words of `Experiment.expect`:
@@ -226,6 +229,7 @@ class Budget:
     epochs: float | None = None
     batch_size: int = 32
     accumulate: int = 1
+    most_batch_size: int | None = None
     patience: int | None = None
     target: float | None = None
     until: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -246,6 +250,17 @@ class Budget:
             raise ValueError(
                 f"budget.batch_size {self.batch_size} does not divide into {self.accumulate} micro-batches; "
                 "change budget.batch_size or budget.accumulate"
+            )
+        most = self.most_batch_size
+        if most is not None and (most < self.batch_size or most % self.batch_size):
+            raise ValueError(
+                f"budget.most_batch_size is {most}, which is not so many times budget.batch_size {self.batch_size}; "
+                f"give a multiple such as {4 * self.batch_size}"
+            )
+        if most is not None and self.steps is None:
+            raise ValueError(
+                "budget.epochs counts passes at one batch size, and budget.most_batch_size lets it change; give "
+                "budget.steps"
             )
 
     def steps_for(self, task: str, examples: int | None) -> int:

@@ -16,7 +16,7 @@ from ft_jax.training.clock import Stretch
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.later import extended
 from ft_jax.training.limits import MASKED
-from ft_jax.training.logging import Log
+from ft_jax.training.logging import HYPER_AT, Log
 from ft_jax.training.loop.answers import keep_answers
 from ft_jax.training.loop.ending import check_going_on, going_on, keep_model, outcomes_of, summary_of
 from ft_jax.training.loop.leaving import shown
@@ -25,6 +25,7 @@ from ft_jax.training.loop.measuring import checked, measured
 from ft_jax.training.loop.nonfinite import Broken, watch
 from ft_jax.training.loop.returning import Returns, Skips
 from ft_jax.training.loop.saving import Saving
+from ft_jax.training.loop.sizes import resized
 from ft_jax.training.loop.targets import reached
 from ft_jax.training.prepare import Plan, notes_of, prepare
 from ft_jax.training.process import set_up_process, start_processes
@@ -86,8 +87,8 @@ class _Loop:
     def __init__(self, plan: Plan, folder: RunFolder, callbacks, quiet: bool):
         self.plan, self.folder, self.callbacks, self.quiet = plan, folder, callbacks, quiet
         self.experiment, self.distributed = plan.experiment, plan.distributed
-        self.progress = Progress()
         self.state = self.distributed.init(plan.model.params, plan.key)
+        self.progress = Progress()
         self.saving = Saving(plan, folder, self.state)
         self.watch = watch(self.experiment.nonfinite, plan.composition)
         self.returns = Returns(self.experiment.nonfinite, self.saving, folder.path)
@@ -111,6 +112,8 @@ class _Loop:
                 if restored:
                     self.log.event(start, "resume", f"resumed from the checkpoint of step {start}")
                     self.go_on()
+                else:
+                    self.resize("budget.batch_size")
                 unkept = why_unkeepable(self.plan)
                 told = notes_of(self.plan)
                 if unkept:
@@ -172,12 +175,14 @@ class _Loop:
         """The current task from where it stands; False if it was interrupted."""
         task, steps = self.plan.stream[self.progress.task], self.plan.steps[self.progress.task]
         put = checked(self.plan, f"task {task.name!r}", self.distributed.put_batch)
-        with Feeder(task, put, place=self.progress.place, ask=self.plan.ask) as feeder:
+        with Feeder(task, put, self.progress.place, self.plan.ask, self.progress.batches, self.plan.padding) as feeder:
             compiled = False
             while self.progress.done < steps and not self.progress.over:
                 # Checkpoints of this step have the numbers as they were, so a run that goes on comes by here too.
                 if numbers := self.experiment.hyper_at.get(self.progress.step):
                     self.state = self.ledger.scheduled(self.state, numbers, self.log, self.progress.step)
+                    self.resize(HYPER_AT)
+                compiled &= not feeder.take_together(self.progress.batches, self.progress.place)
                 # The first step compiles, so it is a stretch of its own, which speeds leave out.
                 until = self.next_stop(steps) if compiled else self.progress.done + 1
                 with contextlib.nullcontext() if compiled else self.log.waiting(f"compiling {self.compiled()}"):
@@ -198,7 +203,7 @@ class _Loop:
     def compiled(self) -> str:
         """What the first step waits for."""
         methods = " + ".join(self.plan.composition.names) or "no method"
-        return f"the step of {methods}, batches of {self.experiment.budget.batch_size}"
+        return f"the step of {methods}, batches of {self.progress.batches * self.experiment.budget.batch_size}"
 
     def guarded(self, what: str, act: Callable, *arguments: Any) -> Any:
         """What `act` gives; what other libraries raise in it is told in one sentence, with where the run stood."""
@@ -265,7 +270,7 @@ class _Loop:
         if not scores:
             return
         if self.distributed.after_eval:
-            self.events(self.distributed.after_eval, "evaluation", flatten(scores, watched))
+            self.events(self.distributed.after_eval, "evaluation", flatten(scores, watched, self.progress.tables))
         value = best_value(scores[watched][spec.metric], spec.mode)
         if spec.better(value, progress.best):
             self.note(best=value, bad=0, best_scores=scores, best_tables=self.progress.tables)
@@ -327,6 +332,11 @@ class _Loop:
         """Calls the callbacks, and goes on with the state that one returns."""
         moment = Moment(kind, self.progress.step, task, self.state, self.progress.latest)
         self.state = self.ledger.called(moment, self.callbacks, self.log)
+        self.resize("budget.batch_size")
+
+    def resize(self, cause: str) -> None:
+        """How many batches of the data the next updates take."""
+        self.progress = resized(self.plan, self.state, self.progress, self.log, cause)
 
     def note(self, **changes: Any) -> None:
         """The progress with some fields changed."""
@@ -368,8 +378,7 @@ class _Loop:
 
     def log_from(self, step: int) -> Log:
         """The log of what follows a step; lines past it are made again."""
-        writes = self.folder.path if jax.process_index() == 0 else None
-        return Log(writes, self.plan.total_steps, step, self.quiet)
+        return Log(self.folder.path if jax.process_index() == 0 else None, self.plan.total_steps, step, self.quiet)
 
     def summary(self, status: str) -> dict[str, Any]:
         """What ``summary.json`` says."""

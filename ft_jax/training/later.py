@@ -6,6 +6,7 @@ from typing import Any
 
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.limits import check_limits
+from ft_jax.training.loop.sizes import check_resizable, with_largest
 from ft_jax.training.stream import Batch, Stream, check_batch, check_stream
 from ft_jax.training.tracing import shapes_of, task_batches, trace
 
@@ -65,7 +66,8 @@ def extended(plan: Any) -> Any | None:
     if task is None:
         return None
     stream = check_stream((*plan.stream, task))
-    batches = task_batches(task)
+    check_resizable(task, budget)
+    batches = with_largest(task_batches(task), budget)
     for batch in batches:
         check_batch(batch, f"task {task.name!r}")
         check_limits(batch, plan.limits, f"task {task.name!r}")

@@ -11,7 +11,9 @@ import numpy as np
 from ft_jax.core import Outputs
 from ft_jax.core.losses import default_chunk
 from ft_jax.core.outputs import logits_of, told_by
+from ft_jax.core.params import nearest
 from ft_jax.core.step import logits
+from ft_jax.outside import printable
 from ft_jax.training.paired import embeddings, rank_correlation, retrieved
 
 Batch = Mapping[str, Any]
@@ -150,6 +152,44 @@ def confusion(classes: int) -> Metric:
         return real.T @ jax.nn.one_hot(jnp.argmax(predictions, axis=-1), classes), jnp.sum(weights)
 
     return Metric(sums)
+
+
+def of_classes(table: np.ndarray) -> dict[str, np.ndarray]:
+    """Each class's accuracy and F1 from a classifier's table ``[..., classes, classes]``, see `confusion`.
+
+    By name ``accuracy.class_0``, ``f1.class_0`` and on. The accuracy is over the class's examples, so NaN where a set
+    has none; F1 is twice the share that is right over the shares that are and that are taken for the class.
+
+    Example:
+      >>> found = of_classes(np.array([[0.5, 0.1], [0.1, 0.3]]))
+      >>> {name: round(float(value), 3) for name, value in found.items()}
+      {'accuracy.class_0': 0.833, 'accuracy.class_1': 0.75, 'f1.class_0': 0.833, 'f1.class_1': 0.75}
+    """
+    table = np.asarray(table, np.float64)
+    right, real, said = np.einsum("...cc->...c", table), table.sum(axis=-1), table.sum(axis=-2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = {"accuracy": right / real, "f1": 2 * right / (real + said)}
+    return {f"{name}.class_{at}": values[..., at] for name, values in found.items() for at in range(table.shape[-1])}
+
+
+def by_class(classes: int, names: tuple[str, ...] = ("accuracy", "f1")) -> dict[str, Metric]:
+    """Metrics of each class, as `of_classes` names them, for `Experiment.metrics`: logged, drawn and aimed at.
+
+    Controllers see those of a classifier of up to `MOST_CLASSES` classes without asking.
+
+    Args:
+      classes: how many there are.
+      names: of metrics.
+
+    Raises:
+      ValueError: a metric that there is not by class.
+    """
+    known = ("accuracy", "f1")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"there is no metric {printable(name)} by class; the nearest are {nearest(name, known)}")
+    every = [f"{name}.class_{at}" for name in names for at in range(classes)]
+    return {name: Metric(confusion(classes).sums, lambda table, name=name: of_classes(table)[name]) for name in every}
 
 
 def preference_metrics() -> dict[str, MetricLike]:

@@ -24,6 +24,7 @@ from ft_jax.training.later import all_steps, growing_sets
 from ft_jax.training.limits import limits_of
 from ft_jax.training.loop.nonfinite import guarded
 from ft_jax.training.loop.numbers import check_hyper_at
+from ft_jax.training.loop.sizes import check_resizable, resizable, with_largest
 from ft_jax.training.metrics import (
     CONFUSION,
     MOST_CLASSES,
@@ -97,6 +98,11 @@ class Plan:
         """Updates of the whole run."""
         return sum(self.steps)
 
+    @property
+    def padding(self) -> int:
+        """The id of the padding token."""
+        return getattr(self.model, "pad_token", 0)
+
     def ask(self, task: OnPolicy) -> Callable[[TrainState, Batch], Any]:
         """``(state, batch) -> arrays``: what an on-policy task asks its policy, compiled."""
         return self.distributed.ask(lambda axis: acting(task.act, self.composition, axis))
@@ -156,14 +162,16 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
     stream = stream[: experiment.budget.tasks]
     sets = evaluation_sets(stream) if later is None else growing_sets(stream)
     example = _example(stream)
-    shapes = tuple(task_batches(task, example if task is stream[0] else None) for task in stream)
-    limits = limits_of(model, example, experiment, stream[0].name)
     budget = experiment.budget
+    for task in stream:
+        check_resizable(task, budget)
+    shapes = tuple(with_largest(task_batches(task, example if task is stream[0] else None), budget) for task in stream)
+    limits = limits_of(model, example, experiment, stream[0].name)
     steps = tuple(task.steps or budget.steps_for(task.name, task.examples) for task in stream)
     composition = build_methods(experiment.method, Parts(model, example, sum(steps), keys["methods"], outline))
     composition = with_new_head(composition, model)
     composition = in_full_precision(composition, model, getattr(experiment.optimizer, "half_precision", "none"))
-    composition = guarded(composition, experiment.nonfinite)
+    composition = resizable(guarded(composition, experiment.nonfinite), budget)
     target = target_of(model, example) if experiment.loss is None else None
     first_set = next((next(iter(batches), {}) for batches in sets.values()), example)
     metrics = default_metrics(first_set, target) if experiment.metrics is None else dict(experiment.metrics)

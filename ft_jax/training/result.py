@@ -101,6 +101,7 @@ class Progress:
       best, bad: the best watched value of the task, and evaluations since.
       over: early stopping has ended the task.
       evaluated: the step of the latest evaluation.
+      batches: of the data in one update, see `Budget.most_batch_size`.
       tested: of the latest batches of the task what they gave before they were trained on, see `EvaluationSpec`.
       ended: how the last task stood when it ended, and ``steps`` it was to have: a finished run may go on from there.
       scores: by phase, as in `Result`.
@@ -117,6 +118,7 @@ class Progress:
     bad: int = 0
     over: bool = False
     evaluated: int | None = None
+    batches: int = 1
     tested: Sequence[Mapping[str, Any]] = ()
     ended: Mapping[str, Any] | None = None
     scores: Mapping[str, Scores] = dataclasses.field(default_factory=dict)

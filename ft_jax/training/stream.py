@@ -12,6 +12,7 @@ import numpy as np
 from ft_jax.data.streams import unmoved
 from ft_jax.outside import check_name, listed, printable
 from ft_jax.training.clock import Rollouts
+from ft_jax.training.loop.sizes import joined
 from ft_jax.training.on_policy import Actor, OnPolicy
 
 Batch = Mapping[str, Any]
@@ -233,18 +234,22 @@ class Feeder:
         self,
         task: Task,
         put: Callable[[Batch], Any],
-        ahead: int = 2,
         place: Any = None,
         ask: Callable[[OnPolicy], Callable[[Any, Batch], Any]] | None = None,
+        batches: int = 1,
+        padding: int = 0,
+        ahead: int = 2,
     ):
         """Starts making them.
 
         Args:
           task: whose batches they are.
           put: checks a host batch and moves it to the devices.
-          ahead: how many to make ahead.
           place: to begin at, where it was saved; where the source stands otherwise.
           ask: gives an on-policy task's ``(state, batch) -> arrays``, see `Actor`.
+          batches: of the source in each that it gives, see `take_together`.
+          padding: id of the padding token, where batches of several lengths come together.
+          ahead: how many to make ahead.
         """
         self._task, self._put = task, put
         self._actor = Actor(task.train, task.name, ask(task.train)) if task.on_policy else None
@@ -252,11 +257,29 @@ class Feeder:
             self._actor.resume(place) if self._actor else task.train.set_state(place)
         self._queue: queue.Queue = queue.Queue(maxsize=ahead)
         self._ended = False
+        self._batches, self._padding = batches, padding
         self._stop = threading.Event()
         self._thread = None
         if not task.on_policy:
-            self._thread = threading.Thread(target=self._work, name=f"feed {task.name}", daemon=True)
-            self._thread.start()
+            self._begin = task.train.get_state()
+            self._start()
+
+    def _start(self):
+        self._thread = threading.Thread(target=self._work, name=f"feed {self._task.name}", daemon=True)
+        self._thread.start()
+
+    def take_together(self, batches: int, place: Any) -> bool:
+        """From a place on (None for the beginning), so many batches of the source as one; whether that is a change.
+
+        Batches that were made ahead are dropped, and the source goes back to the place.
+        """
+        if batches == self._batches:
+            return False
+        self._end()
+        self._task.train.set_state(self._begin if place is None else place)
+        self._batches, self._stop = batches, threading.Event()
+        self._start()
+        return True
 
     @property
     def rollouts(self) -> Rollouts | None:
@@ -289,15 +312,19 @@ class Feeder:
 
     def close(self) -> None:
         """Ends the thread; batches made ahead are dropped."""
-        self._stop.set()
         if self._actor is not None:
             self._actor.close()
         if hasattr(self._task.train, "stop"):
             self._task.train.stop()
+        self._end()
+
+    def _end(self):
+        self._stop.set()
         if self._thread is not None:
             while self._thread.is_alive():
                 self._drain()
                 self._thread.join(timeout=0.05)
+        self._drain()
 
     def __enter__(self) -> "Feeder":
         return self
@@ -318,7 +345,10 @@ class Feeder:
     def _work(self):
         while not self._stop.is_set():
             try:
-                batch = next(self._task.train, None) if self._task.ends else next_batch(self._task)
+                if self._batches > 1:
+                    batch = joined([next_batch(self._task) for _ in range(self._batches)], self._padding)
+                else:
+                    batch = next(self._task.train, None) if self._task.ends else next_batch(self._task)
                 if batch is None:
                     self._queue.put(None)
                     return

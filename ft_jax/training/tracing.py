@@ -1,6 +1,8 @@
 """Everything that a run will do, traced for every shape it will meet, before any compute is spent."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -8,15 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from ft_jax.core import Program
+from ft_jax.core.params import nearest
 from ft_jax.data.collate import of_one_length
 from ft_jax.outside import listed, printable
 from ft_jax.training.causes import fields_of, one_sentence
 from ft_jax.training.evaluate import fill, measurer
 from ft_jax.training.limits import MASKED, carries, check_carries, check_limits
-from ft_jax.training.metrics import CONFUSION, HostMetric
+from ft_jax.training.metrics import CONFUSION, HostMetric, of_classes
 from ft_jax.training.on_policy import acting, numbered
 from ft_jax.training.parallel import Outline, check_divides
 from ft_jax.training.stream import Batch, Task, check_batch, first_batch, size, stack
+
+MOST_TOLD = 8
+"""Metrics up to which an error lists them all."""
 
 PREQUENTIAL = "prequential"
 """The evaluation set of the latest training batches, each measured before it was trained on."""
@@ -108,12 +114,7 @@ def trace(plan: Any, program: Program) -> None:
         )
     if evaluation.keep_best and len(plan.stream) > 1:
         raise ValueError(f"keep_best keeps one best state, but the data has {len(plan.stream)} tasks; set it to False")
-    watched = plan.watched(0)
-    flat = flatten(
-        {name: dict.fromkeys([*parts, *plan.metrics], jnp.zeros(program.trials)) for name, parts in sums.items()},
-        watched,
-    )
-    jax.eval_shape(program.after_eval, plan.abstract, flat)
+    _trace_controllers(plan, program, sums)
 
 
 def _outline(plan: Any, program: Program) -> Outline:
@@ -251,8 +252,41 @@ def _real(batch: Batch) -> np.ndarray:
     return counts & (labels >= 0) if labels.ndim == 1 and labels.dtype.kind == "i" else counts
 
 
-def flatten(scores: Mapping[str, Mapping[str, Any]], watched: str | None) -> dict[str, jax.Array]:
-    """Scores as methods see them: ``"set/metric"`` for all, and the watched set's metrics by their own names."""
+def _trace_controllers(plan: Any, program: Program, sums: Mapping[str, Mapping[str, Any]]) -> None:
+    """What methods do with what evaluations give.
+
+    Raises:
+      KeyError: one watches what no evaluation gives; of all that there is, the nearest is told.
+    """
+    names = {name: [one for one in {**parts, **plan.metrics} if one != CONFUSION] for name, parts in sums.items()}
+    scores = {name: dict.fromkeys(own, np.zeros(program.trials)) for name, own in names.items()}
+    tables = {name: np.zeros(parts[CONFUSION][0].shape) for name, parts in sums.items() if CONFUSION in parts}
+    flat = flatten(scores, plan.watched(0), tables)
+    every = ", ".join(sorted(flat))  # as jax orders them
+    for act in program.after_eval.values():
+        try:
+            jax.eval_shape(act, plan.abstract, flat)
+        except KeyError as error:
+            sentence = str(error.args[0])
+            asked = re.search(r"'([^']+)'", sentence)
+            if asked is None or every not in sentence or len(flat) <= MOST_TOLD:
+                raise
+            told = f"{len(flat)} metrics, of which the nearest are {nearest(asked[1], flat)}"
+            raise KeyError(sentence.replace(every, told)) from error
+
+
+def flatten(
+    scores: Mapping[str, Mapping[str, Any]], watched: str | None, tables: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, jax.Array]:
+    """Scores as methods see them: ``"set/metric"`` for all, and the watched set's metrics by their own names.
+
+    Args:
+      scores: by set and metric.
+      watched: the set whose metrics have no set in their names.
+      tables: of classifiers by set, of which come the metrics of each class, see `ft_jax.training.metrics.of_classes`.
+    """
+    of = {name: of_classes(table) for name, table in tables.items()}
+    scores = {name: {**values, **of.get(name, {})} for name, values in scores.items()}
     flat = {f"{name}/{metric}": value for name, values in scores.items() for metric, value in values.items()}
     flat |= scores.get(watched, {})
     # Through numpy, which reads the None of a score that is not finite as NaN.

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
 from ft_jax.core import Outputs, make_step, supervised
 from ft_jax.ensemble import members
 from ft_jax.training import EvaluationSpec, HostMetric, evaluate
 from ft_jax.training.evaluate import fill, measurer, score
-from ft_jax.training.metrics import accuracy, calibration_error, f1, predict_tokens, roc_auc
+from ft_jax.training.metrics import accuracy, by_class, calibration_error, f1, predict_tokens, roc_auc
 from ft_jax.training.prepare import Plan
 from ft_jax.training.stream import Task
 
@@ -92,6 +92,21 @@ def test_host_metrics_equal_scikit_learn_on_the_whole_set():
     logits = x @ np.asarray(state.params["model"]["w"])
     assert scores["f1"] == pytest.approx(f1_score(labels, logits.argmax(-1), average="macro"))
     assert scores["roc_auc"] == pytest.approx(roc_auc_score(labels, logits[:, 1] - logits[:, 0]))
+
+
+def test_metrics_by_class_equal_scikit_learn():
+    program, state, x, labels = problem()
+    labels = np.where(labels == 1, 0, labels)  # no example of class 1
+    scores = evaluate(program, state, split(x, labels, 8), by_class(CLASSES))
+    said = (x @ np.asarray(state.params["model"]["w"])).argmax(-1)
+    every = range(CLASSES)
+    recall = recall_score(labels, said, labels=every, average=None, zero_division=np.nan)
+    both = f1_score(labels, said, labels=every, average=None, zero_division=np.nan)
+    np.testing.assert_allclose([scores[f"accuracy.class_{at}"] for at in every], recall, rtol=1e-6)
+    np.testing.assert_allclose([scores[f"f1.class_{at}"] for at in every], both, rtol=1e-6)
+    assert np.isnan(recall[1]) and list(by_class(2, ("f1",))) == ["f1.class_0", "f1.class_1"]
+    with pytest.raises(ValueError, match="no metric 'roc' by class; the nearest are"):
+        by_class(2, ("roc",))
 
 
 def test_calibration_error_of_a_known_case():

@@ -34,7 +34,7 @@ def shown(plan: Plan, at: int, feeder: Feeder, state: Callable[[], Any]) -> Call
             return
         if not drawn:
             taken = [feeder.take(state).host for _ in range(count)]
-            drawn.append(memories(taken, plan.shapes[at], _padding(plan)))
+            drawn.append(memories(taken, plan.shapes[at], plan.padding))
         yield drawn[0]
 
     return stacks
@@ -49,8 +49,4 @@ def aligned_pass(plan: Plan, at: int) -> Iterator[Batch]:
         filled = [fill(batch, rows) for batch in taken]
         nothing = {**filled[0], "weights": np.zeros_like(filled[0]["weights"])}
         filled += [nothing] * (count - len(filled))
-        yield memories(filled, plan.shapes[at], _padding(plan))
-
-
-def _padding(plan: Plan) -> int:
-    return getattr(plan.model, "pad_token", 0)
+        yield memories(filled, plan.shapes[at], plan.padding)
