@@ -7,6 +7,7 @@
 - `der`: these with the answers that the model gave them (DER, DER++).
 - `gem`, `agem`: steps that raise the loss on earlier examples are turned.
 - `lwf`: the model before the task teaches the model in it.
+- `icarl`: few exemplars of each class, chosen by herding, which teach, and answer by their nearest mean.
 - `nearest_mean`, `slda`, `ranpac`: heads in closed form, from one pass over a task's examples.
 - `osf`: full rank, but for the directions that earlier tasks use most.
 - `o_lora`: a low-rank update for each task, orthogonal to those before.
@@ -19,6 +20,7 @@ from ft_jax.incremental.closed_form import nearest_mean, ranpac, slda
 from ft_jax.incremental.constrained import agem, gem
 from ft_jax.incremental.dark import der
 from ft_jax.incremental.ewc import ewc
+from ft_jax.incremental.icarl import icarl
 from ft_jax.incremental.kept import balanced_replay, replay_by_loss
 from ft_jax.incremental.lwf import lwf
 from ft_jax.incremental.mas import mas
@@ -36,6 +38,7 @@ __all__ = [
     "er_ace",
     "ewc",
     "gem",
+    "icarl",
     "lwf",
     "mas",
     "nearest_mean",
