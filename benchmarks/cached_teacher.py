@@ -120,7 +120,7 @@ def taken(steps: Mapping[str, Step], repeats: int) -> dict[str, Any]:
     """Seconds of a step with the teacher over those of one with its cache, in turns, and what both say first."""
     runners, said = {}, {}
     for way, step in steps.items():
-        state = jax.jit(step.program.init)(step.model.params, jax.random.key(1))
+        state = step.program.init(step.model.params, jax.random.key(1))  # compiled, the teacher would be a constant
         run = jit_step(step.program.step)
         state, metrics = run(state, step.batch)
         said[way] = float(next(value for name, value in metrics.items() if name.startswith("distillation.")))

@@ -99,9 +99,20 @@ def self_taught() -> str:
     return written("self_taught", {"new": "reviews", "old": "capitals"})
 
 
+def gkd() -> str:
+    """A student that is corrected on its own texts, beside two that are not."""
+    return written("gkd", {"theirs": "along the teacher's texts", "own": "along its own"})
+
+
+def another_tokenizer() -> str:
+    """A teacher with another tokenizer, beside plain training."""
+    return written("another_tokenizer", {"held_out": "nats a byte"})
+
+
 def tables() -> dict[str, str]:
     """What stands between the marks of each name."""
-    return {"cached_teacher": cached_teacher(), "shorter_minilm": shorter_minilm(), "self_taught": self_taught()}
+    parts = (cached_teacher, shorter_minilm, another_tokenizer, gkd, self_taught)
+    return {part.__name__: part() for part in parts}
 
 
 if __name__ == "__main__":

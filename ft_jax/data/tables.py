@@ -330,8 +330,11 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an npz file by name, held against the bytes there are before any memory is taken.
 
     Raises:
+      FileNotFoundError: there is no such file.
       ValueError: it is damaged, holds Python objects, or claims more than is read of a file of its size.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {printable(str(path), 300)}; give one that numpy.savez has written")
     unreadable = f"{path} is not readable as npz"
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{unreadable} (it is no zip archive); write it with numpy.savez")

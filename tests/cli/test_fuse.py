@@ -57,12 +57,19 @@ def test_members_and_fusions_are_scored_side_by_side(files, tmp_path, capsys):
         (["--seeds", "0"], "--seeds is 0"),
         (["OTHER"], "speak of different examples"),
         (["EMPTY"], "has no 'logits'"),
-        (["gone.npz"], "gone.npz"),
+        (["gone.npz"], "there is no file 'gone.npz'"),
+        (["WRONG"], "wrong has logits that are not finite"),
     ],
 )
 def test_what_cannot_be_fused_is_refused_in_a_sentence(files, tmp_path, capsys, extra, says):
     Predictions(("x",), np.zeros((1, 300, 3), np.float32), np.zeros(300, int)).save(tmp_path / "other.npz")
     np.savez(tmp_path / "empty.npz", x=np.zeros(2))
-    places = {"OTHER": str(tmp_path / "other.npz"), "EMPTY": str(tmp_path / "empty.npz")}
+    of_one = read_predictions(files[0])
+    Predictions(("wrong",), np.full_like(of_one.logits, np.nan), of_one.labels).save(tmp_path / "wrong.npz")
+    places = {
+        "WRONG": str(tmp_path / "wrong.npz"),
+        "OTHER": str(tmp_path / "other.npz"),
+        "EMPTY": str(tmp_path / "empty.npz"),
+    }
     assert main(["fuse", *files, *(places.get(word, word) for word in extra)]) == 2
     assert says in capsys.readouterr().err

@@ -112,8 +112,7 @@ def stack(members: Sequence[OutOfFold], labels: np.ndarray, *, l2: float = 1.0) 
       >>> stack([knows], labels)(knows.predictions[None]).argmax(1).tolist()
       [0, 1, 0, 1]
     """
-    for member in members:
-        member.check()
+    _check(members)
     logits = _same_shape([member.predictions for member in members], labels)
     if len(np.unique(labels)) < 2:
         raise ValueError(f"all {len(labels)} labels are {labels[0]}; a stack needs examples of at least two classes")
@@ -135,10 +134,22 @@ def stack_values(members: Sequence[OutOfFold], targets: np.ndarray) -> np.ndarra
     """
     from scipy.optimize import nnls
 
-    for member in members:
-        member.check()
+    _check(members)
     values = _same_shape([member.predictions for member in members], targets)
     return nnls(values.T.astype(np.float64), np.asarray(targets, np.float64))[0]
+
+
+def _check(members: Sequence[OutOfFold]) -> None:
+    """Raises ValueError on members that don't say, or saw, what they predict."""
+    if not members:
+        raise ValueError("a stack was given no member; give each member's out-of-fold predictions")
+    for index, member in enumerate(members):
+        if not isinstance(member, OutOfFold):
+            raise ValueError(
+                f"member {index} is {type(member).__name__}, which doesn't say what its models were trained on; give "
+                "what out_of_fold makes"
+            )
+        member.check()
 
 
 def _same_shape(predictions: Sequence[np.ndarray], labels) -> np.ndarray:

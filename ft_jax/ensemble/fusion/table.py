@@ -98,6 +98,9 @@ def compare(
             f"{len(names)} members have logits {logits.shape} and labels {labels.shape}; give [members, rows, classes] "
             "and [rows], the same examples in the same order for all"
         )
+    for name, own in zip(names, logits, strict=True):
+        if not np.isfinite(own).all():
+            raise ValueError(f"{name} has logits that are not finite; leave it out, or look at its run")
     for one in range(1, len(logits)):
         if any(np.array_equal(logits[one], logits[other]) for other in range(one)):
             raise ValueError(

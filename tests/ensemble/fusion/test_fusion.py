@@ -196,6 +196,8 @@ def test_a_majority_needs_its_quorum():
             lambda: fusion.stack([fusion.OutOfFold(np.zeros((3, 2)), (), np.zeros(3, int))], np.zeros(3, int)),
             "at least two classes",
         ),
+        (lambda: fusion.stack([np.zeros((3, 2))], np.array([0, 1, 0])), "member 0 is ndarray, which doesn't say"),
+        (lambda: fusion.stack([], np.array([0, 1, 0])), "no member"),
         (
             lambda: fusion.stack(
                 [fusion.OutOfFold(np.zeros((3, c)), (), np.zeros(3, int)) for c in (2, 3)], np.array([0, 1, 0])
