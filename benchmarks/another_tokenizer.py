@@ -99,19 +99,20 @@ def teachers(teacher: Model, part: dict[str, Any]) -> Callable[[], float]:
 
 
 def taken(step: Runner, student: Runner, teacher: Callable[[], float], repeats: int) -> dict[str, Any]:
-    """Busy seconds of a step over those of both passes, in turns; the first of each compiles."""
+    """Busy seconds of a step over those of both passes, and over the student's alone, in turns; the first compiles."""
     busy = []
     for _ in range(1 + repeats):
         student.advance()
         step.advance()
         busy.append([teacher(), student.cpu_seconds[-1], step.cpu_seconds[-1]])
     found = np.array(busy[1:]).T
-    ratios = found[2] / (found[0] + found[1])
+    ratios, of_student = found[2] / (found[0] + found[1]), found[2] / found[1]
     return {
         "distance": float(step.loss),
         "busy_seconds": dict(zip(("teacher", "student", "step"), map(spread, found), strict=True)),
         "ratio": float(np.median(ratios)),
         "ratio_range": [float(ratios.min()), float(ratios.max())],
+        "ratio_to_student": float(np.median(of_student)),
     }
 
 

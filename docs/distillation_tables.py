@@ -104,6 +104,31 @@ def gkd() -> str:
     return written("gkd", {"theirs": "along the teacher's texts", "own": "along its own"})
 
 
+WAYS_OF_ULD = {
+    "sorted": "all values, sorted",
+    "top": "the 256 largest",
+    "hybrid": "common tokens, and the rest sorted",
+    "hybrid-top": "common tokens, and the rest's 256 largest",
+}
+
+
+def uld_ratio() -> str:
+    """What a step with a teacher of another tokenizer takes beside both models' passes, the newest row of each way."""
+    found = {row["way"]: row for row in lines(MEASURED / "another_tokenizer.jsonl")}
+    if not found:
+        return "Nothing is recorded."
+    rows = [
+        [
+            said,
+            f"{found[way]['ratio']:.2f} ({found[way]['ratio_range'][0]:.2f} to {found[way]['ratio_range'][1]:.2f})",
+            f"{found[way]['ratio_to_student']:.2f}",
+        ]
+        for way, said in WAYS_OF_ULD.items()
+        if way in found
+    ]
+    return table(["", "of both passes", "of the plain step alone"], rows)
+
+
 def another_tokenizer() -> str:
     """A teacher with another tokenizer, beside plain training."""
     return written("another_tokenizer", {"held_out": "nats a byte"})
@@ -111,7 +136,7 @@ def another_tokenizer() -> str:
 
 def tables() -> dict[str, str]:
     """What stands between the marks of each name."""
-    parts = (cached_teacher, shorter_minilm, another_tokenizer, gkd, self_taught)
+    parts = (cached_teacher, shorter_minilm, uld_ratio, another_tokenizer, gkd, self_taught)
     return {part.__name__: part() for part in parts}
 
 
