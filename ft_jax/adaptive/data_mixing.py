@@ -74,14 +74,14 @@ def data_mixing(apply: Callable, sources: int, momentum: float = 0.9, *, name: s
             )
         outputs = context.replace(train=False).run(apply, state.params, batch)
         found = of_sources(label_losses(outputs, batch, name), counted(batch), batch[SOURCE], batch[CHANCE], sources)
-        totals, weights, seen = found if context.axis is None else jax.lax.psum(found, context.axis)
+        total, weight, chance, seen = found if context.axis is None else jax.lax.psum(found, context.axis)
         own = state.memory[name]
         turns = own["turns"] + 1
-        losses = totals / jnp.where(weights[0] > 0, weights[0], 1.0)
-        chances = weights[1] / jnp.where(weights[0] > 0, weights[0], 1.0)
+        present = weight > 0
+        losses, chances = (x / jnp.where(present, weight, 1.0) for x in (total, chance))
         share = state.hyper[name]["momentum"]
         rewarded = share * own["rewards"] + (1 - share) * losses / jnp.where(chances > 0, chances, 1.0)
-        rewards = jnp.where(weights[0] > 0, rewarded, own["rewards"])
+        rewards = jnp.where(present, rewarded, own["rewards"])
         kept = {"rewards": rewards, "chances": policy(rewards, turns), "drawn": own["drawn"] + seen, "turns": turns}
         return state.remember(name, kept), batch
 
@@ -106,20 +106,19 @@ def of_sources(
     source: Int[Array, " batch"],
     chance: Float[Array, " batch"],
     count: int,
-) -> tuple[Float[Array, " count"], Float[Array, "2 count"], Float[Array, " count"]]:
-    """Of each source: ``Σ weight · loss``; ``Σ weight`` and ``Σ weight · chance``; how many examples count.
+) -> Float[Array, "4 count"]:
+    """Of each source: ``Σ weight · loss``, ``Σ weight``, ``Σ weight · chance``, and how many examples count.
 
     Example:
       >>> sums = of_sources(jnp.array([1.0, 3.0]), jnp.ones(2), jnp.array([1, 1]), jnp.array([0.25, 0.25]), 2)
-      >>> [one.tolist() for one in sums]
-      [[0.0, 4.0], [[0.0, 2.0], [0.0, 0.5]], [0.0, 2.0]]
+      >>> sums.tolist()
+      [[0.0, 4.0], [0.0, 2.0], [0.0, 0.5], [0.0, 2.0]]
     """
     flat = weights.reshape(weights.shape[0], -1)
     total = jnp.sum(jnp.where(flat > 0, flat * losses.reshape(flat.shape), 0.0), axis=1)
     weight = jnp.sum(flat, axis=1)
     per_row = jnp.stack([total, weight, weight * chance, (weight > 0).astype(jnp.float32)])
-    sums = per_row @ jax.nn.one_hot(source, count)
-    return sums[0], sums[1:3], sums[3]
+    return per_row @ jax.nn.one_hot(source, count)
 
 
 def policy(rewards: Float[Array, " sources"], turns: Int[Array, ""]) -> Float[Array, " sources"]:

@@ -37,8 +37,7 @@ def _sorted_apart(p, q):
     """The distance over all values.
 
     A value's derivative is the sign of the difference at its place. A sort that also moves places, which the derivative
-    of a sort asks for, takes five times as long on a CPU as one of numbers alone, so each value is looked up among the
-    sorted ones instead.
+    of a sort asks for, is slower than one of numbers alone, so each value is looked up among the sorted ones instead.
     """
     own, theirs = _ascending(p, q)
     return jnp.sum(jnp.abs(own - theirs), axis=-1)
@@ -59,8 +58,7 @@ def _sorted_apart_jvp(primals, tangents):
 def _ascending(*sides):
     """Each side from the smallest value on, the shorter ones with zeros in front.
 
-    The bits of floats that are not negative are integers in the same order, whose sort needs no care for NaN: XLA's for
-    a CPU is five times as fast.
+    The bits of floats that are not negative are integers in the same order, whose sort needs no care for NaN.
     """
     most = max(x.shape[-1] for x in sides)
     ordered = []

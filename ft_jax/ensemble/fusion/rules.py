@@ -1,21 +1,52 @@
-"""Fusions of what members predict: of classes and tokens by their logits, of numbers by their values."""
+"""Fusions of what members predict: of classes and tokens by their logits, of numbers by their values.
+
+All take one array, members first, or the members' arrays one by one.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+
+def together(members: Array | Sequence[Array]) -> Float[Array, "members ..."]:
+    """Members' predictions as one array; they may be given one by one.
+
+    Raises:
+      ValueError: no member, members of different shapes, which are named.
+
+    Example:
+      >>> together([jnp.zeros(3), jnp.zeros(4)])
+      Traceback (most recent call last):
+        ...
+      ValueError: member 1 predicts (4,) and member 0 (3,); members are fused on the same examples and classes
+    """
+    if not len(members):
+        raise ValueError("no member predicts; give the predictions of at least one")
+    if isinstance(members, jax.Array | np.ndarray):
+        return jnp.asarray(members)
+    shapes = [jnp.shape(one) for one in members]
+    for place, shape in enumerate(shapes):
+        if shape != shapes[0]:
+            raise ValueError(
+                f"member {place} predicts {shape} and member 0 {shapes[0]}; members are fused on the same examples "
+                "and classes"
+            )
+    return jnp.stack([jnp.asarray(one) for one in members])
 
 
 def mean(logits: Float[Array, "members ... classes"]) -> Float[Array, "... classes"]:
     """Soft voting: ``log mean_k softmax(logits_k)``, the members' mean probability as log-probabilities."""
+    logits = together(logits)
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(logits.shape[0])
 
 
 def product(logits: Float[Array, "members ... classes"]) -> Float[Array, "... classes"]:
     """A normalised product of experts: ``log_softmax(mean_k log_softmax(logits_k))`` (Hinton 2002)."""
-    return jax.nn.log_softmax(jnp.mean(jax.nn.log_softmax(logits), axis=0))
+    return jax.nn.log_softmax(jnp.mean(jax.nn.log_softmax(together(logits)), axis=0))
 
 
 def vote(logits: Float[Array, "members ... classes"]) -> Float[Array, "... classes"]:
@@ -24,6 +55,7 @@ def vote(logits: Float[Array, "members ... classes"]) -> Float[Array, "... class
     One vote is spread over the classes by the mean probability, so a tie goes to the class that members
     find likelier and no share is zero.
     """
+    logits = together(logits)
     members, classes = logits.shape[0], logits.shape[-1]
     votes = jnp.sum(jax.nn.one_hot(jnp.argmax(logits, axis=-1), classes), axis=0)
     return jnp.log(votes + jnp.exp(mean(logits))) - jnp.log(members + 1.0)
@@ -42,6 +74,7 @@ def weighted(
       >>> print(jnp.exp(weighted(logits, jnp.array([0.5, 0.5]))).round(2))
       [[0.5 0.5]]
     """
+    logits = together(logits)
     shape = (-1, *(1,) * (logits.ndim - 1))
     shares = jnp.log(weights / jnp.sum(weights)).reshape(shape)
     return jax.nn.logsumexp(jax.nn.log_softmax(logits) + shares, axis=0)
@@ -68,7 +101,7 @@ def mixture_weights(
       >>> mixture_weights(jnp.stack([sure, wrong])[:, None], jnp.array([0])).round(2).tolist()
       [1.0, 0.0]
     """
-    counted = labels >= 0
+    logits, counted = together(logits), labels >= 0
     if not bool(jnp.any(counted)):
         raise ValueError(f"none of {labels.shape[0]} examples has a label; weights are found on labelled examples")
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(labels, 0)[None, :, None], axis=-1)[..., 0]
@@ -83,7 +116,7 @@ def mixture_weights(
 
 def mean_value(values: Float[Array, "members ..."], weights: Float[Array, " members"] | None = None) -> Array:
     """Regression: the mean of the members' numbers, or the weighted one."""
-    return jnp.average(values, axis=0, weights=weights)
+    return jnp.average(together(values), axis=0, weights=weights)
 
 
 def gaussian(means: Float[Array, "members ..."], variances: Float[Array, "members ..."]) -> tuple[Array, Array]:
@@ -96,6 +129,7 @@ def gaussian(means: Float[Array, "members ..."], variances: Float[Array, "member
       >>> [float(x) for x in gaussian(jnp.array([0.0, 2.0]), jnp.array([1.0, 1.0]))]
       [1.0, 2.0]
     """
+    means, variances = together(means), together(variances)
     centre = jnp.mean(means, axis=0)
     return centre, jnp.mean(variances + jnp.square(means - centre), axis=0)
 
@@ -112,6 +146,7 @@ def token_log_probability(
       >>> round(float(jnp.exp(token_log_probability(given))[0, 0]), 2)
       0.3
     """
+    log_probabilities = together(log_probabilities)
     shares = jnp.ones(log_probabilities.shape[0]) if weights is None else weights
     shares = (shares / jnp.sum(shares)).reshape(-1, *(1,) * (log_probabilities.ndim - 1))
     return jax.nn.logsumexp(log_probabilities, axis=0, b=shares)

@@ -209,3 +209,13 @@ def test_a_majority_needs_its_quorum():
 def test_bad_input_is_refused_in_a_sentence(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+@pytest.mark.parametrize("way", [*fusion.FUSIONS.values(), fusion.mean_value, fusion.token_log_probability])
+def test_members_given_one_by_one_are_fused_as_one_array_is(way):
+    members = np.random.default_rng(0).normal(size=(3, 5, 4))
+    np.testing.assert_array_equal(way(list(members)), way(jnp.asarray(members)))
+    with pytest.raises(ValueError, match=r"member 2 predicts \(5, 3\) and member 0 \(5, 4\)"):
+        way([*members[:2], members[2, :, :3]])
+    with pytest.raises(ValueError, match="no member predicts"):
+        way([])
