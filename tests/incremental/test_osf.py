@@ -93,6 +93,67 @@ def test_all_directions_kept_is_nothing_learned(params, batch):
         np.testing.assert_allclose(found, params[layer]["kernel"], atol=1e-5)
 
 
+def deep(params, batch, key=None):
+    """Two square weights and one that is not, the first of which a scan would hold as two layers."""
+    x = batch["x"]
+    for layer in range(2):
+        x = jnp.tanh(matmul(jax.tree.map(lambda leaf, at=layer: leaf[at], params["layers"]["stacked"]["kernel"]), x))
+    hidden = matmul(params["out"]["kernel"], jnp.tanh(matmul(params["square"]["kernel"], x)))
+    return Outputs(hidden=hidden, unembedding=jnp.eye(4))
+
+
+def test_each_weight_keeps_by_how_alike_its_inputs_and_outputs_are():
+    draw = np.random.default_rng(0)
+    near = np.eye(5) + 0.3 * draw.normal(size=(5, 5))
+    weights = {"layers": np.stack([near, draw.normal(size=(5, 5))]), "square": near.T, "out": draw.normal(size=(5, 4))}
+    params = {name: {"kernel": jnp.asarray(one, jnp.float32)} for name, one in weights.items()}
+    params["layers"] = {"stacked": params["layers"]}
+    x = draw.normal(size=(3, 6, 5)).astype(np.float32)
+    task = {"x": jnp.asarray(x), "labels": jnp.zeros((3, 6), jnp.int32)}
+    method = osf(keep=0.6, least=0.1, targets=("*kernel",))
+    program = make_step(supervised(deep), optax.sgd(0.5), method)
+    state = jax.jit(program.after_task)(program.init(params, jax.random.key(0)), task)
+
+    def cosine(a, b):
+        return np.mean(
+            [one @ other / np.linalg.norm(one) / np.linalg.norm(other) for one, other in zip(a, b, strict=True)]
+        )
+
+    rows, found = x.reshape(-1, 5), {}
+    for name, weight in (
+        ("stack0", weights["layers"][0]),
+        ("stack1", weights["layers"][1]),
+        ("square", weights["square"]),
+    ):
+        found[name] = max(cosine(rows, rows @ weight), 0.0)
+        rows = np.tanh(rows @ weight)
+    mean = np.mean(list(found.values()))
+    slow = {name: 0.1 + one / mean * (0.6 - 0.1) for name, one in found.items()}
+    own = {path.split("/")[0]: np.asarray(0.6 + more) for path, more in state.memory[NAME].items()}
+    np.testing.assert_allclose(own["layers"], [slow["stack0"], slow["stack1"]], rtol=1e-4)
+    np.testing.assert_allclose(own["square"], slow["square"], rtol=1e-4)
+    assert own["out"] == np.float32(0.6) and slow["stack1"] < 0.5 < slow["square"]
+
+    # What each keeps stays through the next task's steps, and no more than that.
+    before = program.parameters(state)["model"]
+    for _ in range(3):
+        state, _ = jax.jit(program.step)(state, {"x": jnp.asarray(x[0]), "labels": jnp.array([0, 1, 2, 3, 0, 1])})
+    after = program.parameters(state)["model"]
+    for name in ("stack0", "stack1", "square"):
+        stacked = name != "square"
+        old, new = (
+            np.asarray(materialize((tree["layers"]["stacked"] if stacked else tree[name])["kernel"]))
+            for tree in (before, after)
+        )
+        old, new = (one[int(name[-1])] if stacked else one for one in (old, new))
+        share = slow[name]
+        count = min(int(share * 5 + 1e-4), 5)
+        u, s, v = kept(old, count)
+        np.testing.assert_allclose(u.T @ new, s[:, None] * v, atol=2e-5)
+        if count < 5:
+            assert np.abs(new - old).max() > 1e-3
+
+
 def test_an_adapter_stands_over_it_and_it_under_an_adapter(params, batch):
     for methods in itertools.permutations((lora(rank=2, targets=("*kernel",)), osf(targets=("*kernel",)))):
         program = make_step(supervised(network), optax.sgd(0.1), compose(*methods))
@@ -106,6 +167,8 @@ def test_an_adapter_stands_over_it_and_it_under_an_adapter(params, batch):
 def test_what_can_not_be_is_refused():
     with pytest.raises(ValueError, match="keep 1.5"):
         osf(keep=1.5)
+    with pytest.raises(ValueError, match="least 0.7 and keep 0.5; give least a share from 0 to keep"):
+        osf(keep=0.5, least=0.7)
     with pytest.raises(ValueError, match="transfer.quantize works on the stored matrix, .*; leave one of them out"):
         compose(osf(), quantize())
     with pytest.raises(ValueError, match=r"transfer.pissa works on the stored matrix.*name incremental.osf outside"):
