@@ -35,9 +35,9 @@ BATCH, WIDTHS, CAPACITY, CURVATURE = 32, (100, 100), 200, 8
 """Examples a step and drawn from a buffer, hidden layers, examples in a buffer, batches at a task's end."""
 
 STRENGTHS: Mapping[str, tuple[float, ...]] = {
-    "EWC": (1e1, 1e2, 1e3, 1e4, 1e5, 1e6),
-    "SI": (0.1, 1.0, 10.0, 100.0, 1e3),
-    "MAS": (0.01, 0.1, 1.0, 10.0, 100.0),
+    "EWC": (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5),
+    "SI": (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5),
+    "MAS": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0),
 }
 """Weights of the penalties that are tried."""
 

@@ -38,29 +38,37 @@ def test_lwf_compares_digits_of_earlier_pairs_and_an_evaluation_all():
     assert logits_of("class", True, True)[0] == logits_of("class", False, True)[0]
 
 
-def test_icarl_answers_with_the_nearest_mean_of_what_is_remembered():
-    random = np.random.default_rng(0)
-    features = random.normal(size=(6, 4)).astype(np.float32)
-    memory = {
-        "buffer": {"images": jnp.asarray(features), "labels": jnp.array([3, 3, 7, 7, 3, 9])},
-        "seen": jnp.int32(5),  # the nine has not come
-    }
-    asked = random.normal(size=(8, 4)).astype(np.float32)
-    found = split_mnist.nearest(
-        lambda params, batch, key: Outputs(hidden=batch["images"]), None, memory, {"images": jnp.asarray(asked)}
-    )
-    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
-    means = {3: unit(unit(features)[[0, 1, 4]].mean(0)), 7: unit(unit(features)[2:4].mean(0))}
-    slow = [min(means, key=lambda c: np.sum((unit(x) - means[c]) ** 2)) for x in asked]
-    assert found.tolist() == slow
-
-
 def test_replay_keeps_pairs_that_naive_training_forgets(address, monkeypatch):
     monkeypatch.setattr(split_mnist, "WIDTHS", (128,))
     monkeypatch.setattr(split_mnist, "KEPT", 5)
     naive, kept = (split_mnist.accuracies("class", name, address, 0, 40) for name in ("naive", "iCaRL"))
     assert naive[0, 0] > 0.9 and naive[4, :3].max() < 0.3
     assert kept[4].mean() > naive[4].mean() + 0.3
+
+
+def test_a_penaltys_weight_is_chosen_on_training_digits_that_are_not_learned_from(address, monkeypatch):
+    monkeypatch.setattr(split_mnist, "WIDTHS", (32,))
+    monkeypatch.setattr(split_mnist, "STRENGTHS", {"EWC": (0.0, 1e9)})
+    split_mnist.compiled.cache_clear()
+    asked = []
+    found = split_mnist.compiled
+
+    def watched(*which):
+        start, learn, end, answers = found(*which)
+        return (
+            start,
+            lambda state, part, rows: asked.append(("learns", np.unique(rows) % 10)) or learn(state, part, rows),
+            end,
+            lambda state, part: asked.append(("asks", len(part["labels"]))) or answers(state, part),
+        )
+
+    monkeypatch.setattr(split_mnist, "compiled", watched)
+    assert split_mnist.strongest("domain", "EWC", address, 10) in (0.0, 1e9)
+    train = len(split_mnist.digits(address)["train"]["labels"])
+    assert {count for what, count in asked if what == "asks"} == {train}
+    assert all(9 not in digits for what, digits in asked if what == "learns")
+    assert split_mnist.strongest("domain", "naive", address, 10) is None
+    found.cache_clear()
 
 
 def test_findings_say_who_is_above_whom():

@@ -1,10 +1,10 @@
-"""MNIST-1D's table in ``ft-jax reproduce``."""
+"""MNIST-1D's table and GradNorm's toy in ``ft-jax reproduce``."""
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.reproduce import mnist1d_table
+from experiments.reproduce import gradnorm_toy, mnist1d_table
 
 
 def drawn(rows, random):
@@ -48,3 +48,22 @@ def test_each_network_learns_and_shuffling_is_of_every_signal_alike(data, monkey
     assert len(found.findings) == 2 and len(found.pictures) == 1
     for network in mnist1d_table.NETWORKS:
         assert float(mnist1d_table.compiled(network, 40)(data, 0)[-1]) > 60
+
+
+def test_the_toy_measures_gradnorm_beside_equal_weights(monkeypatch):
+    for name, value in {"INPUTS": 8, "OUTPUTS": 4, "WIDTH": 32, "LAYERS": 2, "SHOWN": 100, "QUICK": 400}.items():
+        monkeypatch.setattr(gradnorm_toy, name, value)
+    monkeypatch.setattr(gradnorm_toy, "SCALES", {2: (1.0, 100.0)})
+    gradnorm_toy.compiled.cache_clear()
+    params = gradnorm_toy.start(2, jax.random.key(0))
+    x = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    y = np.zeros((5, 2, 4), np.float32)
+    hidden = x
+    for layer in params["trunk"].values():
+        hidden = np.maximum(hidden @ layer["kernel"], 0)
+    slow = [np.mean((hidden @ kernel) ** 2) for kernel in params["head"]["kernel"]]
+    np.testing.assert_allclose(gradnorm_toy.squares(params, {"x": x, "y": y}), slow, rtol=1e-4)
+    found = gradnorm_toy.measure((0,), True)
+    gradnorm_toy.compiled.cache_clear()
+    (finding,) = found.findings
+    assert 0.5 < finding.ours[0] < 1.5 and finding.ours[0] != 1.0 and len(found.pictures) == 1
