@@ -63,7 +63,7 @@ class Experiences:
         """
         train = sets["train"]
         if self.by == CLASS:
-            groups = self.groups or tuple(_groups(train, self.parts))
+            groups = self.groups or _groups(train, self.parts)
             found = {split: data.by_class(examples, groups) for split, examples in sets.items()}
         elif self.by == TIME:
             edges = self.groups or tuple(time_edges(train.column(self.column), self.parts, self.column))

@@ -26,7 +26,7 @@ from ft_jax.training.loop.nonfinite import Broken, watch
 from ft_jax.training.loop.returning import Returns, Skips
 from ft_jax.training.loop.saving import Saving
 from ft_jax.training.loop.sizes import resized
-from ft_jax.training.loop.targets import reached
+from ft_jax.training.loop.targets import at_target, no_better
 from ft_jax.training.prepare import Plan, notes_of, prepare
 from ft_jax.training.process import set_up_process, start_processes
 from ft_jax.training.result import Diverged, Moment, Progress, Result
@@ -279,15 +279,15 @@ class _Loop:
         else:
             self.note(bad=progress.bad + 1)
             if budget.patience is not None and self.progress.bad >= budget.patience:
-                message = f"no better {spec.metric} in {self.progress.bad} evaluations, best {self.progress.best:.4g}"
+                message = no_better(spec.metric, self.progress.bad, self.progress.best)
                 self.log.event(progress.step, "patience", f"task {task} ended early: {message}")
                 self.note(over=True)
-        met = reached(budget.until, scores, watched)
+        if not np.isfinite(value):
+            message = f"{spec.metric} of {watched} is not finite, which counts as no better"
+            self.log.event(progress.step, "evaluation", message)
+        met = at_target(self.experiment, scores, watched, value)
         if met is not None:
             self.log.event(progress.step, "target", f"task {task} ended: {met}")
-            self.note(over=True)
-        if budget.target is not None and not spec.better(budget.target, value):
-            self.log.event(progress.step, "target", f"task {task} ended: {spec.metric} {value:.4g} is at the target")
             self.note(over=True)
         self.tell("evaluation", task)
 

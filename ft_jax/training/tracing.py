@@ -1,7 +1,8 @@
 """Everything that a run will do, traced for every shape it will meet, before any compute is spent."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -9,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ft_jax.core import Program
-from ft_jax.core.params import nearest
+from ft_jax.core import Program, TrainState
+from ft_jax.core.params import nearest, path_of
 from ft_jax.data.collate import of_one_length
 from ft_jax.outside import listed, printable
 from ft_jax.training.causes import fields_of, one_sentence
@@ -263,9 +264,11 @@ def _trace_controllers(plan: Any, program: Program, sums: Mapping[str, Mapping[s
     tables = {name: np.zeros(parts[CONFUSION][0].shape) for name, parts in sums.items() if CONFUSION in parts}
     flat = flatten(scores, plan.watched(0), tables)
     every = ", ".join(sorted(flat))  # as jax orders them
-    for act in program.after_eval.values():
+    changers: dict[str, list[str]] = {}
+    for name, act in program.after_eval.items():
         try:
-            jax.eval_shape(act, plan.abstract, flat)
+            for number in _changed(act, plan.abstract, flat):
+                changers.setdefault(number, []).append(name)
         except KeyError as error:
             sentence = str(error.args[0])
             asked = re.search(r"'([^']+)'", sentence)
@@ -273,6 +276,24 @@ def _trace_controllers(plan: Any, program: Program, sums: Mapping[str, Mapping[s
                 raise
             told = f"{len(flat)} metrics, of which the nearest are {nearest(asked[1], flat)}"
             raise KeyError(sentence.replace(every, told)) from error
+
+    for number, several in changers.items():
+        if len(several) > 1:
+            warnings.warn(
+                f"{number} is changed by {', then by '.join(several)} when an evaluation ends, each from where the one "
+                "before left it; leave one out where that is not meant",
+                stacklevel=2,
+            )
+
+
+def _changed(act: Callable, state: TrainState, metrics: Mapping[str, jax.Array]) -> list[str]:
+    """The numbers that a method may change when an evaluation ends: those that it does not hand through."""
+    traced, shapes = jax.make_jaxpr(lambda state, metrics: act(state, metrics).hyper, return_shape=True)(state, metrics)
+    given = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path((state, metrics))]
+    numbers = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
+    before = [traced.jaxpr.invars[given.index(f"0/hyper/{number}")] for number in numbers]
+    through = zip(numbers, before, traced.jaxpr.outvars, strict=True)
+    return [number.replace("/", ".") for number, one, other in through if one is not other]
 
 
 def flatten(

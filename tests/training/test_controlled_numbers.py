@@ -3,12 +3,13 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from training.small import Points, TinyDecoder, Tokens, experiment, points
 
 from ft_jax.core import Method
-from ft_jax.training import Budget, EvaluationSpec, Use, fit, prepare
+from ft_jax.training import Budget, EvaluationSpec, OptimizerSpec, Use, fit, prepare
 from ft_jax.training.metrics import by_class
 
 
@@ -94,3 +95,39 @@ def test_a_metric_that_is_not_there_is_refused_before_the_run_with_the_nearest()
     )
     with pytest.raises(KeyError, match=sentence):
         prepare(experiment(method=(Use("adaptive.plateau", metric="acuracy.class_2"),)))
+
+
+def test_two_controllers_of_one_number_are_told_in_their_order(tmp_path):
+    outer = Use("adaptive.plateau", factor=0.5, patience=0, threshold=0.999)
+    inner = outer.changed(name="own.inner")
+    aside = outer.changed(name="own.aside", number="optimizer.weight_decay")
+    sentence = r"optimizer.learning_rate is changed by own.inner, then by adaptive.plateau when an evaluation ends"
+    made = experiment(
+        method=(outer, aside, inner), optimizer=OptimizerSpec("adamw", 0.02), budget=Budget(steps=9, batch_size=8)
+    )
+    with pytest.warns(UserWarning, match=sentence) as told:
+        result = fit(made, run=tmp_path, quiet=True)
+    assert sum("is changed by" in str(one.message) for one in told) == 1
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rates = [
+        (line["cause"], line["old"], line["new"]) for line in lines if line.get("number") == "optimizer.learning_rate"
+    ]
+    assert [cause for cause, _, _ in rates[:2]] == ["own.inner at evaluation", "adaptive.plateau at evaluation"]
+    assert rates[0][2] == rates[1][1] == pytest.approx(0.01) and rates[1][2] == pytest.approx(0.005)
+    assert float(result.state.hyper["optimizer"]["learning_rate"]) < 0.01
+
+
+@pytest.mark.parametrize(
+    "budget", [Budget(steps=8, batch_size=8, target=0.9), Budget(steps=8, batch_size=8, patience=2)]
+)
+def test_a_metric_that_is_not_finite_reaches_no_target_and_is_told(tmp_path, budget):
+    nothing = {"accuracy": lambda p, batch: (jnp.nan * batch["weights"].sum(), batch["weights"].sum())}
+    made = experiment(metrics=nothing, budget=budget, evaluation=EvaluationSpec(every=3, metric="accuracy", mode="max"))
+    result = fit(made, run=tmp_path, quiet=True)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    told = [
+        line["message"] for line in lines if line["kind"] == "event" and line["cause"] in ("evaluation", "patience")
+    ]
+    assert told[0] == "accuracy of shift0 is not finite, which counts as no better"
+    assert ("task shift0 ended early: no finite accuracy in 2 evaluations" in told) == (budget.patience == 2)
+    assert int(result.state.step) == (8 if budget.patience is None else 6)

@@ -1,5 +1,6 @@
 """When a task is over, and how batches that are tested before they are trained on are scored."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,34 @@ def reached(until: Mapping[str, float], scores: Mapping[str, Any], watched: str 
         return None
     told = " and ".join(f"{one.name.replace('max_', '')} {one.value:.4g}" for one in found)
     return f"{told} {'is at the target' if len(found) == 1 else 'are at the targets'}"
+
+
+def at_target(experiment: Any, scores: Mapping[str, Any], watched: str | None, value: float) -> str | None:
+    """In words how a task's targets are met, those of ``budget.until`` or ``budget.target``; None where they aren't.
+
+    Args:
+      experiment: whose budget and watched metric they are.
+      scores: of all sets.
+      watched: the set that is watched.
+      value: of the watched metric on it; NaN is at no target.
+    """
+    budget, spec = experiment.budget, experiment.evaluation
+    met = reached(budget.until, scores, watched)
+    if met is not None or budget.target is None or math.isnan(value) or spec.better(budget.target, value):
+        return met
+    return f"{spec.metric} {value:.4g} is at the target"
+
+
+def no_better(metric: str, evaluations: int, best: float | None) -> str:
+    """Why patience has ended.
+
+    Example:
+      >>> no_better("accuracy", 3, 0.5), no_better("accuracy", 3, None)
+      ('no better accuracy in 3 evaluations, best 0.5', 'no finite accuracy in 3 evaluations')
+    """
+    if best is None:
+        return f"no finite {metric} in {evaluations} evaluations"
+    return f"no better {metric} in {evaluations} evaluations, best {best:.4g}"
 
 
 def tested(window: Sequence[Sums], metrics: Mapping[str, MetricLike]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from training.small import Linear, Points, experiment, points, same_bits, stream
 
 from ft_jax import data
 from ft_jax.core import Method
-from ft_jax.training import Budget, EvaluationSpec, Task, Use, fit, prepare
+from ft_jax.training import Budget, EvaluationSpec, Feed, Task, Use, fit, prepare
+from ft_jax.training.experiences import Experiences
+from ft_jax.training.specs import Perceptron
 
 
 def lines(folder, kind):
@@ -202,3 +205,9 @@ def test_a_live_file_is_followed_to_its_end_and_taken_up_again(tmp_path):
         opened.write('{"images": [[1.0]], "labels": "cat"}\n')
     with pytest.raises(ValueError, match="label 'cat' is none of the classes none, so labels are their numbers"):
         next(again)
+
+
+def test_more_experiences_than_classes_are_refused():
+    model = Perceptron(image=(8, 8, 1), widths=(4,), classes=10).build(jax.random.key(0))
+    with pytest.raises(ValueError, match="10 classes can't be dealt out to 20 experiences; give 1 to that many"):
+        Experiences("digits", by="class", parts=20).build(model, Feed(8))
