@@ -9,6 +9,7 @@
 - `houlsby`, `pfeiffer`: bottleneck modules behind projections.
 - `quantize`: a packed base of 4 or 8 bits under any of them (QLoRA).
 - `bank`: several adapters on one base, switched, mixed, or one for each example.
+- `hypernetwork`: a network that writes adapters from a description of the task.
 - `peft`: these adapters in peft's files, for `ft_jax.models.load_adapter` and `save_adapter`.
 - `lora_plus`: a higher learning rate for LoRA's second factor.
 - `lp_ft`: the head first, then everything.
@@ -45,6 +46,7 @@ from ft_jax.transfer.gradual_unfreezing import gradual_unfreezing
 from ft_jax.transfer.half_precision import master_copies, stochastic_rounding
 from ft_jax.transfer.head_only import head_only
 from ft_jax.transfer.hra import hra
+from ft_jax.transfer.hypernetwork import hypernetwork
 from ft_jax.transfer.joint import joint
 from ft_jax.transfer.l2_sp import l2_sp
 from ft_jax.transfer.loha import loha
@@ -84,6 +86,7 @@ __all__ = [
     "head_only",
     "houlsby",
     "hra",
+    "hypernetwork",
     "joint",
     "l2_sp",
     "loftq",
