@@ -119,7 +119,8 @@ def try_out(sweep: Any) -> None:
 
     set_up_process()
     values = {path: axis.values[0] if isinstance(axis, Choice) else axis.low for path, axis in sweep.axes.items()}
-    prepare(sweep.run_of(values, 0, 0 if sweep.folds > 1 else None), outline=True)
+    plan = prepare(sweep.run_of(values, 0, 0 if sweep.folds > 1 else None), outline=True)
+    sweep.check_measured(plan.measured)
 
 
 def outer(sweep: Any, options: argparse.Namespace, index: int) -> Any:

@@ -67,6 +67,7 @@ class Plan:
       classes: names of the class ids, the same in all tasks; empty where there are none.
       plain: its program on one device.
       later: the tasks of a stream that are not drawn yet; None where all are in `stream`.
+      measured: names of what an evaluation gives numbers for; empty without an evaluation set.
       answers: measures what the policy answers to prompts, ``tokens``, ``lengths`` and ``reward``; None where no method
         answers any, or what members answer is fused.
     """
@@ -86,6 +87,7 @@ class Plan:
     classes: tuple[str, ...] = ()
     plain: Program | None = None
     later: Iterator[Task] | None = None
+    measured: tuple[str, ...] = ()
     answers: Distributed | None = None
 
     @property
@@ -223,8 +225,7 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
             "leaves that learn with also=(...)"
         )
     check_hyper_at(experiment.hyper_at, plan.abstract, sum(steps))
-    trace(plan, plain)
-    return plan
+    return dataclasses.replace(plan, measured=trace(plan, plain))
 
 
 def notes_of(plan: Plan) -> list[str]:

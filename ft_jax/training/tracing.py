@@ -72,7 +72,7 @@ def memories(batches: Sequence[Batch], shapes: Sequence[Batch], padding: int = 0
     return stack(of_one_length([*batches, *shapes], padding)[: len(batches)])
 
 
-def trace(plan: Any, program: Program) -> None:
+def trace(plan: Any, program: Program) -> tuple[str, ...]:
     """Runs every function of a run's program on shapes alone.
 
     Steps of every task's batches, the end of every task, and the evaluation of every set, each for all of its shapes.
@@ -80,6 +80,9 @@ def trace(plan: Any, program: Program) -> None:
     Args:
       plan: a `ft_jax.training.prepare.Plan`.
       program: its program on one device.
+
+    Returns:
+      The names that the evaluation gives numbers for.
 
     Raises:
       ValueError, KeyError: whatever is wrong, with its remedy.
@@ -104,18 +107,18 @@ def trace(plan: Any, program: Program) -> None:
             "evaluation.prequential"
         )
     if not sums:
-        return
+        return ()
     _check_targets(plan, sums)
-    known = list(dict.fromkeys([*next(iter(sums.values())), *plan.metrics]))
+    known = [name for name in dict.fromkeys([*next(iter(sums.values())), *plan.metrics]) if name != CONFUSION]
     if evaluation.metric not in known:
         raise KeyError(
-            f"evaluation.metric is {printable(evaluation.metric)}, but the evaluation gives "
-            f"{listed([name for name in known if name != CONFUSION])}; name one of them, with evaluation.mode 'min' "
+            f"evaluation.metric is {printable(evaluation.metric)}, but the evaluation gives {listed(known)}; name one of them, with evaluation.mode 'min' "
             "where less is better"
         )
     if evaluation.keep_best and len(plan.stream) > 1:
         raise ValueError(f"keep_best keeps one best state, but the data has {len(plan.stream)} tasks; set it to False")
     _trace_controllers(plan, program, sums)
+    return tuple(known)
 
 
 def _outline(plan: Any, program: Program) -> Outline:

@@ -48,6 +48,7 @@ BAD = {
         *([name, *SPACE] for name in FILES),
         *(["classify", "--data.address", file, *ENCODER, *SPACE] for file in FEW),
         [*CLASSIFY, "--space", "nothing=1..2"],
+        [*CLASSIFY, *SPACE, "--objective", "max:acuracy"],
     ],
     "choose": [
         *([name] for name in FILES),
@@ -55,6 +56,7 @@ BAD = {
         ["reviews.csv", "--controller", "nobody"],
         ["reviews.csv", "--controller", "nobody", "--json"],
         ["reviews.csv", "--turns", "0", *ENCODER],
+        ["reviews.csv", "--evaluation.metric", "acuracy", *ENCODER],
     ],
     "cache-teacher": [
         *([name, "--teacher", "decoder", "--out", "out"] for name in FILES),

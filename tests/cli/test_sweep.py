@@ -55,6 +55,14 @@ def test_a_sweep_names_its_winner_and_writes_it(file, tmp_path, capsys):
         (["--space", "optimizer.learning_rate=1e-3..1"], "needs a number of trials"),
         (["--space", "seed=1,2", "--sampler", "grid", "--workers", "0"], "at least 1 worker"),
         (["--space", "seed=1,2", "--trials", "2", "--sampler", "magic"], "there is no sampler 'magic'"),
+        (
+            ["--space", "seed=1,2", "--sampler", "grid", "--folds", "2", "--objective", "max:acuracy", "seconds"],
+            "objective 'acuracy' isn't measured; the nearest of what is are accuracy, ",
+        ),
+        (
+            ["--space", "seed=1,2", "--sampler", "grid", "--evaluation.metric", "acuracy"],
+            "evaluation.metric is 'acuracy', but the evaluation gives accuracy, loss, task",
+        ),
         ([], "the following arguments are required: --space"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ft_jax.core.params import nearest
 from ft_jax.data.folds import FoldKind
 from ft_jax.outside import check_name, printable
 from ft_jax.training.experiment import Experiment
@@ -118,6 +119,19 @@ class Sweep:
                 except ValueError as error:
                     raise ValueError(f"the space gives {path} the value {printable(value)}: {error}") from None
         self.search.slots(self.axes, self.trials)
+
+    def check_measured(self, names: Sequence[str]) -> None:
+        """Refuses an objective that is not among the names of what an evaluation gives.
+
+        Raises:
+          KeyError: with the nearest names.
+        """
+        for name, _ in self.goals():
+            if name not in (*names, *COSTS):
+                raise KeyError(
+                    f"objective {printable(name)} isn't measured; the nearest of what is are "
+                    f"{nearest(name, (*names, *COSTS))}"
+                )
 
     def with_values(self, values: Mapping[str, Any]) -> Experiment:
         """The experiment with fields as a trial has them."""
