@@ -57,7 +57,7 @@ def _command(words: Sequence[str]) -> tuple[int, dict[str, Any]]:
     from ft_jax.training.run_folder import finite
 
     as_controller(options.controller)
-    file, changes = _experiment(options.file, changes)
+    file, changes = experiment_of(options.file, changes)
     experiment = override(load(file), changes)
     given = {one[0]: one[1:] for one in options.candidate or ()} or DEFAULT
     if options.candidate and len(given) < len(options.candidate):
@@ -92,7 +92,7 @@ def _command(words: Sequence[str]) -> tuple[int, dict[str, Any]]:
     return 0, finite({**told, "run": str(choice.result.run), "experiment": str(made), "report": str(page)})
 
 
-def _experiment(name: str, changes: list[str]) -> tuple[Path, list[str]]:
+def experiment_of(name: str, changes: list[str]) -> tuple[Path, list[str]]:
     """The experiment's file and its overrides; of a file of data the experiment for one's own texts."""
     if name.endswith(".py") or not Path(name).is_file():
         return find(name), changes

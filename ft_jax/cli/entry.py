@@ -36,6 +36,7 @@ COMMANDS = {
     "fetch": ("ft_jax.cli.fetch", "fetch an asset to this computer and print its path"),
     "fuse": ("ft_jax.cli.fuse", "fuse and calibrate the predictions of several runs, and score them"),
     "merge": ("ft_jax.cli.merge", "merge checkpoints, or LoRA adapters, into one"),
+    "lorahub": ("ft_jax.cli.lorahub", "mix adapters of other tasks for one of your own, from a few examples"),
     "parity": ("ft_jax.cli.parity", "compare a checkpoint with transformers and torch"),
 }
 

@@ -27,6 +27,7 @@ class Hub:
       value: the score with its penalty, at these weights.
       at_zero: that of no adapter at all.
       values: of every mixture that was looked at, in order.
+      at: ``{name: weight} -> params``, those of any other mixture.
     """
 
     params: Params
@@ -34,6 +35,7 @@ class Hub:
     value: float
     at_zero: float
     values: np.ndarray
+    at: Callable[[Mapping[str, float]], Params]
 
 
 def lorahub(
@@ -111,8 +113,12 @@ def lorahub(
             best, least = asked[ranked.argmin()], float(ranked.min())
     if not np.isfinite(least):
         raise ValueError(f"the score is {found[0]:g} for every mixture of {', '.join(adapters)}; look at the examples")
+
+    def at(weights):
+        return _mixed(jnp.array([weights[name] for name in adapters], jnp.float32), shared, own)
+
     weights = dict(zip(adapters, best.tolist(), strict=True))
-    return Hub(_mixed(jnp.asarray(best, jnp.float32), shared, own), weights, least, at_zero, np.array(seen))
+    return Hub(at(weights), weights, least, at_zero, np.array(seen), at)
 
 
 def _size(count: int, budget: int) -> int:

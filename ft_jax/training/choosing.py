@@ -95,7 +95,8 @@ def _choosing(experiment: Experiment, candidates: Mapping[str, Described], contr
             reason = " ".join(str(error.args[0] if error.args else error).split())
             warnings.warn(f"meta.choose goes on without candidate {name!r}: {reason}", stacklevel=2)
     spec = experiment.evaluation
-    return choose(made, controller, metric=spec.metric, mode=spec.mode, features=False)
+    # Of one task: nothing to relate results to, and no start to go back to, which would be all states once more.
+    return choose(made, controller, metric=spec.metric, mode=spec.mode, features=False, restart=False)
 
 
 def _candidate(experiment: Experiment, one: Described, parts: Parts, name: str) -> Candidate:
@@ -181,7 +182,7 @@ def decide(
         experiment,
         name=f"{experiment.name}-choice",
         method=(method_of(experiment, candidates, controller),),
-        budget=dataclasses.replace(experiment.budget, steps=count * steps, epochs=None, patience=None),
+        budget=dataclasses.replace(experiment.budget, steps=count * steps, epochs=None, patience=None, tasks=1),
         evaluation=dataclasses.replace(spec, every=steps, keep_best=False),
         expect={},
     )

@@ -112,6 +112,15 @@ BAD = {
         ["greedy", *SAME, "--out", "out", "--score", "false"],
         ["nothing", *SAME, "--out", "out"],
     ],
+    "lorahub": [
+        *([name, "--adapters", "a", "b", "--out", "out"] for name in FILES),
+        *([file, *ENCODER, "--adapters", "a", "b", "--out", "out"] for file in FEW),
+        *(["reviews.csv", *ENCODER, "--adapters", "mine", other, "--out", "out"] for other in ("run", "no_run", "mine")),
+        ["reviews.csv", *ENCODER, "--adapters", "run", "--out", "out"],
+        *(["reviews.csv", *ENCODER, "--adapters", "run", "cut", "--out", it] for it in ("mine", "reviews.csv")),
+        *(["reviews.csv", "--adapters", "a", "b", "--out", "out", f"--{it}", "0"] for it in ("examples", "looks")),
+        ["reviews.csv", "--adapters", "a", "b"],
+    ],
     "parity": [["nowhere"], ["no_run"], []],
 }
 """Words after each command that it must refuse."""
