@@ -44,6 +44,9 @@ class Run:
       batch: examples for each part of the data and fsdp axes; None for the shape's own.
       changes: of the model's configuration.
       forward: of LoRA.
+      time: tokens of an example.
+      members: runs in one program over a frozen base that they share; 0 for a plain step.
+      dtype: that the network computes in; None for the shape's own.
     """
 
     size: str
@@ -53,6 +56,9 @@ class Run:
     batch: int | None = 1
     changes: tuple[tuple[str, Any], ...] = ()
     forward: str = "auto"
+    time: int = 2048
+    members: int = 0
+    dtype: str | None = None
 
     @property
     def kind(self) -> str:
@@ -77,6 +83,8 @@ RUNS = (
     Run("llama-8b", "h100:1", method="qlora", batch=1, changes=(("remat", "full"),)),
     Run("llama-8b", "h100:8", Mesh(data=1, fsdp=8, tensor=1), changes=(("remat", "full"),)),
     Run("llama-8b", "h100:8", Mesh(data=1, fsdp=8, tensor=1), method="full", changes=(("remat", "full"),)),
+    # 16 rates and decays over 3 folds, as `benchmarks.sweeps` has them, and one of these runs.
+    *(Run("minilm", "h100:1", batch=4, time=16, members=members, dtype="bfloat16") for members in (48, 0)),
 )
 
 
@@ -116,12 +124,13 @@ def compiled_for(run: Run, rank: int = 16) -> dict[str, Any]:
     mesh = run.mesh.build(list(devices(run.topology)))
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     shape = SHAPES[run.size]
-    shape = dataclasses.replace(shape, batch=shape.batch if run.batch is None else run.batch * shards, time=2048)
+    shape = dataclasses.replace(shape, batch=shape.batch if run.batch is None else run.batch * shards, time=run.time)
     shape = dataclasses.replace(shape, config=dataclasses.replace(shape.config, **dict(run.changes)))
-    step = build(run.method, shape, rank=rank, forward=run.forward, abstract=True)
+    shape = dataclasses.replace(shape, dtype=run.dtype or shape.dtype)
+    step = build(run.method, shape, rank=rank, forward=run.forward, members=run.members, abstract=True)
     compiled, _, taken = step.compiled(mesh)
     causal = run.kind == "h100"
-    cost = step_cost(shape, run.method, rank=rank, forward=run.forward, causal=causal)
+    cost = step_cost(shape, run.method, rank=rank, forward=run.forward, causal=causal) * max(run.members, 1)
     return {
         "size": run.size,
         "method": run.method,
@@ -130,6 +139,7 @@ def compiled_for(run: Run, rank: int = 16) -> dict[str, Any]:
         "chip": mesh.devices.flat[0].device_kind,
         "mesh": dict(mesh.shape),
         "batch": [shape.batch, shape.time],
+        "members": run.members,
         "forward": run.forward,
         "remat": shape.config.remat,
         "scan": shape.config.scan,

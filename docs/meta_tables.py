@@ -1,5 +1,6 @@
 """Writes the tables of docs/meta.md from what was recorded, and draws its picture: ``python docs/meta_tables.py``."""
 
+import statistics
 from pathlib import Path
 
 from marks import banded, claims, lines, several, table, write
@@ -25,6 +26,57 @@ def few_shot() -> str:
     )
     heading = ["", *(f"{count} {'shot' if count == 1 else 'shots'}" for count in shots)]
     return "\n\n".join([about, table(heading, body), claims(found)])
+
+
+def mixed() -> str:
+    """Accuracy of every way on every domain, as the new one."""
+    found = lines(HERE / "results" / "mixed_adapters.jsonl")
+    rows = [one for one in found if "way" in one]
+    if not rows:
+        return "Nothing is recorded."
+    domains = list(rows[0]["accuracy"])
+    body = [
+        [
+            one["way"],
+            *(several(one["accuracy"][domain], ".3f") for domain in domains),
+            f"{statistics.fmean(value for values in one['accuracy'].values() for value in values):.3f}",
+        ]
+        for one in rows
+    ]
+    weights = [
+        [one["weights_for"], "; ".join(", ".join(f"{k} {v:.2f}" for k, v in its.items()) for its in one["weights"])]
+        for one in found
+        if "weights_for" in one
+    ]
+    seeds = len(rows[0]["accuracy"][domains[0]])
+    return "\n\n".join(
+        [
+            f"Mean and range over {seeds} seeds.",
+            table(["", *domains, "mean"], body),
+            table(["new domain", "weights that were found, by seed"], weights),
+            claims(found),
+        ]
+    )
+
+
+def written() -> str:
+    """Accuracy on held-out tasks by way and number of tasks that were trained on."""
+    found = lines(HERE / "results" / "written_adapters.jsonl")
+    rows = [one for one in found if "way" in one]
+    if not rows:
+        return "Nothing is recorded."
+    counts = sorted({one["tasks"] for one in rows if one["tasks"]})
+    by = {(one["way"], one["tasks"]): several(one["accuracy"], ".3f") for one in rows}
+    ways = list(dict.fromkeys(one["way"] for one in rows))
+    body = [[way, *(by.get((way, count), "") for count in counts), by.get((way, 0), "")] for way in ways]
+    return "\n\n".join(
+        [
+            f"{rows[0]['data']}, {rows[0]['steps']:,} steps ({rows[0]['steps'] // 10:,} on a task by itself), mean and "
+            f"range over {len(rows[0]['accuracy'])} seeds.",
+            table(["", *(f"after {count} tasks" for count in counts), "after the task itself"], body),
+            claims(found),
+        ]
+    )
 
 
 def regret() -> str:
@@ -74,7 +126,7 @@ def draw() -> None:
 
 def tables() -> dict[str, str]:
     """What stands between the marks of each name."""
-    return {"few_shot": few_shot(), "regret": regret()}
+    return {"few_shot": few_shot(), "mixed": mixed(), "written": written(), "regret": regret()}
 
 
 if __name__ == "__main__":

@@ -121,14 +121,14 @@ def hopper() -> str:
     """Steps compiled for an H100."""
     told = [
         (
-            f"{row['size']}, {row['chips']} × H100",
+            f"{row['size']}, {row['chips']} × H100" + (f", {row['members']} members" if row.get("members") else ""),
             row["method"] if row["forward"] == "auto" else f"{row['method']}, {row['forward']}",
             row["remat"], " × ".join(map(str, row["batch"])), gigabytes(row["argument_bytes"]),
-            gigabytes(row["temporary_bytes"]), f"{row['flops_per_chip'] / 1e12:.0f}",
-            f"{row['kernel_bytes'] / 1e9:.0f}", f"{row['kernel_floor_seconds'] * 1e3:.0f}", row["attention_kernels"],
+            gigabytes(row["temporary_bytes"]), rounded(row["flops_per_chip"] / 1e12),
+            rounded(row["kernel_bytes"] / 1e9), rounded(row["kernel_floor_seconds"] * 1e3), row["attention_kernels"],
             f"{row['compile_seconds']:.0f}",
         )
-        for row in latest(lines("aot"), "size", "topology", "method", "forward", "remat")
+        for row in latest(with_members(lines("aot")), "size", "topology", "method", "forward", "remat", "members")
         if "kernels" in row
     ]  # fmt: skip
     head = (
@@ -145,6 +145,16 @@ def hopper() -> str:
         "compile, s",
     )
     return table(head, told) if told else "Nothing is recorded."
+
+
+def with_members(rows):
+    """Rows that don't say so are of a plain step."""
+    return [{"members": 0, **row} for row in rows]
+
+
+def rounded(value: float) -> str:
+    """Whole numbers, and two digits of what is smaller than one."""
+    return f"{value:.0f}" if value >= 1 else f"{value:.2g}"
 
 
 def gradcache() -> str:

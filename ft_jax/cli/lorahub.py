@@ -34,7 +34,7 @@ def parser() -> Parser:
     made.add_argument("--penalty", type=float, default=0.05, help="of the weights' mean size")
     made.add_argument("--search-seed", type=int, default=0, help="of the search; the data's is --seed")
     made.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
-    made.add_argument("--json", action="store_true", help="print what came of it as one JSON object, the rest on stderr")
+    made.add_argument("--json", action="store_true", help="print the report as one JSON object, the rest on stderr")
     return made
 
 

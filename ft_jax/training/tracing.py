@@ -112,8 +112,8 @@ def trace(plan: Any, program: Program) -> tuple[str, ...]:
     known = [name for name in dict.fromkeys([*next(iter(sums.values())), *plan.metrics]) if name != CONFUSION]
     if evaluation.metric not in known:
         raise KeyError(
-            f"evaluation.metric is {printable(evaluation.metric)}, but the evaluation gives {listed(known)}; name one of them, with evaluation.mode 'min' "
-            "where less is better"
+            f"evaluation.metric is {printable(evaluation.metric)}, but the evaluation gives {listed(known)}; name "
+            "one of them, with evaluation.mode 'min' where less is better"
         )
     if evaluation.keep_best and len(plan.stream) > 1:
         raise ValueError(f"keep_best keeps one best state, but the data has {len(plan.stream)} tasks; set it to False")

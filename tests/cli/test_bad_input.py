@@ -115,7 +115,10 @@ BAD = {
     "lorahub": [
         *([name, "--adapters", "a", "b", "--out", "out"] for name in FILES),
         *([file, *ENCODER, "--adapters", "a", "b", "--out", "out"] for file in FEW),
-        *(["reviews.csv", *ENCODER, "--adapters", "mine", other, "--out", "out"] for other in ("run", "no_run", "mine")),
+        *(
+            ["reviews.csv", *ENCODER, "--adapters", "mine", other, "--out", "out"]
+            for other in ("run", "no_run", "mine")
+        ),
         ["reviews.csv", *ENCODER, "--adapters", "run", "--out", "out"],
         *(["reviews.csv", *ENCODER, "--adapters", "run", "cut", "--out", it] for it in ("mine", "reviews.csv")),
         *(["reviews.csv", "--adapters", "a", "b", "--out", "out", f"--{it}", "0"] for it in ("examples", "looks")),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments.meta import few_shot_digits, mixed_stream
+from experiments.meta import few_shot_digits, mixed_adapters, mixed_stream, written_adapters
 from ft_jax.meta import maml
 from ft_jax.meta.choosing import Ucb
 
@@ -37,6 +37,30 @@ def test_claims_are_met_by_the_numbers_alone():
     claims = few_shot_digits.claims(few_shot_digits.rows_of("digits", {1: seeds}))
     assert [claim.met for claim in claims] == [False, True, False, False, False]
     assert "ANIL 0.600 against 0.500" in claims[1].text
+
+
+def test_tasks_that_are_held_out_are_answered_by_every_way(monkeypatch):
+    monkeypatch.setattr(written_adapters, "HELD_OUT", 3)
+    monkeypatch.setattr(written_adapters, "WIDTHS", (8,))
+    assert len(written_adapters.TASKS) == 252 and (written_adapters.TASKS.sum(axis=1) == 5).all()
+    found = written_adapters.measured("digits", 0, (4,), steps=20)
+    assert all(len(values) == 1 and 0.2 < values[0] < 1.0 for values in found.values()) and len(found) == 5
+
+
+def test_a_written_adapter_and_a_mixture_are_claimed_to_be_good_by_the_numbers_alone():
+    ways = ("WRITTEN", "MEAN", "SHARED", "OWN", "OWN_FEW")
+    values = dict(zip(ways, ([0.6, 0.9], [0.5, 0.5], [0.5, 0.5], [0.96], [0.8]), strict=True))
+    one = {getattr(written_adapters, way): its for way, its in values.items()}
+    rows = written_adapters.rows_of("digits", [one, one], (8, 32))
+    assert [(row["tasks"], row["accuracy"]) for row in rows[:2]] == [(8, [0.6, 0.6]), (32, [0.9, 0.9])]
+    assert [claim.met for claim in written_adapters.claims(rows)] == [True, False, True]
+
+    ways = ("MIXTURE", "MEAN", "SINGLE", "ZERO", "OWN_FEW", "OWN")
+    score = {getattr(mixed_adapters, way): {"a": 0.1 * place} for place, way in enumerate(ways)}
+    score[mixed_adapters.MIXTURE] = {"a": 0.15}
+    told = mixed_adapters.lines([score], [{"a": {"b": 0.51234}}], 10)
+    assert [line["met"] for line in told if "met" in line] == [True, False, False]
+    assert told[6] == {"weights_for": "a", "weights": [{"b": 0.512}]}
 
 
 @pytest.fixture
