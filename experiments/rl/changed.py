@@ -52,7 +52,7 @@ class Change:
     Attributes:
       old, new: the environments, of one shape.
       widths: of the policy's hidden layers, and of the critic's.
-      rate: Adam's.
+      rate: Adam's at first, which falls to nothing by the last evaluation.
       options: of `ft_jax.rl.agent_ppo`.
       old_looks, new_looks: evaluations in each environment.
       rollouts: between evaluations.
@@ -98,7 +98,7 @@ POLE = Change(
     widths=(64, 64),
     rate=5e-4,
     options={"copies": 8, "steps": 128, "epochs": 4, "minibatches": 4},
-    old_looks=20,
+    old_looks=40,
     new_looks=24,
     rollouts=8,
     score=reward,
@@ -107,11 +107,11 @@ POLE = Change(
 WALLS = Change(
     Grid(),
     Grid(MOVED),
-    widths=(64, 64),
-    rate=2e-3,
-    options={"copies": 32, "steps": 32, "epochs": 4, "minibatches": 4, "entropy_weight": 0.02},
-    old_looks=24,
-    new_looks=16,
+    widths=(128, 128),
+    rate=1e-3,
+    options={"copies": 64, "steps": 32, "epochs": 4, "minibatches": 4, "entropy_weight": 0.02},
+    old_looks=38,
+    new_looks=20,
     rollouts=10,
     score=arrived,
     target=0.95,
@@ -133,15 +133,17 @@ class Learning:
     Args:
       change: how they learn.
       environment: that they learn in.
+      looks: evaluations on the way.
     """
 
-    def __init__(self, change: Change, environment: Environment):
+    def __init__(self, change: Change, environment: Environment, looks: int):
         self.change = change
         self.config = models.MLPConfig(environment.observation, change.widths, environment.actions, "tanh")
         model = models.mlp(self.config, jax.random.key(0))
         agent = agent_ppo(model.apply, model.params, environment, critic=change.widths, **change.options)
         method = compose(ewc(0.0, fisher="exact"), agent)
-        descent = optimizer(optax.adam, learning_rate=change.rate, max_norm=0.5)
+        falling = optax.linear_schedule(1.0, 0.0, looks * change.updates)
+        descent = optimizer(optax.adam, schedule=falling, learning_rate=change.rate, max_norm=0.5)
         self.program = make_step(supervised(model.apply), descent, method, predict=returns)
 
     def begin(self, keys):
@@ -214,7 +216,7 @@ def measured(
     """
     looks, weights = looks or (change.old_looks, change.new_looks), weights or WEIGHTS
     keys = jax.random.split(jax.random.key(seed), SEEDS)
-    before, after = Learning(change, change.old), Learning(change, change.new)
+    before, after = (Learning(change, *one) for one in zip((change.old, change.new), looks, strict=True))
     old, seen, _ = followed(before, before.begin(keys), looks[0])
     fresh = after.begin(jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys))
     # What was learned goes along; the environment's copies and the optimizer begin anew.

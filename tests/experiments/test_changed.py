@@ -35,7 +35,7 @@ def test_claims_hold_where_every_seed_is_faster_and_both_are_solved():
 
 
 def test_agents_begin_with_networks_of_their_own_and_join():
-    learning = Learning(WALLS, WALLS.old)
+    learning = Learning(WALLS, WALLS.old, 1)
     states = learning.begin(jax.random.split(jax.random.key(0), 2))
     kernel = jax.tree.leaves(states.params["model"])[-1]
     assert kernel.shape[0] == 2 and not np.array_equal(kernel[0], kernel[1])

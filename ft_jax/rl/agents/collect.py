@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from ft_jax.rl.environments.environment import Copies, Environment, Transition, advance, keys_of
 
@@ -61,20 +62,38 @@ def flat(tree):
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
-def minibatch(rows: Any, step: jax.Array, minibatches: int, key: jax.Array, axis: str | None = None):
-    """The rows of an update: every epoch of `minibatches` updates goes through all in an order of its own.
+def orders(
+    key: jax.Array, step: Int[Array, ""], epochs: int, minibatches: int, rows: int
+) -> Int[Array, "epochs rows"]:
+    """The orders in which the next epochs go through rows.
+
+    Args:
+      key: of the run; an order depends on it and on the epoch.
+      step: number of the update that comes next, the first of an epoch.
+      epochs: how many.
+      minibatches: updates of an epoch.
+      rows: how many.
+    """
+    numbers = step // minibatches + jnp.arange(epochs)
+    return jax.vmap(lambda number: jax.random.permutation(jax.random.fold_in(key, number), rows))(numbers)
+
+
+def minibatch(
+    rows: Any, orders: Int[Array, "epochs rows"], step: Int[Array, ""], minibatches: int, axis: str | None = None
+):
+    """The rows of an update: an epoch of `minibatches` updates goes through all of them in its order.
 
     Args:
       rows: arrays ``[rows, ...]``.
+      orders: of epochs that follow one another, from `orders`.
       step: number of the update.
       minibatches: that an epoch is cut into.
-      key: of the run; the order depends on it and on the epoch.
       axis: the mapped device axis, whose devices share a minibatch.
     """
-    count = jax.tree.leaves(rows)[0].shape[0]
-    order = jax.random.permutation(jax.random.fold_in(key, step // minibatches), count)
+    epochs, count = orders.shape
     size = count // minibatches
-    own = jax.lax.dynamic_slice_in_dim(order, step % minibatches * size, size)
+    at = step // minibatches % epochs, step % minibatches * size
+    own = jax.lax.dynamic_slice(orders, at, (1, size))[0]
     if axis is not None:
         share = size // jax.lax.psum(1, axis)
         own = jax.lax.dynamic_slice_in_dim(own, jax.lax.axis_index(axis) * share, share)

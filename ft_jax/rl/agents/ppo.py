@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from ft_jax.core.batches import weighted_mean
 from ft_jax.core.catalogue import register
@@ -14,7 +15,7 @@ from ft_jax.core.params import digest
 from ft_jax.core.state import pytree
 from ft_jax.rl.advantages import generalised, whitened
 from ft_jax.rl.agents import value_network
-from ft_jax.rl.agents.collect import collect, divides, finished, flat, minibatch
+from ft_jax.rl.agents.collect import collect, divides, finished, flat, minibatch, orders
 from ft_jax.rl.agents.policy import Policy, chosen, last_logits
 from ft_jax.rl.environments import Copies, Environment, Recall, start
 from ft_jax.rl.policy_losses import (
@@ -35,11 +36,13 @@ class Acting:
     Attributes:
       copies: of the environment.
       rows: what was collected last, ``[steps · copies, ...]`` by field.
+      orders: in which the epochs go through the rows.
       told: for the log: mean reward and length of the episodes that ended, and what the values explain.
     """
 
     copies: Copies
     rows: Any
+    orders: Int[Array, "epochs rows"]
     told: dict[str, jax.Array]
 
 
@@ -130,7 +133,8 @@ def agent_ppo(
             "observation": jnp.zeros((count, *begin.observations.shape[1:]), begin.observations.dtype),
             "action": jnp.zeros(count, jnp.int32),
         } | dict.fromkeys(("old", "value", "advantage"), number)
-        return Acting(begin, rows, dict.fromkeys(("return", "length", "explained_variance"), jnp.float32(0)))
+        told = dict.fromkeys(("return", "length", "explained_variance"), jnp.float32(0))
+        return Acting(begin, rows, jnp.zeros((epochs, count), jnp.int32), told)
 
     def act(state, context, memory):
         numbers = context.hyper[name]
@@ -145,9 +149,14 @@ def agent_ppo(
             return actions, (chosen(every, actions), value)
 
         key = context.key_for(name)
-        copies, told, (old, values) = collect(environment, decide, memory.copies, key, steps, context.axis)
-        final = look(flat(told.final))[1].reshape(values.shape)
+        now, told, (old, values) = collect(environment, decide, memory.copies, key, steps, context.axis)
         ends, cuts = (x.astype(jnp.float32) for x in (told.terminated, told.truncated))
+        # What an episode ended in is valued where a time limit cut one, which is rare.
+        final = jax.lax.cond(
+            jnp.any(told.truncated),
+            lambda: look(flat(told.final))[1].reshape(values.shape),
+            lambda: jnp.zeros_like(values).at[-1].set(look(told.final[-1])[1]),
+        )
         advantages = generalised(
             told.reward, values, final[-1], ends, discount=numbers["discount"], trace=numbers["trace"], cuts=cuts,
             final_values=final,
@@ -157,15 +166,15 @@ def agent_ppo(
             "advantage": advantages,
         }  # fmt: skip
         explained = explained_variance(values, values + advantages)
-        return Acting(copies, flat(rows), {**finished(told, memory.told), "explained_variance": explained})
+        order = orders(jax.random.fold_in(state.key, digest(name)), state.step, epochs, minibatches, copies * steps)
+        return Acting(now, flat(rows), order, {**finished(told, memory.told), "explained_variance": explained})
 
     def prepare(state, batch, context):
         if not context.train:
             return state, policy.evaluated(context, state.params, batch) if "seed" in batch else batch
         due = state.step % (epochs * minibatches) == 0
         now = jax.lax.cond(due, lambda old: act(state, context, old), lambda old: old, state.memory[name])
-        key = jax.random.fold_in(state.key, digest(name))
-        rows = minibatch(now.rows, state.step, minibatches, key)
+        rows = minibatch(now.rows, now.orders, state.step, minibatches)
         rows["return"] = rows["advantage"] + rows["value"]
         rows["advantage"] = whitened(rows["advantage"])
         if context.axis is not None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ft_jax.core.batches import weighted_mean
 from ft_jax.core.catalogue import register
@@ -13,7 +13,7 @@ from ft_jax.core.losses import scale_term
 from ft_jax.core.method import Method
 from ft_jax.core.params import digest
 from ft_jax.core.state import pytree
-from ft_jax.rl.agents.collect import collect, divides, finished, flat, minibatch
+from ft_jax.rl.agents.collect import collect, divides, finished, flat, minibatch, orders
 from ft_jax.rl.agents.policy import Policy, chosen, explored, last_logits
 from ft_jax.rl.environments import Copies, Environment, Recall, start
 from ft_jax.rl.sources import only_source
@@ -21,10 +21,11 @@ from ft_jax.rl.sources import only_source
 
 @pytree()
 class Exploring:
-    """What it remembers between updates: the copies, what was collected, and numbers for the log."""
+    """What it remembers between updates: copies, what was collected, its epochs' orders, and numbers for the log."""
 
     copies: Copies
     rows: Any
+    orders: Int[Array, "epochs rows"]
     told: dict[str, jax.Array]
 
 
@@ -127,7 +128,8 @@ def pqn(
             "action": jnp.zeros(count, jnp.int32),
             "target": jnp.zeros(count),
         }
-        return Exploring(begin, rows, dict.fromkeys(("return", "length"), jnp.float32(0)))
+        told = dict.fromkeys(("return", "length"), jnp.float32(0))
+        return Exploring(begin, rows, jnp.zeros((epochs, count), jnp.int32), told)
 
     def act(state, context, now):
         numbers = context.hyper[name]
@@ -145,15 +147,16 @@ def pqn(
         ends, cuts = (x.astype(jnp.float32) for x in (told.terminated, told.truncated))
         found = lambda_returns(told.reward, following, ends, cuts, numbers["discount"], numbers["trace"])
         rows = {"observation": told.observation, "action": told.action, "target": found}
-        return Exploring(acting, flat(rows), finished(told, now.told))
+        key = jax.random.fold_in(state.key, digest(name))
+        order = orders(key, state.step, epochs, minibatches, copies * steps)
+        return Exploring(acting, flat(rows), order, finished(told, now.told))
 
     def prepare(state, batch, context):
         if not context.train:
             return state, policy.evaluated(context, state.params, batch) if "seed" in batch else batch
         due = state.step % (epochs * minibatches) == 0
         now = jax.lax.cond(due, lambda old: act(state, context, old), lambda old: old, state.memory[name])
-        key = jax.random.fold_in(state.key, digest(name))
-        rows = minibatch(now.rows, state.step, minibatches, key, context.axis)
+        rows = minibatch(now.rows, now.orders, state.step, minibatches, context.axis)
         observations = rows.pop("observation")
         made = {**policy.fields(observations), **rows, "labels": policy.labels(rows["action"], outline)}
         return state.remember(name, now), made

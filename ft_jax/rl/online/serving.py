@@ -7,7 +7,7 @@ import jax
 
 from ft_jax.core.params import digest
 from ft_jax.core.state import Context, TrainState
-from ft_jax.rl.agents.collect import minibatch
+from ft_jax.rl.agents.collect import minibatch, orders
 
 Memory = dict[str, Any]
 
@@ -51,4 +51,6 @@ def served(
 
     now = jax.lax.cond(state.step % (epochs * minibatches) == 0, anew, lambda had: had, had)
     key = jax.random.fold_in(state.key, digest(name))
-    return state.remember(name, now), minibatch(now["rows"], state.step, minibatches, key, context.axis)
+    count = jax.tree.leaves(now["rows"])[0].shape[0]
+    order = orders(key, state.step, 1, minibatches, count)
+    return state.remember(name, now), minibatch(now["rows"], order, state.step, minibatches, context.axis)

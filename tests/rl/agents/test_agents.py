@@ -11,7 +11,7 @@ from ft_jax import models
 from ft_jax.core import make_step, optimizer, supervised
 from ft_jax.core.members import map_members
 from ft_jax.rl.agents import agent_ppo, dqn, lambda_returns, pqn, returns
-from ft_jax.rl.agents.collect import collect, minibatch
+from ft_jax.rl.agents.collect import collect, minibatch, orders
 from ft_jax.rl.environments import CartPole, Grid, start
 
 GRID = Grid(("...",), limit=8)
@@ -65,7 +65,8 @@ def test_agents_learn_to_go_to_the_goal_in_one_program(kind):
 
 def test_an_epoch_goes_through_every_row_once():
     rows = {"row": jnp.arange(12)}
-    seen = [minibatch(rows, step, 3, jax.random.key(0))["row"].tolist() for step in range(6)]
+    order = orders(jax.random.key(0), jnp.int32(6), 2, 3, 12)
+    seen = [minibatch(rows, order, jnp.int32(step), 3)["row"].tolist() for step in range(6, 12)]
     assert sorted(np.ravel(seen[:3])) == sorted(np.ravel(seen[3:])) == list(range(12)) and seen[:3] != seen[3:]
 
 
