@@ -14,6 +14,7 @@ from ft_jax.core.state import pytree
 from ft_jax.rl.agents.collect import collect, finished, flat
 from ft_jax.rl.agents.policy import Policy, chosen, explored, last_logits
 from ft_jax.rl.environments import Copies, Environment, Recall, start
+from ft_jax.rl.policy_losses import telling
 from ft_jax.rl.sources import only_source
 
 
@@ -69,7 +70,8 @@ def dqn(
     `size` transitions drawn from the last `capacity`, with ``y = reward + discount · max Q_target(s', ·)``, and ``y =
     reward`` where the episode ended by itself. The logits of the loss inside are the values Q; its term `term` is left
     out. The likeliest action is taken, or any with a probability that falls linearly from `explore` to
-    `explore_least`. Batches of ``seed`` are played in an evaluation as in `ft_jax.rl.agent_ppo`.
+    `explore_least`. Batches of ``seed`` are played in an evaluation as in `ft_jax.rl.agent_ppo`. The metrics tell the
+    mean ``q_values`` of the actions drawn.
 
     Args:
       apply: the forward function of Q; its classes are the actions.
@@ -166,8 +168,10 @@ def dqn(
             terms, outputs = inner(params, batch, context)
             if "target" not in batch:
                 return terms, outputs
-            missed = (chosen(last_logits(outputs), batch["action"]) - batch["target"]) ** 2
-            return {**scale_term(terms, term, None), name: weighted_mean(batch["waits"] * missed, batch)}, outputs
+            worth = chosen(last_logits(outputs), batch["action"])
+            missed = (worth - batch["target"]) ** 2
+            own = weighted_mean(batch["waits"] * missed, batch)
+            return {**scale_term(terms, term, None), name: own}, telling(outputs, name, {"q_values": worth})
 
         return temporal
 

@@ -16,6 +16,7 @@ from ft_jax.core.state import pytree
 from ft_jax.rl.agents.collect import collect, divides, finished, flat, minibatch, orders
 from ft_jax.rl.agents.policy import Policy, chosen, explored, last_logits
 from ft_jax.rl.environments import Copies, Environment, Recall, start
+from ft_jax.rl.policy_losses import telling
 from ft_jax.rl.sources import only_source
 
 
@@ -94,7 +95,7 @@ def pqn(
     (Q(s, a) - R)²)`` over a minibatch, with the λ-returns `lambda_returns` under the values at that time. There is no
     target network and no buffer: the paper asks for a network with layer normalisation instead. The logits of the loss
     inside are the values Q; its term `term` is left out. Batches of ``seed`` are played in an evaluation as in
-    `ft_jax.rl.agent_ppo`.
+    `ft_jax.rl.agent_ppo`. The metrics tell the mean ``q_values`` of a minibatch's actions.
 
     Args:
       apply: the forward function of Q; its classes are the actions.
@@ -166,8 +167,9 @@ def pqn(
             terms, outputs = inner(params, batch, context)
             if "target" not in batch:
                 return terms, outputs
-            missed = 0.5 * (chosen(last_logits(outputs), batch["action"]) - batch["target"]) ** 2
-            return {**scale_term(terms, term, None), name: weighted_mean(missed, batch)}, outputs
+            worth = chosen(last_logits(outputs), batch["action"])
+            own = weighted_mean(0.5 * (worth - batch["target"]) ** 2, batch)
+            return {**scale_term(terms, term, None), name: own}, telling(outputs, name, {"q_values": worth})
 
         return temporal
 

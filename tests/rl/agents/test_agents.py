@@ -161,3 +161,18 @@ def test_the_log_tells_how_episodes_went():
     for _ in range(3):
         state, metrics = step(state, NOTHING)
     assert metrics["rl.agent_ppo/old_kl"] > 1e-6 and 0 <= metrics["rl.agent_ppo/clip_fraction"] < 1
+
+
+@pytest.mark.parametrize("kind", ["dqn", "pqn"])
+def test_the_log_tells_what_the_values_say_of_the_actions(kind):
+    program = program_of(METHODS[kind]())
+    state = program.init(network(GRID).params, jax.random.key(0))
+    after, metrics = jax.jit(program.step)(state, NOTHING)
+    assert after.step == 1
+    told = metrics[f"rl.{kind}/q_values"]
+    # Before the first update the values are those of the network as it was made, of some of what it saw.
+    memory = after.memory[f"rl.{kind}"]
+    rows = memory.rows if kind == "pqn" else memory.buffer
+    values = network(GRID).apply(state.params["model"], {GRID.field: rows["observation"]}).logits
+    seen = np.take_along_axis(np.asarray(values), np.asarray(rows["action"])[:, None], axis=1)
+    assert seen.min() <= told <= seen.max() and np.isfinite(told)
