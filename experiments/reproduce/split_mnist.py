@@ -56,6 +56,11 @@ def methods(scenario: str, capacity: int) -> dict[str, Composition]:
     return found | {ICARL: compose(incremental.icarl(model.apply, model.params, example(BATCH), capacity, BATCH))}
 
 
+def names(scenario: str) -> tuple[str, ...]:
+    """The methods of a scenario."""
+    return tuple(methods(scenario, OUTPUTS[scenario]))
+
+
 def network(scenario: str) -> models.MLPConfig:
     """The perceptron of a scenario."""
     return models.MLPConfig((28, 28, 1), WIDTHS, OUTPUTS[scenario])
@@ -176,7 +181,7 @@ def measure(seeds, quick, address):
     """The mean test accuracy over all pairs after the last, by scenario and method."""
     steps, tables, strengths = QUICK if quick else STEPS, {}, {}
     for scenario in OUTPUTS:
-        for name in methods(scenario, 1):
+        for name in names(scenario):
             strengths[scenario, name] = strongest(scenario, name, address, steps)
             found = [accuracies(scenario, name, address, seed, steps, strengths[scenario, name]) for seed in seeds]
             tables[scenario, name] = np.array(found)

@@ -71,6 +71,11 @@ def test_a_penaltys_weight_is_chosen_on_training_digits_that_are_not_learned_fro
     found.cache_clear()
 
 
+def test_icarl_is_measured_where_classes_come_one_after_another():
+    assert [name for name in split_mnist.OUTPUTS if "iCaRL" in split_mnist.names(name)] == ["class"]
+    assert all({"naive", "EWC", "SI", "LwF", "ER", "joint"} <= {*split_mnist.names(one)} for one in split_mnist.OUTPUTS)
+
+
 def test_findings_say_who_is_above_whom():
     names = ("naive", "EWC", "SI", "LwF", "ER", "joint")
     ends = {
