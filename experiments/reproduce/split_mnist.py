@@ -254,6 +254,6 @@ reproduction = Reproduction(
     ),
     measure=measure,
     seeds=(0, 1, 2),
-    seconds=1235,
+    seconds=1030,
     data="mnist",
 )
