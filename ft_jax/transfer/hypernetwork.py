@@ -184,6 +184,15 @@ def hypernetwork(
 
         return each
 
+    def refuses(parts):
+        names = [part.name for part in parts]
+        if "transfer.dora" not in names[: names.index(name)]:
+            return None
+        return (
+            f"transfer.dora takes the norm of one weight, and {name} shows every example another; name transfer.dora "
+            f"after {name}, or leave one of the two out"
+        )
+
     return Method(
         name=name,
         hyper={"alpha": alpha},
@@ -192,6 +201,7 @@ def hypernetwork(
         memory=lambda params, key: jnp.zeros(width),
         view=view,
         forward=forward,
+        refuses=refuses,
     )
 
 
