@@ -4,7 +4,7 @@ CartPole's pole is made longer, the grid's walls are moved. ``python -m experime
 the old environment in one program, then six kinds of three agents on the new one in a second program: from scratch,
 going on, and going on under `ft_jax.incremental.ewc` of four weights, whose Fisher information is that of the old
 policy where it went last. It prints a table and writes it as lines of JSON: the environment steps until the held-out
-return reaches a target, and what the agents get at the end in both environments. About ten minutes on two CPU cores.
+return reaches a target, and what the agents get at the end in both environments. About half an hour on two CPU cores.
 """
 
 import argparse
