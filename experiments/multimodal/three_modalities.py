@@ -1,7 +1,8 @@
-"""A digit's image, its telephone tone and a sentence that says it: one network of three modalities against each alone.
+"""A digit's image, its signal and its name typed with errors: one network of three modalities against each alone.
 
-Images are scikit-learn's digits under noise. Tones are those of a telephone's keys (ITU-T Q.23: two frequencies for
-each digit) under noise, 128 samples at 8 kHz at any phase. A sentence names the digit and is wrong in one of seven.
+Images are scikit-learn's digits under noise. Signals are MNIST-1D's (Greydanus and Kobak 2024, arXiv:2011.14439; ``pip
+install "ft_jax[mnist1d]"``), 40 numbers each. The name is spelled letter by letter, and every second letter is another
+one. Of each digit image, signal and errors are drawn apart, so that what one modality leaves open another may tell.
 Everything is measured clean, with each modality corrupted and all by half, and with each missing.
 """
 
@@ -17,36 +18,32 @@ from ft_jax.multimodal.evaluation import corrupted, without
 from ft_jax.training import Budget, EvaluationSpec, Experiment, Feed, OptimizerSpec, Stream, Task
 from ft_jax.training.specs import share
 
+from ..reproduce.mnist1d_table import signals
 from ..study import TUNED, beats
 
 seeds = 3
-MODALITIES = ("image", "tone", "text")
-WORDS = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
-    *("it", "is", "a", "the", "number", "reads", "here", "stands"),
-)
-SENTENCES = tuple(
-    tuple(WORDS.index(word) for word in text.split())
-    for text in ("it is a", "the number is", "it reads a", "here stands a")
-)
-ROWS, COLUMNS = (697.0, 770.0, 852.0, 941.0), (1209.0, 1336.0, 1477.0)
-KEYS = "123456789*0#"
-RATE, SAMPLES = 8000, 128
-WRONG, NOISE, TONE_NOISE = 1 / 7, 0.35, 1.5
+MODALITIES = ("image", "signal", "text")
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+LETTERS, LONGEST, SAMPLES = 26, 5, 40
+TYPOS, NOISE = 0.5, 0.35
 
 
-def tone(digit: int, generator: np.random.Generator) -> np.ndarray:
-    """The two frequencies of a key at any phase, under noise, ``[samples]``."""
-    place = KEYS.index(str(digit))
-    time = 2 * np.pi * np.arange(SAMPLES) / RATE
-    waves = [np.sin(f * time + generator.uniform(0, 2 * np.pi)) for f in (ROWS[place // 3], COLUMNS[place % 3])]
-    return (sum(waves) + TONE_NOISE * generator.normal(size=SAMPLES)).astype(np.float32)
+def typed(digit: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """The letters of a digit's name, each another with a probability of `TYPOS`, and which of the places they fill."""
+    name = np.array([ord(letter) - ord("a") for letter in NAMES[digit]])
+    wrong = generator.random(len(name)) < TYPOS
+    name = np.where(wrong, (name + generator.integers(1, LETTERS, len(name))) % LETTERS, name)
+    short = LONGEST - len(name)
+    ids = np.pad(name, (0, short), constant_values=LETTERS).astype(np.int32)
+    return {"input_ids": ids, "attention_mask": np.pad(np.ones(len(name), np.int32), (0, short))}
 
 
-def sentence(digit: int, generator: np.random.Generator) -> np.ndarray:
-    """Ids of four words, the last of them a digit that is right in six of seven."""
-    said = digit if generator.random() >= WRONG else (digit + generator.integers(1, 10)) % 10
-    return np.array([*SENTENCES[generator.integers(len(SENTENCES))], said], np.int32)
+@functools.cache
+def by_digit(split: str) -> tuple[np.ndarray, ...]:
+    """MNIST-1D's signals of each digit ``[examples, samples]``, of unit deviation over the training set."""
+    made = signals()
+    scale = made["train"]["signal"].std()
+    return tuple(made[split]["signal"][made[split]["labels"] == digit] / scale for digit in range(10))
 
 
 def collected(split: str, count: int, seed: int) -> data.Dataset:
@@ -55,11 +52,12 @@ def collected(split: str, count: int, seed: int) -> data.Dataset:
     images, labels = np.asarray(digits.column("images")), np.asarray(digits.column("labels"))
     chosen = generator.integers(len(labels), size=count)
     noisy = images[chosen] + NOISE * generator.normal(size=(count, *images.shape[1:])).astype(np.float32)
+    shown = [by_digit(split)[digit] for digit in labels[chosen]]
     return data.Dataset(
         {
             "image": [{"images": image} for image in noisy],
-            "tone": [{"signals": tone(digit, generator)} for digit in labels[chosen]],
-            "text": [{"input_ids": sentence(digit, generator)} for digit in labels[chosen]],
+            "signal": [{"signals": some[generator.integers(len(some))]} for some in shown],
+            "text": [typed(digit, generator) for digit in labels[chosen]],
             "labels": labels[chosen],
         },
         digits.classes,
@@ -92,8 +90,8 @@ class Network:
         shape = {"width": 32, "layers": 1, "heads": 4, "mlp_width": 64}
         configs = {
             "image": models.ViTConfig((8, 8, 1), patch=4, classes=None, **shape),
-            "tone": models.SignalConfig(SAMPLES, patch=16, **shape),
-            "text": models.EncoderConfig(vocabulary=len(WORDS), positions=8, **shape),
+            "signal": models.SignalConfig(SAMPLES, patch=4, **shape),
+            "text": models.EncoderConfig(vocabulary=LETTERS + 1, positions=LONGEST, **shape),
         }
         encoders = {name: models.build(configs[name], own) for name, own in zip(MODALITIES, keys, strict=False)}
         chosen = {name: encoders[name] for name in self.modalities}

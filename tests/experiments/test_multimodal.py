@@ -59,15 +59,36 @@ def test_recall_takes_another_scene_of_the_same_content_for_right():
     assert scenes.prompts().shape == (10, 40, 9)
 
 
-def test_a_tone_has_its_keys_frequencies_and_a_sentence_is_right_in_six_of_seven():
+def test_every_second_letter_of_a_name_is_another_and_what_is_not_typed_is_hidden():
     generator = np.random.default_rng(0)
-    spectra = np.mean([np.abs(np.fft.rfft(three_modalities.tone(5, generator), 4000)) ** 2 for _ in range(300)], axis=0)
-    hertz = np.fft.rfftfreq(4000, 1 / three_modalities.RATE)
-    for wanted, (low, high) in {770: (600, 1000), 1336: (1100, 1600)}.items():
-        inside = (hertz > low) & (hertz < high)
-        assert abs(hertz[inside][spectra[inside].argmax()] - wanted) < 25
-    said = np.array([three_modalities.sentence(3, generator)[-1] for _ in range(2000)])
-    assert np.mean(said == 3) == pytest.approx(6 / 7, abs=0.03) and set(said) == set(range(10))
+    typed = [three_modalities.typed(1, generator) for _ in range(2000)]
+    assert all(one["attention_mask"].tolist() == [1, 1, 1, 0, 0] for one in typed)
+    letters = np.array([one["input_ids"] for one in typed])
+    right = letters[:, :3] == [ord(letter) - ord("a") for letter in "one"]
+    np.testing.assert_allclose(right.mean(axis=0), 0.5, atol=0.04)
+    assert set(letters[:, :3].ravel()) == set(range(26)) and np.all(letters[:, 3:] == 26)
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """Signals of MNIST-1D's shape that say their digit."""
+    labels = np.arange(40) % 10
+    splits = {
+        split: {"signal": np.float32(np.tile(labels[:, None] + step, 40)), "labels": labels}
+        for split, step in (("train", 0.0), ("test", 0.5))
+    }
+    monkeypatch.setattr(three_modalities, "signals", lambda: splits)
+    three_modalities.by_digit.cache_clear()
+    yield splits
+    three_modalities.by_digit.cache_clear()
+
+
+def test_a_digits_modalities_are_of_one_digit(made_up):
+    for split, step in (("train", 0.0), ("test", 0.5)):
+        some = three_modalities.collected(split, 30, 0)
+        shown = np.array([one["signals"] for one in some.column("signal")])
+        scale = made_up["train"]["signal"].std()
+        np.testing.assert_allclose(shown[:, 0] * scale - step, some.column("labels"), rtol=1e-5, atol=1e-5)
 
 
 def test_the_writer_is_asked_for_the_caption_alone():
@@ -106,9 +127,9 @@ def test_the_page_shows_what_is_recorded():
     assert other != text and "0.123" in other
 
 
-def test_a_network_of_chosen_modalities_reads_their_parts_alone():
+def test_a_network_of_chosen_modalities_reads_their_parts_alone(made_up):
     few = three_modalities.collected("test", 4, 0)
-    assert few.select("tone", "labels").columns.keys() == {"tone", "labels"}
-    model = three_modalities.Network(("tone",)).build(None)
-    assert set(model.params["encoders"]) == {"tone"}
-    assert set(three_modalities.conditions(("tone",))) == {"clean", "tone corrupted", "all corrupted by half"}
+    assert few.select("signal", "labels").columns.keys() == {"signal", "labels"}
+    model = three_modalities.Network(("signal",)).build(None)
+    assert set(model.params["encoders"]) == {"signal"}
+    assert set(three_modalities.conditions(("signal",))) == {"clean", "signal corrupted", "all corrupted by half"}
