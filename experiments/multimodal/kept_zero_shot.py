@@ -1,7 +1,7 @@
 """Fine-tuning a CLIP that keeps what it could: L2-SP and WiSE-FT against plain fine-tuning.
 
-A CLIP of white digits on black is trained, with a head made of captions, to tell the digit on the left of 200 scenes of
-black digits on white. L2-SP (Li et al. 2018, arXiv:1802.01483) holds it near its start, WiSE-FT (Wortsman et al. 2021,
+A CLIP of white digits on black is trained, with a head made of captions, to tell the digit on the left of 200 scenes in
+dim light. L2-SP (Li et al. 2018, arXiv:1802.01483) holds it near its start, WiSE-FT (Wortsman et al. 2021,
 arXiv:2109.01903) takes the middle between before and after.
 """
 
@@ -20,7 +20,7 @@ from ..study import TUNED, beats
 from ..trained import Trained
 from .scene_captions import ALL
 from .scene_captions import baselines as captioned
-from .scenes import CONTENTS, RECALLS, Scenes, drawn, features, left_digit, negative, prompts, told_left
+from .scenes import CONTENTS, RECALLS, Scenes, dimmed, drawn, features, left_digit, prompts, told_left
 
 seeds = 3
 PLAIN, MIDDLE, BEFORE = "plain fine-tuning", "WiSE-FT, 0.5", "before"
@@ -30,12 +30,12 @@ FEW = 10
 experiment = Experiment(
     name="multimodal/kept_zero_shot",
     model=Trained(captioned[ALL]),
-    data=Scenes(count=200, negatives=True, left=True),
+    data=Scenes(count=200, dim=True, left=True),
     method=(l2_sp(alpha=0.1),),
     loss=lambda model: supervised(zero_shot(model.apply, prompts()[:, ::FEW])),
     optimizer=OptimizerSpec("adam", learning_rate=1e-3, schedule="linear", warmup=0.1),
     budget=Budget(steps=100, batch_size=50),
-    evaluation=EvaluationSpec(metric="accuracy", mode="max", on="negatives"),
+    evaluation=EvaluationSpec(metric="accuracy", mode="max", on="dim scenes"),
     log_every=50,
 )
 
@@ -43,14 +43,14 @@ baselines = {PLAIN: dataclasses.replace(experiment, name="multimodal/kept_zero_s
 
 
 def measured(model, params) -> dict[str, float]:
-    """Accuracy of the left digit on black on white, and image to text recall@1 on the scenes it came from."""
+    """Accuracy of the left digit in dim light, and image to text recall@1 on the scenes it came from."""
     test = drawn(CONTENTS, 7, "digits", "test")
     labels = np.asarray(test.column("labels"))
-    told = np.asarray(told_left(model.apply, params, np.asarray(negative(test).column("images")), FEW))
+    told = np.asarray(told_left(model.apply, params, np.asarray(dimmed(test).column("images")), FEW))
     batch = {name: np.asarray(test.column(name)) for name in ("images", "input_ids", "labels")}
     found = jax.device_get(features(model.apply, params, batch))
     return {
-        "accuracy, negatives": float(np.mean(told == left_digit(labels))),
+        "accuracy, dim scenes": float(np.mean(told == left_digit(labels))),
         "recall@1, scenes": RECALLS["image_to_text"].score(found, batch),
     }
 
@@ -82,9 +82,9 @@ def rows(results):
 def claims(results):
     """What is kept, and what it costs."""
     found = ways(results)
-    kept, new = (lambda one: one["recall@1, scenes"]), (lambda one: one["accuracy, negatives"])
+    kept, new = (lambda one: one["recall@1, scenes"]), (lambda one: one["accuracy, dim scenes"])
     return [
         beats(found, kept, PLAIN, 0.02, "recall@1 on the scenes it came from with L2-SP", label="L2-SP"),
         beats(found, kept, PLAIN, 0.02, "recall@1 on the scenes it came from with WiSE-FT", label=MIDDLE),
-        beats(found, new, BEFORE, 0.1, "accuracy on black on white with WiSE-FT", label=MIDDLE),
+        beats(found, new, BEFORE, 0.1, "accuracy in dim light with WiSE-FT", label=MIDDLE),
     ]

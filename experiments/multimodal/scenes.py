@@ -110,9 +110,11 @@ def drawn(count: int, seed: int, address: str = "digits", split: str = "train") 
     )
 
 
-def negative(scenes: data.Dataset) -> data.Dataset:
-    """Dark digits on white: another domain."""
-    return scenes.with_columns(images=1.0 - np.asarray(scenes.column("images")))
+def dimmed(scenes: data.Dataset) -> data.Dataset:
+    """Grey digits before a wall that is lit from the left: another domain."""
+    images = np.asarray(scenes.column("images"))
+    wall = np.linspace(0.5, 0.2, images.shape[2], dtype=np.float32)[:, None]
+    return scenes.with_columns(images=wall + 0.3 * images)
 
 
 def lefts(scenes: data.Dataset) -> data.Dataset:
@@ -126,21 +128,21 @@ class Scenes:
 
     Attributes:
       count: of training scenes, drawn by the run's seed.
-      negatives: whether training shows dark digits on white.
+      dim: whether training shows them in dim light.
       left: whether labels are the digit on the left, without captions.
       address: of the digits, ``digits`` or ``mnist:PATH.npz``.
     """
 
     count: int = 8000
-    negatives: bool = False
+    dim: bool = False
     left: bool = False
     address: str = "digits"
 
     def build(self, model: Any, feed: Feed) -> Stream:
         """One task."""
         train, test = drawn(self.count, 1000 + feed.seed, self.address), drawn(CONTENTS, 7, self.address, "test")
-        sets = {"scenes": test} | ({"negatives": negative(test)} if self.negatives else {})
-        train = negative(train) if self.negatives else train
+        sets = {"scenes": test} | ({"dim scenes": dimmed(test)} if self.dim else {})
+        train = dimmed(train) if self.dim else train
         if self.left:
             train, sets = lefts(train), {name: lefts(one) for name, one in sets.items()}
         source = data.batches(train, feed.batch_size, seed=feed.seed, **share(feed))

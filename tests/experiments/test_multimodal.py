@@ -38,17 +38,19 @@ def test_a_scene_shows_each_digit_in_its_half_a_large_one_at_twice_the_size():
 
 
 def test_every_content_is_tested_once_on_digits_that_training_never_shows():
-    (task,) = scenes.Scenes(count=400, negatives=True).build(None, Feed(batch_size=8, seed=0))
+    (task,) = scenes.Scenes(count=400, dim=True).build(None, Feed(batch_size=8, seed=0))
     held_out = {
         name: np.concatenate([batch["labels"] for batch in task.evaluations[name]]) for name in task.evaluations
     }
     assert all(sorted(labels) == list(range(scenes.CONTENTS)) for labels in held_out.values())
     shown, hidden = ({image.tobytes() for image in scenes.digits("digits", split)[0]} for split in ("train", "test"))
     assert hidden and len(shown & hidden) == 0
-    light, dark = (
-        np.concatenate([batch["images"] for batch in task.evaluations[name]]) for name in ("scenes", "negatives")
+    light, dim = (
+        np.concatenate([batch["images"] for batch in task.evaluations[name]]) for name in ("scenes", "dim scenes")
     )
-    np.testing.assert_allclose(light + dark, 1.0)
+    wall = (dim - 0.3 * light)[0, 0, :, 0]
+    np.testing.assert_allclose(dim - 0.3 * light, np.broadcast_to(wall[:, None], light.shape), atol=1e-6)
+    assert np.all(np.diff(wall) < 0) and wall[[0, -1]].tolist() == pytest.approx([0.5, 0.2])
 
 
 def test_recall_takes_another_scene_of_the_same_content_for_right():
