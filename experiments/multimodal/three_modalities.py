@@ -104,7 +104,7 @@ experiment = Experiment(
     data=Three(),
     method=(multimodal.modality_dropout(MODALITIES, 0.3),),
     optimizer=OptimizerSpec("adam", learning_rate=3e-3, schedule="linear", warmup=0.1),
-    budget=Budget(steps=400, batch_size=64),
+    budget=Budget(steps=1000, batch_size=64),
     evaluation=EvaluationSpec(metric="accuracy", mode="max"),
     log_every=100,
 )
