@@ -80,10 +80,10 @@ def tokens(model: Model, found: Dataset) -> Dataset:
 
 
 def held_out(model: Model, domain: str, most: int) -> list[Mapping[str, np.ndarray]]:
-    """Batches of a domain's test sentences, the first `most` of them."""
-    found = data.load(f"sentiment:{domain}", "test")
-    found = found.take(list(range(min(most, len(found)))))
-    return list(data.evaluation_batches(tokens(model, found), 50, length=(LENGTH,), padding=model.pad_token))
+    """Batches of `most` of a domain's test sentences, each class with its share of the whole set."""
+    found = tokens(model, data.load(f"sentiment:{domain}", "test"))
+    found = data.sample(found, min(most, len(found)))
+    return list(data.evaluation_batches(found, 50, length=(LENGTH,), padding=model.pad_token))
 
 
 def answers(model: Model, adapters: Sequence[Any], batches: Sequence[Mapping[str, Any]]) -> np.ndarray:
