@@ -169,7 +169,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = study((SMOLLM2, GEMMA3_270M), Path(folder), **options)
     found = claims(rows)
-    tell([*({**options, **row} for row in rows), *(dataclasses.asdict(claim) for claim in found)], out)
+    about = {**options, "sentences": options["texts"]}  # a row's texts are what was written
+    tell([*({**about, **row} for row in rows), *(dataclasses.asdict(claim) for claim in found)], out)
     raise SystemExit(not all(claim.met for claim in found))
 
 
