@@ -6,7 +6,6 @@ was stopped, or shows what it found. ``--seeds 3`` adds other seeds and says by 
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import jax
@@ -17,8 +16,7 @@ from ft_jax.data import encode
 from ft_jax.data.tokens import fit as fitting
 from ft_jax.training import Result
 from ft_jax.training.report import write_report
-from ft_jax.training.run_folder import write_json
-from ft_jax.training.seal import seal, unseal
+from ft_jax.training.run_folder import read_sealed, write_sealed
 
 from .study import TUNED, folder, load, run, write_claims
 
@@ -58,10 +56,10 @@ def main() -> None:
         print(f"finished already; this is what {options.out} holds (remove it to train anew)")
     results, claims = run(NAME, options.out, quiet=False, seeds=options.seeds)
     tuned, head = results[TUNED][0], results["head only"][0]
-    kept = unseal(json.loads(summary.read_text(encoding="utf-8")))
+    kept = read_sealed(summary)
     kept["scores"] = {"before": kept["scores"]["before"], "head_only": head.scores["after"], **kept["scores"]}
     kept["examples"] = classify(tuned, list(options.sentences), load(NAME).experiment.data.length)
-    write_json(summary, seal(kept))
+    write_sealed(summary, kept)
 
     (name,) = tuned.scores["after"]
     before, alone, after = (

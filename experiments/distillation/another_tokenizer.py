@@ -12,21 +12,19 @@ puts them into docs/distillation.md.
 
 import argparse
 import dataclasses
-import itertools
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from ft_jax import data, models, transfer
+from ft_jax import data, models
 from ft_jax.assets import GEMMA3_270M, SMOLLM2
-from ft_jax.core import Method, compose, jit_step, make_step, merge, optimizer, supervised, warmup_then_decay
+from ft_jax.core import Method, compose, merge
 from ft_jax.data import Dataset
 from ft_jax.data.alignment import token_bytes
 from ft_jax.distillation import uld
@@ -35,6 +33,7 @@ from ft_jax.training import Feed
 from ft_jax.training.own_data import Written
 
 from ..study import Claim, tell, write_lines
+from . import writing
 
 LENGTH, NEW = 48, 20
 """Tokens of a sentence, and of what is written after its beginning."""
@@ -75,11 +74,7 @@ def goings_on(model: Model, params: Any, texts: Sequence[str]) -> list[list[str]
     begun = [" ".join(text.split()[:BEGINNING]) for text in texts]
     told = data.next_tokens(Dataset({"text": begun}), model.tokenizer, length=LENGTH).columns["input_ids"]
     told = [list(one)[:-1] for one in told]  # without the token that ends a text
-    longest = max(map(len, told))
-    ids = np.array([[model.pad_token] * (longest - len(one)) + one for one in told], np.int32)
-    real = np.array([[0] * (longest - len(one)) + [1] * len(one) for one in told], np.int32)
-    found = np.asarray(models.generate(model, params, ids, real, max_new_tokens=NEW).tokens)
-    said = [model.tokenizer.decode(one, skip_special_tokens=True).strip() for one in found]
+    said = writing.texts(model, params, told, NEW)
     return [list(pair) for pair in zip(begun, said, strict=True)]
 
 
@@ -91,16 +86,6 @@ def methods(student: Model, teacher: Model) -> dict[str, Method]:
         "ULD": uld(teacher.apply, teacher.params, top=TOP),
         "ULD, common tokens": uld(teacher.apply, teacher.params, top=TOP, common=common),
     }
-
-
-def trained(student: Model, method: Method, rows: Callable[[], Any], steps: int, seed: int) -> Any:
-    """The parameters after so many steps with a LoRA on every projection, merged."""
-    tuned = optimizer(optax.adamw, schedule=warmup_then_decay(steps), max_norm=1.0, learning_rate=5e-4)
-    program = make_step(supervised(student.apply), tuned, compose(method, transfer.lora(rank=8, alpha=16.0)))
-    state, step = program.init(student.params, jax.random.key(seed)), jit_step(program.step)
-    for batch in itertools.islice(rows(), steps):
-        state, _ = step(state, batch)
-    return merge(program.parameters(state)["model"])
 
 
 def study(
@@ -138,7 +123,7 @@ def study(
                 (task,) = written.build(student, Feed(batch_size=batch, seed=seed))
             return iter(task.train)
 
-        told.append(measured(name, student, trained(student, method, rows, steps, seed)))
+        told.append(measured(name, student, merge(writing.trained(student, method, rows, steps, seed))))
     return told
 
 

@@ -41,6 +41,7 @@ from ft_jax.distillation import jsd, on_policy
 from ft_jax.models import Model
 
 from ..study import Claim, tell
+from . import writing
 
 THINGS = (
     "bread", "a lamp", "the moon", "horses", "a bridge", "winter", "a letter", "coffee", "an island", "trains",
@@ -70,17 +71,6 @@ def prompts(model: Model, things: Sequence[str]) -> list[list[int]]:
     return [
         list(model.tokenizer.apply_chat_template(one, add_generation_prompt=True, return_dict=False)) for one in told
     ]
-
-
-def answers(model: Model, params: Any, asked: Sequence[Sequence[int]], key: jax.Array | None = None) -> list[list[int]]:
-    """What a model writes after each prompt, its stop with it: sampled where there is a key, else the likeliest."""
-    longest = max(map(len, asked))
-    ids = np.array([[model.pad_token] * (longest - len(one)) + list(one) for one in asked], np.int32)
-    real = np.array([[0] * (longest - len(one)) + [1] * len(one) for one in asked], np.int32)
-    sampling = {} if key is None else {"key": key, "temperature": 1.0}
-    found = models.generate(model, params, ids, real, max_new_tokens=NEW, **sampling)
-    pairs = zip(np.asarray(found.tokens), np.asarray(found.lengths), strict=True)
-    return [tokens[:length].tolist() for tokens, length in pairs]
 
 
 def rows(asked: Sequence[Sequence[int]], told: Sequence[Sequence[int]]) -> Dataset:
@@ -129,7 +119,7 @@ class Measure:
 
     def __call__(self, params: Any) -> dict[str, Any]:
         """Nats a token on the teacher's texts and on the student's own, and its likeliest answers to some prompts."""
-        own = rows(self.asked, answers(self.student, params, self.asked, self.key))
+        own = rows(self.asked, writing.answers(self.student, params, self.asked, NEW, self.key))
         both, padding = (self.student.apply, self.teacher.apply), self.student.pad_token
         return {
             "theirs": apart(both[::-1], (self.teacher.params, params), self.theirs, padding),
@@ -139,8 +129,7 @@ class Measure:
 
     def texts(self, model: Model, params: Any) -> list[list[str]]:
         """Pairs of a request and the likeliest answer."""
-        told = answers(model, params, self.asked[:SHOWN])
-        said = [model.tokenizer.decode(one, skip_special_tokens=True).strip() for one in told]
+        said = writing.texts(model, params, self.asked[:SHOWN], NEW)
         return [[ASKED.format(thing), one] for thing, one in zip(HELD_OUT, said, strict=False)]
 
 
@@ -164,7 +153,8 @@ def study(
     asked, held = prompts(teacher, THINGS), prompts(teacher, HELD_OUT)
     keys = jax.random.split(key, 2)
     train, theirs = (
-        rows(some, answers(teacher, teacher.params, some, one)) for some, one in zip((asked, held), keys, strict=True)
+        rows(some, writing.answers(teacher, teacher.params, some, NEW, one))
+        for some, one in zip((asked, held), keys, strict=True)
     )
     measure = Measure(student, teacher, held, theirs, measuring)
     told = [

@@ -12,25 +12,23 @@ and texts before and after, ``python docs/distillation_tables.py`` puts them int
 
 import argparse
 import dataclasses
-import itertools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import optax
 
-from ft_jax import data, models, transfer
+from ft_jax import data, models
 from ft_jax.assets import SMOLLM2
-from ft_jax.core import Method, compose, jit_step, make_step, optimizer, supervised, warmup_then_decay
+from ft_jax.core import Method, compose
 from ft_jax.distillation import on_policy, privileged
 from ft_jax.models import Model
 from ft_jax.training import Feed
 from ft_jax.training.own_data import Written
 
 from ..study import Claim, tell, write_lines
+from . import writing
 
 CAPITALS = {
     "France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo", "China": "Beijing",
@@ -84,11 +82,7 @@ def answers(model: Model, params: Any, questions: Sequence[str]) -> list[str]:
         model.tokenizer.apply_chat_template(chat(question), add_generation_prompt=True, return_dict=False)
         for question in questions
     ]
-    longest = max(map(len, told))
-    ids = np.array([[model.pad_token] * (longest - len(one)) + list(one) for one in told], np.int32)
-    real = np.array([[0] * (longest - len(one)) + [1] * len(one) for one in told], np.int32)
-    found = models.generate(model, params, ids, real, max_new_tokens=NEW).tokens
-    return [model.tokenizer.decode(one, skip_special_tokens=True).strip() for one in np.asarray(found)]
+    return writing.texts(model, params, told, NEW)
 
 
 def measured(model: Model, params: Any, asked: int) -> dict[str, Any]:
@@ -121,16 +115,6 @@ def methods(model: Model) -> dict[str, Method]:
     return {"fine-tuned": compose(), "SDFT": compose(own, privileged(model.apply))}
 
 
-def trained(model: Model, method: Method, rows: Callable[[], Any], steps: int, seed: int) -> Any:
-    """The parameters after so many steps with a LoRA on every projection."""
-    tuned = optimizer(optax.adamw, schedule=warmup_then_decay(steps), max_norm=1.0, learning_rate=5e-4)
-    program = make_step(supervised(model.apply), tuned, compose(method, transfer.lora(rank=8, alpha=16.0)))
-    state, step = program.init(model.params, jax.random.key(seed)), jit_step(program.step)
-    for batch in itertools.islice(rows(), steps):
-        state, _ = step(state, batch)
-    return program.parameters(state)["model"]
-
-
 def study(model: Model, folder: Path, steps: int, batch: int, asked: int, seed: int = 0) -> list[dict[str, Any]]:
     """A row for the model as it is, and one for each way."""
     file = demonstrations(folder, steps * batch)
@@ -142,7 +126,7 @@ def study(model: Model, folder: Path, steps: int, batch: int, asked: int, seed: 
             (task,) = written.build(model, Feed(batch_size=batch, seed=seed))
             return iter(task.train)
 
-        told.append({"way": name, **measured(model, trained(model, method, rows, steps, seed), asked)})
+        told.append({"way": name, **measured(model, writing.trained(model, method, rows, steps, seed), asked)})
     return told
 
 

@@ -179,11 +179,16 @@ def lines(rows: Sequence[Scores], most: int) -> list[dict[str, Any]]:
     return [*told, *(dataclasses.asdict(claim) for claim in claims(rows))]
 
 
-def main() -> None:
-    """Measures, prints and records; exits non-zero where a claim is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options_of(about: str, most: int) -> argparse.Namespace:
+    """What the words of a command say: seeds, test sentences of a domain, where adapters are, and a file to write.
+
+    Args:
+      about: the command's own text.
+      most: test sentences by default.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--most", type=int, default=100, help="test sentences of a domain")
+    parser.add_argument("--most", type=int, default=most, help="test sentences of a domain")
     parser.add_argument(
         "--runs",
         type=Path,
@@ -191,10 +196,14 @@ def main() -> None:
         help="where adapters are; those there are not made again",
     )
     parser.add_argument("--out", type=Path, help="a file of JSON lines to write")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measures, prints and records; exits non-zero where a claim is missed."""
+    options = options_of(__doc__, 100)
     rows = [measured(seed, options.runs, options.most) for seed in range(options.seeds)]
-    told = lines(rows, options.most)
-    tell(told, options.out)
+    tell(lines(rows, options.most), options.out)
     raise SystemExit(not all(claim.met for claim in claims(rows)))
 
 

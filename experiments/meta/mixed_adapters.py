@@ -10,7 +10,6 @@ trained on the 32 sentences, and the domain's own adapter, which saw all of its 
 ``python docs/meta_tables.py`` puts what is recorded into docs/meta.md.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from ft_jax.data.sentiment import DOMAINS
 from ft_jax.ensemble import merging
 from ft_jax.meta import lorahub
 
-from ..ensemble.merged_domains import BATCH, LENGTH, RANK, UPPER, held_out, tokens, trained
+from ..ensemble.merged_domains import BATCH, LENGTH, RANK, UPPER, held_out, options_of, tokens, trained
 from ..study import Claim, tell
 
 FEW, LOOKS = 32, 60
@@ -120,17 +119,7 @@ def lines(rows: Sequence[Scores], weights: Sequence[Mapping], most: int) -> list
 
 def main() -> None:
     """Measures, prints and records; exits non-zero where a claim is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--most", type=int, default=200, help="test sentences of a domain")
-    parser.add_argument(
-        "--runs",
-        type=Path,
-        default=Path("runs/ensemble/merged_domains"),
-        help="where adapters are; those there are not made again",
-    )
-    parser.add_argument("--out", type=Path, help="a file of JSON lines to write")
-    options = parser.parse_args()
+    options = options_of(__doc__, 200)
     rows, weights = zip(*(measured(seed, options.runs, options.most) for seed in range(options.seeds)), strict=True)
     tell(lines(rows, weights, options.most), options.out)
     raise SystemExit(not all(claim.met for claim in claims(rows)))
