@@ -62,9 +62,7 @@ def flat(tree):
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
-def orders(
-    key: jax.Array, step: Int[Array, ""], epochs: int, minibatches: int, rows: int
-) -> Int[Array, "epochs rows"]:
+def orders(key: jax.Array, step: Int[Array, ""], epochs: int, minibatches: int, rows: int) -> Int[Array, "epochs rows"]:
     """The orders in which the next epochs go through rows.
 
     Args:
