@@ -6,7 +6,9 @@ was stopped, or shows what it found. ``--seeds 3`` adds other seeds and says by 
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +46,13 @@ def classify(result: Result, sentences: list[str], length: int) -> list[dict]:
     ]
 
 
+def keep(summary: Path, head_only: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> None:
+    """Adds to a run's summary, for its report, the scores of the head alone and classified sentences."""
+    told = read_sealed(summary)
+    scores = {"before": told["scores"]["before"], "head_only": head_only, **told["scores"]}
+    write_sealed(summary, {**told, "scores": scores, "examples": list(examples)})
+
+
 def main() -> None:
     """Trains or resumes, and shows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -56,17 +65,15 @@ def main() -> None:
         print(f"finished already; this is what {options.out} holds (remove it to train anew)")
     results, claims = run(NAME, options.out, quiet=False, seeds=options.seeds)
     tuned, head = results[TUNED][0], results["head only"][0]
-    kept = read_sealed(summary)
-    kept["scores"] = {"before": kept["scores"]["before"], "head_only": head.scores["after"], **kept["scores"]}
-    kept["examples"] = classify(tuned, list(options.sentences), load(NAME).experiment.data.length)
-    write_sealed(summary, kept)
+    examples = classify(tuned, list(options.sentences), load(NAME).experiment.data.length)
+    keep(summary, head.scores["after"], examples)
 
     (name,) = tuned.scores["after"]
     before, alone, after = (
         scores[name]["accuracy"] for scores in (tuned.scores["before"], head.scores["after"], tuned.scores["after"])
     )
     print(f"\naccuracy on held-out {name}: {before:.3f} before, {alone:.3f} with the head only, {after:.3f} after\n")
-    for example in kept["examples"]:
+    for example in examples:
         print(f"{example['prediction']} ({example['probability']:.2f})  {example['text']}")
     print()
     write_claims(options.out / "claims.jsonl", {NAME: claims})
