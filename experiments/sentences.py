@@ -21,21 +21,21 @@ def _encoder():
 
 
 def embedded(domain: str, split: str, most: int, length: int = 32, folder: Path | None = None) -> Part:
-    """The first sentences of a domain, each as the mean of MiniLM's last hidden states, and their labels.
+    """Sentences of a domain, each class with its share, as the mean of MiniLM's last hidden states, and their labels.
 
     Args:
       domain: of `ft_jax.data.sentiment.DOMAINS`.
       split: of it.
-      most: sentences.
+      most: sentences at most.
       length: tokens of a sentence; what is longer is cut.
       folder: that keeps what was embedded; None keeps nothing.
     """
     file = None if folder is None else folder / f"{domain}-{split}-{most}-{length}.npz"
     if file is None or not file.exists():
-        found = data.load(f"sentiment:{domain}", split)
-        found = found.take(list(range(min(most, len(found)))))
+        found = data.load(f"sentiment:{domain}", split).select("text", "labels")
+        found = data.sample(found, min(most, len(found)))
         model, hidden = _encoder()
-        tokens = data.tokenize(found.select("text", "labels"), model.tokenizer, length=length, too_long="truncate")
+        tokens = data.tokenize(found, model.tokenizer, length=length, too_long="truncate")
         batches = data.evaluation_batches(tokens, 50, length=(length,), padding=model.pad_token)
         rows = np.concatenate([np.asarray(hidden(model.params, dict(batch))) for batch in batches])[: len(found)]
         part = rows, np.asarray(found.column("labels"), np.int32)
