@@ -76,6 +76,8 @@ def _command(words: Sequence[str]) -> tuple[int, dict[str, Any]]:
     if options.worker is not None:
         return _work(sweep, options.worker), {}
     if options.outer is None and not (sweep.folder / "journal.log").exists():
+        from ft_jax.training.sweeps import try_out
+
         try_out(sweep)
     scores = []
     for index in range(options.nested):
@@ -109,18 +111,6 @@ def sweep_of(options: argparse.Namespace, file: Path, changes: Sequence[str]) ->
         out=options.out,
         storage=options.storage,
     )
-
-
-def try_out(sweep: Any) -> None:
-    """Builds the model and the data of one trial, so that what can't be read is refused before anything is written."""
-    from ft_jax.training.prepare import prepare
-    from ft_jax.training.process import set_up_process
-    from ft_jax.tuning.search import Choice
-
-    set_up_process()
-    values = {path: axis.values[0] if isinstance(axis, Choice) else axis.low for path, axis in sweep.axes.items()}
-    plan = prepare(sweep.run_of(values, 0, 0 if sweep.folds > 1 else None), outline=True)
-    sweep.check_measured(plan.measured)
 
 
 def outer(sweep: Any, options: argparse.Namespace, index: int) -> Any:
@@ -195,7 +185,7 @@ def _work(sweep: Any, index: int) -> int:
     from ft_jax.training.sweeps import work
     from ft_jax.tuning.search import Worker
 
-    done = work(sweep, Worker(index=index), lambda line: print(line, flush=True))
+    done = work(sweep, Worker(index=index), lambda line: print(line, flush=True), tried=True)
     return 0 if done else STOPPED
 
 

@@ -2,8 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from ft_jax.cli.entry import Parser
+from ft_jax.outside import printable
 
 LOADS = {
     "sentence-transformers": "sentence_transformers.SentenceTransformer({folder!r})",
@@ -25,6 +29,14 @@ def command(words: Sequence[str]) -> int:
     parser.add_argument("run", help="the folder of a finished run")
     parser.add_argument("--adapter", metavar="DIR", help="peft's two files, the head and the tokenizer")
     parser.add_argument("--merged", metavar="DIR", help="the whole model, for transformers or sentence-transformers")
+    parser.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER[,NUMBER…]|FILE.npy",
+        help="of a run with several adapters, or a network that writes them, the one that an example with it meets: "
+        "adapter=1 of a transfer.bank, task=3 or task_embedding=FILE.npy of a transfer.hypernetwork",
+    )
     parser.add_argument("--base", metavar="ADDRESS", help="where the model that was tuned is, if it moved")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--json", action="store_true", help="a JSON line for each folder: kind, folder, reader, load")
@@ -33,9 +45,11 @@ def command(words: Sequence[str]) -> int:
     if not any(wanted.values()):
         raise ValueError("ft-jax export needs a place to write to; give --adapter DIR, --merged DIR or both")
 
-    from ft_jax.training.serving import export_adapter, export_merged, load_run
+    from ft_jax.training.serving import export_adapter, export_merged, load_run, met
 
+    fields = fields_of(options.field)
     kept = load_run(options.run, options.base)
+    kept = met(kept, fields) if fields else kept
     for kind, export in (("adapter", export_adapter), ("merged", export_merged)):
         if wanted[kind] is not None:
             folder, reader = export(kept, wanted[kind], options.overwrite)
@@ -43,6 +57,35 @@ def command(words: Sequence[str]) -> int:
             told = {"kind": kind, "folder": str(folder), "reader": reader, "load": loads}
             print(json.dumps(told, ensure_ascii=False) if options.json else f"{folder}: {loads}")
     return 0
+
+
+def fields_of(words: Sequence[str]) -> dict[str, Any]:
+    """What an example holds beside what the model reads: a number, or a vector of several or of a file.
+
+    Raises:
+      ValueError: a word that is neither, a name that is given twice.
+
+    Example:
+      >>> fields_of(["adapter=1"])
+      {'adapter': 1}
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, _, told = word.partition("=")
+        if name in found:
+            raise ValueError(f"--field {printable(name)} is given twice; an example has one")
+        try:
+            file = told.endswith(".npy")
+            value = np.load(told, allow_pickle=False) if file else np.asarray(json.loads(f"[{told}]"))
+        except (ValueError, EOFError):
+            value = np.empty(0)
+        if value.dtype.kind not in "iuf" or value.ndim != 1 or not value.size:
+            raise ValueError(
+                f"--field {printable(word)} is not NAME=NUMBER[,NUMBER…] or NAME=FILE.npy with such a vector, "
+                "such as adapter=1"
+            )
+        found[name] = value[0].item() if value.size == 1 and not file else value.astype(np.float32)
+    return found
 
 
 def how_to_load(kind: str, kept, folder: str, reader: str) -> str:

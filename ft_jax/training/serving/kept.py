@@ -74,9 +74,10 @@ class Kept:
         """
         if self.wrapping is not None:
             names = ", ".join(self.wrapping.method.names)
+            one = f", and export takes one example's adapter by --field {self.fields[0]}=..." if self.fields else ""
             raise ValueError(
                 f"the model of {self.run} answers through {names}, and {what} would have the model without; "
-                "ft-jax predict, evaluate and generate answer as the run did"
+                f"ft-jax predict, evaluate and generate answer as the run did{one}"
             )
         return self.model
 

@@ -10,11 +10,13 @@ import numpy as np
 import optuna
 
 from ft_jax.training.fit import fit
+from ft_jax.training.prepare import prepare
+from ft_jax.training.process import set_up_process
 from ft_jax.training.result import Diverged, Moment, Result
 from ft_jax.training.stream import Feed
 from ft_jax.training.sweeps.members import fitting, judged_together, numbers_of
 from ft_jax.training.sweeps.sweep import COSTS, Interrupted, Sweep, mean, metric_of
-from ft_jax.tuning.search import SharedStudy, Worker
+from ft_jax.tuning.search import Choice, SharedStudy, Worker
 
 POLL = 1.0
 """Seconds between looks at the storage while others still run trials that may be lost."""
@@ -26,7 +28,32 @@ class Pruned(Exception):
     """A trial is given up early."""
 
 
-def work(sweep: Sweep, worker: Worker | None = None, told: Told = lambda line: None) -> bool:
+def try_out(sweep: Sweep) -> None:
+    """Builds model and data at two corners of the space; what both refuse is refused before anything is written.
+
+    Raises:
+      KeyError: an objective that an evaluation does not give, with the nearest.
+      ValueError, FileNotFoundError, ...: what the experiment refuses at both corners in the same words. What one of
+        them refuses is left to the trials, of which the others go on.
+    """
+    set_up_process()
+    first: Exception | None = None
+    for corner in (0, -1):
+        values = {
+            path: axis.values[corner] if isinstance(axis, Choice) else (axis.low, axis.high)[corner]
+            for path, axis in sweep.axes.items()
+        }
+        try:
+            plan = prepare(sweep.run_of(values, 0, 0 if sweep.folds > 1 else None), outline=True)
+        except Exception as error:
+            if first is not None and (type(first), str(first)) == (type(error), str(error)):
+                raise
+            first = error
+        else:
+            return sweep.check_measured(plan.measured)
+
+
+def work(sweep: Sweep, worker: Worker | None = None, told: Told = lambda line: None, *, tried: bool = False) -> bool:
     """Runs trials of a sweep until all have ended; False where it was interrupted.
 
     Any number of processes on any computers may do so over one storage. A trial that can't be built, diverges or
@@ -36,7 +63,13 @@ def work(sweep: Sweep, worker: Worker | None = None, told: Told = lambda line: N
       sweep: what to try.
       worker: this process, among others.
       told: called with a line on each trial that ends.
+      tried: whether `try_out` has been called.
+
+    Raises:
+      KeyError, ValueError, FileNotFoundError: as `try_out`, before a storage is opened.
     """
+    if not tried:
+        try_out(sweep)
     study = sweep.open(worker)
     together = sweep.together or fitting(sweep)
     while True:

@@ -8,7 +8,9 @@ import jax
 from data.tiny_tokenizers import for_decoders, for_encoders
 from transformers import PreTrainedTokenizerFast
 
-from ft_jax import models
+from ft_jax import models, transfer
+from ft_jax.core.adapters import map_operators_with_path
+from ft_jax.core.params import digest
 from ft_jax.models import DecoderConfig, EncoderConfig
 from ft_jax.training import Budget, Experiment, Feed, OptimizerSpec, Task, Use, fit
 from ft_jax.training.specs import Pretrained, Texts
@@ -127,3 +129,17 @@ class Words:
         draw = np.random.default_rng(0)
         examples = data.Dataset({"input_ids": list(draw.integers(3, 40, (8, 5))), "labels": draw.integers(0, 3, 8)})
         return Task("words", data.batches(examples, feed.batch_size, seed=feed.seed), {}, 8)
+
+
+def adapters(model):
+    """Two adapters of a decoder, of random numbers."""
+
+    def random(path, weight):
+        key = jax.random.fold_in(jax.random.key(weight.b.size), digest(path) % 1000)
+        return dataclasses.replace(weight, b=0.3 * jax.random.normal(key, weight.b.shape))
+
+    made = {}
+    for name, rank in (("one", 2), ("two", 3)):
+        changed = transfer.lora(rank=rank).surgery({"model": model.params}, jax.random.key(rank))
+        made[name] = map_operators_with_path(random, changed)["model"]
+    return made

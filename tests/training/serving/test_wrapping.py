@@ -4,16 +4,13 @@ import dataclasses
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from training.serving import small_runs
 
-from ft_jax import data, models, transfer
+from ft_jax import data, models
 from ft_jax.cli import main
 from ft_jax.core import Method, parameters
-from ft_jax.core.adapters import map_operators_with_path
-from ft_jax.core.params import digest
 from ft_jax.core.step import outputs_of
 from ft_jax.models.checkpoints.safetensors_file import read_safetensors
 from ft_jax.training import Use
@@ -51,24 +48,12 @@ def test_what_needs_the_model_alone_is_refused(closed, tmp_path, command, capsys
     assert "answers through incremental.slda, incremental.er_ace, and" in said and said.count("\n") == 1
 
 
-def adapters(model):
-    """Two adapters of a decoder, of random numbers."""
-
-    def random(path, weight):
-        key = jax.random.fold_in(jax.random.key(weight.b.size), digest(path) % 1000)
-        return dataclasses.replace(weight, b=0.3 * jax.random.normal(key, weight.b.shape))
-
-    made = {}
-    for name, rank in (("one", 2), ("two", 3)):
-        changed = transfer.lora(rank=rank).surgery({"model": model.params}, jax.random.key(rank))
-        made[name] = map_operators_with_path(random, changed)["model"]
-    return made
-
-
 @pytest.fixture(scope="module")
 def bank(place):
     folder, file = small_runs.decoder_folder(place / "decoder"), small_runs.chats(place / "chats.jsonl")
-    experiment = small_runs.chat(folder, file, "bank", (Use("transfer.bank", adapters=adapters(models.load(folder))),))
+    experiment = small_runs.chat(
+        folder, file, "bank", (Use("transfer.bank", adapters=small_runs.adapters(models.load(folder))),)
+    )
     experiment = dataclasses.replace(experiment, budget=dataclasses.replace(experiment.budget, steps=2))
     return small_runs.run(experiment, place / "bank")
 

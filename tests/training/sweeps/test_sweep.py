@@ -48,6 +48,13 @@ def ended():
     return made, run(made)
 
 
+def test_an_objective_that_is_not_measured_is_refused_before_there_is_a_study(tmp_path):
+    made = sweep(tmp_path / "own", objectives=("max:acuracy",))
+    with pytest.raises(KeyError, match="objective 'acuracy' isn't measured; the nearest of what is are accuracy"):
+        work(made)
+    assert not (tmp_path / "own").exists()
+
+
 def complete(study):
     return [trial for trial in study.trials if trial.state == optuna.trial.TrialState.COMPLETE]
 
@@ -133,9 +140,15 @@ def test_what_cannot_be_built_or_is_not_a_number_fails_alone(tmp_path):
     study = run(made)
     states = [trial.state.name for trial in study.trials]
     assert states == ["COMPLETE", "FAIL"] and "finite" in study.trials[1].user_attrs["why"]
-    broken = run(sweep(tmp_path / "b", experiment=dataclasses.replace(BASE, method=(odd,)), trials=1))
-    assert "this can't be built" in broken.trials[0].user_attrs["why"]
-    assert winner(made, broken) is None
+    with pytest.raises(ValueError, match="this can't be built"):  # None can.
+        work(sweep(tmp_path / "b", experiment=dataclasses.replace(BASE, method=(odd,)), trials=1))
+    assert not (tmp_path / "b").exists()
+    ranks = {"method.transfer.lora.rank": "2,999"}
+    adapted = dataclasses.replace(BASE, method=(Use("transfer.lora", rank=2, targets=("*/kernel",)),))
+    some = run(sweep(tmp_path / "c", folds=1, experiment=adapted, space=ranks, trials=2, search=Search("grid")))
+    assert [trial.state.name for trial in some.trials] == ["COMPLETE", "FAIL"]
+    assert "999" in some.trials[1].user_attrs["why"]
+    assert winner(made, optuna.create_study()) is None
 
 
 def test_wilcoxon_gives_a_clearly_worse_trial_up_after_some_folds(tmp_path, monkeypatch):
@@ -241,9 +254,10 @@ def test_a_sweep_that_cannot_be_is_refused_before_training(tmp_path, changes, er
     assert message in str(told.value)
 
 
-def test_more_folds_than_examples_fail_every_trial_with_the_reason(tmp_path):
-    study = run(sweep(tmp_path, trials=1, folds=60))
-    assert "folds" in study.trials[0].user_attrs["why"]
+def test_more_folds_than_examples_are_refused_before_there_is_a_study(tmp_path):
+    with pytest.raises(ValueError, match="50 examples don't make 60 folds"):
+        work(sweep(tmp_path / "own", trials=1, folds=60))
+    assert not (tmp_path / "own").exists()
 
 
 def test_a_method_is_a_field_too(tmp_path):
