@@ -129,7 +129,7 @@ def _spread(hyper, numbers: Numbers, count: int):
             known = [f"{owner}.{one}" for owner, its in hyper.items() for one in its]
             raise KeyError(
                 f"the population varies {full!r}, which nothing has; the nearest are {nearest(full, known)}; what "
-                "changes shapes, such as a rank, is a run of its own"
+                "changes shapes is a run of its own, but ranks under a maximum are ensemble.ranks.rank"
             )
         old: jax.Array = hyper[name][number]
         column = jnp.asarray(values[:count], old.dtype).reshape(-1, *(1,) * (old.ndim - 1))

@@ -260,6 +260,20 @@ def test_more_folds_than_examples_are_refused_before_there_is_a_study(tmp_path):
     assert not (tmp_path / "own").exists()
 
 
+def test_ranks_under_a_maximum_are_trials_of_one_program(tmp_path):
+    methods = (Use("ensemble.ranks", rank=4), Use("transfer.lora", rank=4, targets=("*/layer/kernel",)))
+    space = {"method.ensemble.ranks.rank": "1,2,4"}
+    made = sweep(
+        tmp_path, experiment=dataclasses.replace(BASE, method=methods), folds=1, space=space, search=Search("grid")
+    )
+    assert members.numbers_of(made.experiment, space) == {"method.ensemble.ranks.rank": "ensemble.ranks.rank"}
+    apart = [trial.values for trial in complete(run(made))]
+    made = dataclasses.replace(made, together=3, out=tmp_path / "together")
+    together = [trial.values for trial in complete(run(made))]
+    assert len(apart) == 3 and len({tuple(one) for one in apart}) == 3
+    np.testing.assert_allclose(together, apart, rtol=1e-4)
+
+
 def test_a_method_is_a_field_too(tmp_path):
     base = dataclasses.replace(BASE, method=(Use("transfer.lora", rank=2, targets=("layer",)),))
     made = sweep(tmp_path, experiment=base, space={"method.transfer.lora.rank": "1,2"})
