@@ -8,11 +8,12 @@
 - `privileged`: the model that is shown a demonstration teaches the one that is not (SDFT with `on_policy`).
 - `cached_logits`: a teacher whose likeliest classes stand beside the data, see ``ft-jax cache-teacher``.
 - `uld`: a teacher with another tokenizer.
-- `hints`: hidden states, through a learned projection.
+- `hints`: hidden states, through a learned projection. `attention_scores`: head by head (TinyBERT, with `hints`).
 - `relations`: among a layer's queries, keys and values (MiniLMv2). `rkd`: distances and angles among examples.
 - `crd`: representations told from those of other examples, over banks of all of them.
 """
 
+from ft_jax.distillation.attention_scores import attention_scores
 from ft_jax.distillation.cached_logits import cached_logits
 from ft_jax.distillation.crd import crd
 from ft_jax.distillation.dist import dist
@@ -26,6 +27,7 @@ from ft_jax.distillation.states import hints, rkd
 from ft_jax.distillation.uld import uld
 
 __all__ = [
+    "attention_scores",
     "cached_logits",
     "crd",
     "dist",

@@ -11,7 +11,7 @@ from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.outputs import Outputs, real_tokens
 from ft_jax.core.params import Params, never
-from ft_jax.distillation.states import states_of
+from ft_jax.distillation.layers import Layer, Layers, paired, states_of
 from ft_jax.distillation.teachers import collecting, holding, taught
 
 COLLECTED = "projections"
@@ -33,8 +33,8 @@ def relations(
     params: Params,
     weight: float = 1.0,
     heads: int = 48,
-    layer: int = -1,
-    teacher_layer: int = -1,
+    layers: Layers = (-1,),
+    teacher_layers: Sequence[Layer] | None = None,
     kinds: Sequence[str] = KINDS,
     *,
     name: str = "distillation.relations",
@@ -52,15 +52,16 @@ def relations(
       apply, params: the teacher's, as in `logits`; it reads the student's batch with the same tokens.
       weight: of the term; data in ``hyper``.
       heads: relation heads; they divide the widths of both.
-      layer: the student's, negative numbers from the end.
-      teacher_layer: the teacher's.
+      layers: the student's, by number (negative ones from the end) or by name (``"layers/3"``), or a map of them to the
+        teacher's; the term is the mean over them.
+      teacher_layers: the teacher's that go with them, by default the same; left out beside a map.
       kinds: of ``"query"``, ``"key"`` and ``"value"``; with values alone, and as many heads as both models
         have, it is the value relation of MiniLM.
       name: the method's name, under which the teacher's parameters stand.
 
     Raises:
-      ValueError: other kinds, or none; while tracing, a model without projections or that layer, widths that do not
-        divide, other numbers of tokens.
+      ValueError: other kinds, or none; layers that don't pair; while tracing, a model without projections or that
+        layer, widths that do not divide, other numbers of tokens.
 
     Example:
       >>> relations(lambda params, batch, key: None, {}, heads=12, kinds=("value",)).hyper
@@ -71,17 +72,22 @@ def relations(
         raise ValueError(f"{name} has kinds {wrong or kinds!r}; give some of {', '.join(map(repr, KINDS))}")
     if heads < 1:
         raise ValueError(f"{name} has heads={heads}; give at least 1")
+    students, teachers = paired(layers, teacher_layers, name)
     teaching = collecting(apply, (COLLECTED,))
 
     def loss(inner):
         def related(learned, batch, context):
             terms, outputs = inner(learned, batch, context)
             theirs = taught(teaching, context.join(learned)[name], batch)
-            own = projected(outputs, layer, f"{name}: the student")
-            wanted = projected(theirs, teacher_layer, f"{name}: the teacher")
+            own = projected(outputs, students, f"{name}: the student")
+            wanted = projected(theirs, teachers, f"{name}: the teacher")
             time = batch["input_ids"].shape[1] if "input_ids" in batch else None
-            gaps = [_gap(own[kind], wanted[kind], heads, time, real_tokens(batch), name) for kind in kinds]
-            value = weighted_mean(sum(gaps), batch)
+            real = real_tokens(batch)
+            gaps = [
+                sum(_gap(a[kind], b[kind], heads, time, real, name) for kind in kinds)
+                for a, b in zip(own, wanted, strict=True)
+            ]
+            value = weighted_mean(sum(gaps) / len(gaps), batch)
             return {**terms, name: context.hyper[name]["weight"] * value}, outputs
 
         return related
@@ -97,15 +103,16 @@ def relations(
     )
 
 
-def projected(outputs: Outputs, layer: int, who: str) -> dict[str, Float[Array, "batch time width"]]:
-    """A layer's queries, keys and values, all heads side by side, float32.
+def projected(outputs: Outputs, layers: Sequence[Layer], who: str) -> list[dict[str, Float[Array, "batch time width"]]]:
+    """Each layer's queries, keys and values, all heads side by side, float32.
 
     Raises:
       ValueError: outputs without them, or without that layer's.
     """
     what = "queries, keys and values"
-    found = {kind: states_of(outputs, (layer,), who, kind, what)[0] for kind in KINDS}
-    return {kind: x.reshape(*x.shape[:2], -1) for kind, x in found.items()}
+    found = {kind: states_of(outputs, layers, who, kind, what) for kind in KINDS}
+    flat = {kind: [x.reshape(*x.shape[:2], -1) for x in states] for kind, states in found.items()}
+    return [dict(zip(KINDS, one, strict=True)) for one in zip(*flat.values(), strict=True)]
 
 
 def relation(

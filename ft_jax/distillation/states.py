@@ -9,12 +9,12 @@ from jaxtyping import Array, Float
 from ft_jax.core.batches import rows, shares, weighted_mean
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
-from ft_jax.core.outputs import Outputs, pooled
+from ft_jax.core.outputs import pooled
 from ft_jax.core.params import Params, never
+from ft_jax.distillation.layers import Layer, Layers, paired, states_of
 from ft_jax.distillation.teachers import collecting, holding, taught
 
 COLLECTED = "hidden"
-STATE = "layers"
 SMALLEST = 1e-12
 
 
@@ -28,8 +28,8 @@ def hints(
     apply: Callable,
     params: Params,
     weight: float = 1.0,
-    layers: Sequence[int] = (-1,),
-    teacher_layers: Sequence[int] | None = None,
+    layers: Layers = (-1,),
+    teacher_layers: Sequence[Layer] | None = None,
     widths: tuple[int, int] | None = None,
     *,
     name: str = "distillation.hints",
@@ -38,14 +38,15 @@ def hints(
 
     The term is ``weight · mean over positions and layers of ½ ||teacher - projection(student)||²`` with one
     ``projection(h) = h @ kernel + bias`` for each pair of layers, which regresses the teacher's states as FitNets'
-    regressor does; without `widths` there is none. Divide `weight` by half the width for the mean squared error of
-    TinyBERT. The paper trains on hints first and on the task after; here both are terms, and `weight` is data.
+    regressor does; without `widths` there is none. Divide `weight` by half the width for the mean squared errors of
+    TinyBERT, over hidden states (equation 8) and, as the layer ``"embeddings"``, over what enters the first (9). The paper trains on hints first and on the task after; here both are terms, and `weight` is data.
 
     Args:
       apply, params: the teacher's, as in `logits`; it reads the student's batch with the same positions.
       weight: of the term, in ``hyper``.
-      layers: the student's, negative numbers from the end.
-      teacher_layers: the teacher's that go with them, by default the same numbers.
+      layers: the student's, by number (negative ones from the end) or by name (``"layers/3"``, ``"embeddings"``), or a
+        map of them to the teacher's.
+      teacher_layers: the teacher's that go with them, by default the same; left out beside a map.
       widths: ``(student's, teacher's)``, for a projection; None where they agree.
       name: the method's name, under which the teacher and the projections stand.
 
@@ -55,19 +56,17 @@ def hints(
 
     Example:
       >>> apply = lambda params, batch, key=None: Outputs(batch["x"] @ params["w"])
-      >>> hints(apply, {}, layers=(1, 2), teacher_layers=(2, 4), widths=(64, 128)).collects
+      >>> hints(apply, {}, layers={"embeddings": "embeddings", 1: 2, 2: 4}, widths=(64, 128)).collects
       ('hidden',)
     """
-    pairs = tuple(layers) if teacher_layers is None else tuple(teacher_layers)
-    if len(pairs) != len(layers) or not pairs:
-        raise ValueError(f"{name} pairs {len(layers)} layers with {len(pairs)} of the teacher; give as many of each")
+    students, teachers = paired(layers, teacher_layers, name)
     teaching = collecting(apply, (COLLECTED,)) if apply is not None else None
 
     def surgery(tree, key):
         held = {"teacher": params}
         if widths is not None:
             start = jax.nn.initializers.lecun_normal()
-            keys = jax.random.split(key, len(pairs))
+            keys = jax.random.split(key, len(students))
             held["projections"] = [{"kernel": start(one, widths), "bias": jnp.zeros(widths[1])} for one in keys]
         return {**tree, name: held}
 
@@ -87,9 +86,9 @@ def hints(
         def hinted(learned, batch, context):
             terms, outputs = inner(learned, batch, context)
             held = context.join(learned)[name]
-            theirs = states_of(taught(teaching, held["teacher"], batch), pairs, f"{name}: the teacher")
-            own = states_of(outputs, layers, f"{name}: the student")
-            through = held.get("projections", (None,) * len(pairs))
+            theirs = states_of(taught(teaching, held["teacher"], batch), teachers, f"{name}: the teacher")
+            own = states_of(outputs, students, f"{name}: the student")
+            through = held.get("projections", (None,) * len(students))
             gaps = [gap(*one) for one in zip(own, theirs, through, strict=True)]
             value = weighted_mean(jnp.mean(jnp.stack(gaps), axis=0), batch)
             return {**terms, name: context.hyper[name]["weight"] * value}, outputs
@@ -111,29 +110,6 @@ def _projections(name: str):
     """The teacher never learns; the projections always do, whatever an adapter freezes."""
     frozen = never(f"{name}/teacher/*")
     return lambda path, leaf: True if path.startswith(f"{name}/projections/") else frozen(path, leaf)
-
-
-def states_of(
-    outputs: Outputs, layers: Sequence[int], who: str, state: str = STATE, what: str = "hidden states"
-) -> list[Float[Array, "batch time ..."]]:
-    """The states of some layers, float32: the hidden ones after them, or others by their name.
-
-    Raises:
-      ValueError: outputs without them.
-    """
-    found = {key.removeprefix(f"{state}/"): x for key, x in outputs.states.items() if key.startswith(f"{state}/")}
-    found = {int(key): x for key, x in found.items() if key.isdigit()}
-    if not found:
-        raise ValueError(
-            f"{who} gives no {what}; give the apply of a model that can collect them, or outputs with states "
-            f"'{state}/<layer>'"
-        )
-    count = max(found) + 1
-    wanted = [layer + count if layer < 0 else layer for layer in layers]
-    missing = [asked for asked, layer in zip(layers, wanted, strict=True) if layer not in found]
-    if missing:
-        raise ValueError(f"{who} has no layer {missing[0]}; it has {min(found)} to {max(found)}")
-    return [found[layer].astype(jnp.float32) for layer in wanted]
 
 
 @register(

@@ -153,7 +153,9 @@ def test_hints_are_regressed_by_a_learned_projection():
         bare = d.hints(teacher.apply, teacher.params, layers=(0,), teacher_layers=(1,))
         program = make_step(forward(student.apply), optax.sgd(0.1), bare)
         jax.eval_shape(program.step, program.init(student.params, jax.random.key(3)), batch)
-    with pytest.raises(ValueError, match="the teacher has no layer 5; it has 0 to 1"):
+    with pytest.raises(
+        ValueError, match="the teacher has no layer 5; it has layers/0 to layers/1, embeddings, of which"
+    ):
         bare = d.hints(teacher.apply, teacher.params, layers=(0,), teacher_layers=(5,), widths=(16, 24))
         program = make_step(forward(student.apply), optax.sgd(0.1), bare)
         jax.eval_shape(program.step, program.init(student.params, jax.random.key(3)), batch)

@@ -49,7 +49,7 @@ def collected(model, number, row):
 
 @pytest.mark.parametrize("kinds", [("query", "key", "value"), ("value",)])
 def test_the_term_is_the_papers(kinds):
-    method = relations(TEACHER.apply, TEACHER.params, 2.0, heads=4, layer=1, teacher_layer=-2, kinds=kinds)
+    method = relations(TEACHER.apply, TEACHER.params, 2.0, heads=4, layers={1: -2}, kinds=kinds)
     program = make_step(forward(STUDENT.apply), optax.sgd(0.1), method)
     given = {name: x for name, x in batch().items() if name != "labels"}
     _, metrics = jax.jit(program.step)(program.init(STUDENT.params, jax.random.key(0)), given)
@@ -90,7 +90,10 @@ def test_encoders_and_scanned_layers_give_their_projections():
         ({"kinds": ("values",)}, "kinds .*'values'.*; give some of 'query', 'key', 'value'"),
         ({"heads": 0}, "heads=0"),
         ({"heads": 3}, "cuts the student's 8 numbers a token into 3 heads; give a divisor"),
-        ({"heads": 4, "teacher_layer": 7}, "the teacher has no layer 7; it has 0 to 2"),
+        (
+            {"heads": 4, "layers": (0,), "teacher_layers": (7,)},
+            "the teacher has no layer 7; it has layers/0 to layers/2, of which layers/2 is the nearest",
+        ),
     ],
 )
 def test_what_cannot_be_related_is_refused(options, message):

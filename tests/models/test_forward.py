@@ -161,7 +161,8 @@ def test_collected_states_leave_the_output_alone(model, batch):
     plain = run(model, model.params, batch)
     outputs = run(model.configure(collect=("hidden", "attention")), model.params, batch)
     np.testing.assert_allclose(outputs.hidden, plain.hidden, atol=1e-5)
-    assert sorted(outputs.states) == ["attention/0", "attention/1", "layers/0", "layers/1"] and not plain.states
+    found = ["attention/0", "attention/1", "embeddings", "layers/0", "layers/1"]
+    assert sorted(outputs.states) == found and not plain.states
     maps = outputs.states["attention/1"]
     np.testing.assert_allclose(maps.sum(axis=-1), np.ones(maps.shape[:-1]), atol=1e-5)
     if isinstance(model.config, models.DecoderConfig):

@@ -71,8 +71,10 @@ class Decoder(nnx.Module):
         count, hidden, positions = self._embedded(ids, positions_of(batch), mask, key, batch.get("embedded"))
         whole = mask.grown(count, ids.shape[1], queries=True) if count else mask
         masks = {windowed: self._windowed(whole, windowed, count) for windowed in (False, True)}
+        embedded = {"embeddings": hidden} if "hidden" in self.config.collect else {}
         hidden, states, _ = self._run(hidden, positions, masks, key)
-        states = {name: x if name.startswith("attention/") else x[:, count:] for name, x in states.items()}
+        maps = ("attention/", "scores/")
+        states = {name: x if name.startswith(maps) else x[:, count:] for name, x in {**embedded, **states}.items()}
         return self.norm(split_by_example(hidden[:, count:])), states
 
     def empty_caches(self, batch: int, slots: int, ahead: int = 0) -> dict[str, cache.Cache]:

@@ -56,8 +56,8 @@ class DecoderConfig:
       dtype: compute type; parameters keep their own. Norms, softmax, rotary positions, routing and losses are float32.
       remat: ``"none"``, ``"dots"`` or ``"full"``: what each layer recomputes in the backward pass.
       scan: whether the layers run in one `jax.lax.scan`, with parameters stacked under ``layers/stacked``.
-      collect: of ``"hidden"``, ``"attention"``, ``"projections"`` (query, key, value): what `Outputs.states` holds of
-        every layer.
+      collect: of ``"hidden"``, ``"attention"``, ``"scores"``, ``"projections"`` (query, key, value): what
+        `Outputs.states` holds of every layer.
     """
 
     vocabulary: int

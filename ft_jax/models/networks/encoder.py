@@ -46,8 +46,8 @@ class EncoderConfig:
       dtype: compute type; parameters keep their own. Norms and softmax are float32.
       remat: ``"none"``, ``"dots"`` or ``"full"``: what each layer recomputes in the backward pass.
       scan: whether the layers' parameters are stacked and run in one scan, which compiles once for all layers.
-      collect: of ``"hidden"``, ``"attention"``, ``"projections"`` (query, key, value): what `Outputs.states` holds of
-        every layer.
+      collect: of ``"hidden"``, ``"attention"``, ``"scores"``, ``"projections"`` (query, key, value): what
+        `Outputs.states` holds of every layer.
     """
 
     vocabulary: int

@@ -52,8 +52,8 @@ class ModernEncoderConfig:
       prediction_bias: whether its dense layer has a bias.
       dtype: compute type; parameters keep their own. Norms, rotary positions and softmax are float32.
       remat: ``"none"``, ``"dots"`` or ``"full"``: what each layer recomputes in the backward pass.
-      collect: of ``"hidden"``, ``"attention"``, ``"projections"`` (query, key, value): what `Outputs.states` holds of
-        every layer.
+      collect: of ``"hidden"``, ``"attention"``, ``"scores"``, ``"projections"`` (query, key, value): what
+        `Outputs.states` holds of every layer.
     """
 
     vocabulary: int

@@ -56,8 +56,8 @@ class ViTConfig:
       dtype: compute type; parameters keep their own. Norms and softmax are float32.
       remat: ``"none"``, ``"dots"`` or ``"full"``: what each layer recomputes in the backward pass.
       scan: whether the layers' parameters are stacked and run in one scan, which compiles once for all layers.
-      collect: of ``"hidden"``, ``"attention"``, ``"projections"`` (query, key, value): what `Outputs.states` holds of
-        every layer.
+      collect: of ``"hidden"``, ``"attention"``, ``"scores"``, ``"projections"`` (query, key, value): what
+        `Outputs.states` holds of every layer.
     """
 
     image: tuple[int, int, int] = (28, 28, 1)

@@ -13,7 +13,10 @@ from ft_jax.models.networks.parts.layers import Projection, RMSNorm, dropout, gr
 from ft_jax.models.networks.parts.masks import Mask, mask_of, positions_of
 from ft_jax.models.networks.parts.rope import rotary_angles, rotate
 
-__all__ = ["Mask", "SelfAttention", "attention", "mask_of", "positions_of", "rotary_angles", "rotate"]
+__all__ = ["Mask", "SelfAttention", "attention", "mask_of", "positions_of", "rotary_angles", "rotate", "scores_of"]
+
+HIDDEN = 0.7 * jnp.finfo(jnp.float32).min
+"""The score of what is not seen."""
 
 
 def attention(
@@ -91,9 +94,13 @@ def _cudnn_takes(queries, keys) -> bool:
     return head_width % 8 == 0 and head_width <= 128 and time % 2 == 0 and source % 2 == 0
 
 
-def _written_out(queries, keys, values, mask, scale, softcap, bias, rate, key):
+def scores_of(
+    queries, keys, mask: Mask, scale: float | None = None, softcap: float | None = None, bias=None
+) -> Float[Array, "batch groups heads_of_group time source"]:
+    """What `attention` takes the softmax of, float32; `HIDDEN` where the mask hides a key."""
     batch, time, heads, head_width = queries.shape
     source, groups = keys.shape[1], keys.shape[2]
+    scale = head_width**-0.5 if scale is None else scale
     grouped = queries.reshape(batch, time, groups, heads // groups, head_width)
     scores = jnp.einsum("btghd,bsgd->bghts", grouped, keys, preferred_element_type=jnp.float32) * scale
     if softcap is not None:
@@ -103,8 +110,13 @@ def _written_out(queries, keys, values, mask, scale, softcap, bias, rate, key):
         scores = scores + bias.reshape(bias.shape[0], groups, heads // groups, *bias.shape[2:])
     allowed = mask.explicit(time, source).allowed
     if allowed is not None:
-        scores = jnp.where(allowed[:, :, None], scores, 0.7 * jnp.finfo(jnp.float32).min)
-    probabilities = jax.nn.softmax(scores, axis=-1)
+        scores = jnp.where(allowed[:, :, None], scores, HIDDEN)
+    return scores
+
+
+def _written_out(queries, keys, values, mask, scale, softcap, bias, rate, key):
+    (batch, time, heads, head_width), source = queries.shape, keys.shape[1]
+    probabilities = jax.nn.softmax(scores_of(queries, keys, mask, scale, softcap, bias), axis=-1)
     kept = dropout(probabilities, rate, key).astype(values.dtype)
     mixed = jnp.einsum("bghts,bsgd->btghd", kept, values).reshape(batch, time, heads, head_width)
     return mixed, probabilities.reshape(batch, heads, time, source)
@@ -165,14 +177,14 @@ class SelfAttention(nnx.Module):
           mask: over the keys; over all slots of the cache when there is one (see `ft_jax.models.networks.parts.cache`).
           angles: of `rotary_angles`, or None.
           key: for dropout, or None.
-          collect: what is wanted of it: ``"attention"``, its maps, and ``"projections"``, the queries, keys and values
-            as they are projected.
+          collect: what is wanted of it: ``"attention"``, its maps, ``"scores"``, what they are the softmax of, and
+            ``"projections"``, the queries, keys and values as they are projected.
           cache: keys and values ``[batch, held, key_value_heads, head_width]`` of earlier tokens, or None.
           index: the slot of the first token of `x`, a scalar or ``[batch]``.
 
         Returns:
-          The output, what was wanted by name (``attention``, ``query``, ``key``, ``value``), the cache with the new
-          keys and values or None.
+          The output, what was wanted by name (``attention``, ``scores``, ``query``, ``key``, ``value``), the cache
+          with the new keys and values or None.
         """
         queries, keys, values = map(self._split, project(x, self.query, self.key, self.value))
         found = dict(zip(PROJECTED, (queries, keys, values), strict=True)) if "projections" in collect else {}
@@ -196,6 +208,9 @@ class SelfAttention(nnx.Module):
                 if window is not None and not graft.always:
                     mask = mask.slid(count, window, 0 if index is None else index)
                 keys, values = (jnp.concatenate(pair, axis=1) for pair in zip(more, (keys, values), strict=True))
+        if "scores" in collect:
+            scores = scores_of(queries, keys, mask, self.scale, self.softcap)
+            found["scores"] = scores.reshape(scores.shape[0], self.heads, *scores.shape[3:])
         attend = functools.partial(
             attention, scale=self.scale, softcap=self.softcap, rate=self.rate, key=key, maps="attention" in collect
         )

@@ -4,7 +4,7 @@ import dataclasses
 
 from ft_jax.outside import printable
 
-COLLECTABLE = ("hidden", "attention", "projections")
+COLLECTABLE = ("hidden", "attention", "scores", "projections")
 REMAT = ("none", "dots", "full")
 COMPUTED = ("float32", "bfloat16", "float16")
 """Types that a network computes in."""

@@ -59,7 +59,8 @@ def run_layers(layers: nnx.Dict, hidden, config, key, arguments, skip: int = 0, 
       first: run so many layers alone; None for all.
 
     Returns:
-      The stream, and what ``config.collect`` asks for of every layer, by name.
+      The stream, and what ``config.collect`` asks for of every layer, by name; with ``"hidden"`` the stream before
+      the first too, as ``"embeddings"``.
     """
 
     def run(layer, number, offset, hidden):
@@ -72,9 +73,10 @@ def run_layers(layers: nnx.Dict, hidden, config, key, arguments, skip: int = 0, 
             found["layers"] = hidden[:, skip:]
         return hidden, found
 
+    states = {"embeddings": hidden[:, skip:]} if "hidden" in config.collect else {}
     if STACKED in layers:
-        return scan_layers(layers[STACKED], run, hidden, first=first)
-    states = {}
+        hidden, found = scan_layers(layers[STACKED], run, hidden, first=first)
+        return hidden, states | found
     for name, layer in in_order(layers)[:first]:
         hidden, found = run(layer, int(name), int(name), hidden)
         states |= {f"{what}/{name}": state for what, state in found.items()}
