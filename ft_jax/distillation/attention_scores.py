@@ -96,8 +96,8 @@ def _gap(
     if own.shape != wanted.shape:
         raise ValueError(
             f"{name} compares scores head by head, but the student's are {own.shape[1:]} of heads, tokens and tokens, "
-            f"and the teacher's {wanted.shape[1:]}; give both as many, or take distillation.relations, which cuts heads "
-            "anew"
+            f"and the teacher's {wanted.shape[1:]}; give both as many, or take distillation.relations, which cuts "
+            "heads anew"
         )
     counts = (own > SEEN) & (wanted > SEEN)
     if real is not None:

@@ -39,7 +39,8 @@ def hints(
     The term is ``weight · mean over positions and layers of ½ ||teacher - projection(student)||²`` with one
     ``projection(h) = h @ kernel + bias`` for each pair of layers, which regresses the teacher's states as FitNets'
     regressor does; without `widths` there is none. Divide `weight` by half the width for the mean squared errors of
-    TinyBERT, over hidden states (equation 8) and, as the layer ``"embeddings"``, over what enters the first (9). The paper trains on hints first and on the task after; here both are terms, and `weight` is data.
+    TinyBERT, over hidden states (equation 8) and, as the layer ``"embeddings"``, over what enters the first (9). The
+    first paper trains on hints and then on the task; here both are terms, and `weight` is data.
 
     Args:
       apply, params: the teacher's, as in `logits`; it reads the student's batch with the same positions.
