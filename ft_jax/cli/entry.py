@@ -21,6 +21,7 @@ COMMANDS = {
     "run": ("ft_jax.cli.run", "train an experiment; any of its fields can be overridden"),
     "sweep": ("ft_jax.cli.sweep", "try values of an experiment's fields, cross-validated; the winner runs"),
     "cache-teacher": ("ft_jax.cli.cache_teacher", "write a teacher's likeliest classes for an experiment's rows"),
+    "write-answers": ("ft_jax.cli.write_answers", "have a teacher answer prompts, for a student to learn from"),
     "choose": ("ft_jax.cli.choose", "find which adapter or network suits a task, or a file of your own"),
     "list": ("ft_jax.cli.experiments", "list the experiments"),
     "data": ("ft_jax.cli.data", "show what is understood of files: columns, classes, lengths, tokens with loss"),

@@ -26,6 +26,9 @@ def command(words: Sequence[str]) -> int:
     parser.add_argument(
         "--by", nargs="+", default=["mean", "vote", "product"], help="mean, vote, product, weighted, stack"
     )
+    parser.add_argument(
+        "--quorum", type=int, metavar="N", help="votes that an answer needs; what has fewer is left unanswered"
+    )
     parser.add_argument("--calibrate", help="temperature or vector, of every fusion")
     parser.add_argument("--conformal", help="aps or raps: sets of classes that hold the true one")
     parser.add_argument("--alpha", type=float, default=0.1, help="the sets' chance to miss")
@@ -38,8 +41,9 @@ def command(words: Sequence[str]) -> int:
     if options.seeds < 1:
         raise ValueError(f"--seeds is {options.seeds}; give at least 1")
 
-    from ft_jax.ensemble.fusion import compare
+    from ft_jax.ensemble.fusion import check_quorum, compare
 
+    check_quorum(options.quorum, options.by, _count(options))
     names, logits, labels = _members(options)
     found = compare(
         names,
@@ -51,6 +55,7 @@ def command(words: Sequence[str]) -> int:
         alpha=options.alpha,
         held_out=options.held_out,
         seed=options.seed,
+        quorum=options.quorum,
     )
     written: list[Path] = []
     if options.json:
@@ -79,7 +84,16 @@ def as_json(found) -> dict[str, Any]:
     sets = {name: {"coverage": covered, "classes": size} for name, (covered, size) in found.sets.items()}
     from ft_jax.training.run_folder import finite
 
-    return finite({"rows": rows, "weights": found.weights, "sets": sets, "fitted_on": found.fitted_on})
+    quorum = None if found.quorum is None else dataclasses.asdict(found.quorum)
+    told = {"rows": rows, "weights": found.weights, "sets": sets, "fitted_on": found.fitted_on, "quorum": quorum}
+    return finite(told)
+
+
+def _count(options) -> int:
+    """How many members there are to be, before any is trained."""
+    from ft_jax.training.predictions import read_predictions
+
+    return sum(len(read_predictions(one).names) if one.endswith(".npz") else options.seeds for one in options.members)
 
 
 def _members(options):
@@ -135,6 +149,12 @@ def notes_of(found, alpha: float) -> list[str]:
         notes[0] += f", fitted on {found.fitted_on} others"
     if found.weights is not None:
         notes.append("weights of the mixture: " + ", ".join(f"{weight:.3f}" for weight in found.weights))
+    if found.quorum is not None:
+        asked = found.quorum
+        notes.append(
+            f"with a quorum of {asked.needed} votes {asked.answered:.1%} are answered and {asked.accuracy:.1%} of "
+            f"those rightly; {len(asked.unanswered)} are left unanswered (--json says which)"
+        )
     for name, (covered, size) in found.sets.items():
         notes.append(
             f"sets of {name}: {covered:.1%} hold the label, {1 - alpha:.0%} was promised, {size:.2f} classes a set"

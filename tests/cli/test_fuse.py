@@ -46,6 +46,26 @@ def test_members_and_fusions_are_scored_side_by_side(files, tmp_path, capsys):
     assert round(told["rows"][3]["accuracy"], 4) == found["mean"][0]
 
 
+def test_a_quorum_leaves_unanswered_what_too_few_agree_on(files, capsys):
+    votes = np.stack([read_predictions(file).logits[0].argmax(-1) for file in files])
+    labels = read_predictions(files[0]).labels
+    counts = np.stack([(votes == label).sum(0) for label in range(3)])
+    answered = counts.max(0) == 3
+    assert main(["fuse", *files, "--by", "vote", "--quorum", "3", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["quorum"]
+    assert told["needed"] == 3 and told["unanswered"] == np.flatnonzero(~answered).tolist() != []
+    np.testing.assert_allclose(told["answered"], answered.mean())
+    np.testing.assert_allclose(told["accuracy"], (counts.argmax(0) == labels)[answered].mean())
+    assert main(["fuse", *files, "--by", "vote", "--quorum", "3"]) == 0
+    assert f"with a quorum of 3 votes {answered.mean():.1%} are answered" in capsys.readouterr().out
+
+
+def test_a_quorum_that_cannot_be_had_is_refused_before_a_member_is_trained(tmp_path, capsys):
+    words = ["fuse", "distillation/digits", "--seeds", "3", "--by", "vote", "--quorum", "4", "--runs", str(tmp_path)]
+    assert main(words) == 2 and not list(tmp_path.iterdir())
+    assert "a quorum of 4 can't be had from 3 members" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("extra", "says"),
     [
@@ -55,6 +75,9 @@ def test_members_and_fusions_are_scored_side_by_side(files, tmp_path, capsys):
         (["--conformal", "aps", "--alpha", "0.001"], "give at least 999"),
         (["--by", "stack", "--held-out", "1.5"], "held_out is 1.5"),
         (["--seeds", "0"], "--seeds is 0"),
+        (["--quorum", "4"], "a quorum of 4 can't be had from 3 members; give one from 1 to 3"),
+        (["--quorum", "0"], "a quorum of 0 can't be had"),
+        (["--quorum", "2", "--by", "mean"], "a quorum of 2 is of a vote, and there is none among mean"),
         (["OTHER"], "speak of different examples"),
         (["EMPTY"], "has no 'logits'"),
         (["gone.npz"], "there is no file 'gone.npz'"),

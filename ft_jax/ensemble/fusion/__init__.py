@@ -20,13 +20,15 @@ from ft_jax.ensemble.fusion.rules import (
     weighted,
 )
 from ft_jax.ensemble.fusion.stacking import OutOfFold, Stack, out_of_fold, stack, stack_values
-from ft_jax.ensemble.fusion.table import Comparison, compare
+from ft_jax.ensemble.fusion.table import Comparison, Quorum, check_quorum, compare
 
 __all__ = [
     "FUSIONS",
     "Comparison",
     "OutOfFold",
+    "Quorum",
     "Stack",
+    "check_quorum",
     "compare",
     "gaussian",
     "majority",

@@ -8,7 +8,7 @@ import numpy as np
 
 from ft_jax.ensemble import calibration
 from ft_jax.ensemble.calibration import Reliability, Scores
-from ft_jax.ensemble.fusion.rules import FUSIONS, mixture_weights, weighted
+from ft_jax.ensemble.fusion.rules import FUSIONS, majority, mixture_weights, weighted
 from ft_jax.ensemble.fusion.stacking import OutOfFold, stack
 
 WAYS = (*FUSIONS, "weighted", "stack")
@@ -34,6 +34,23 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
+class Quorum:
+    """A vote that answers only where enough members agree.
+
+    Attributes:
+      needed: votes that an answer needs.
+      answered: the share of examples that have one, of those that nothing was fitted on.
+      accuracy: on them.
+      unanswered: the places of the others among all examples, for a person to look at.
+    """
+
+    needed: int
+    answered: float
+    accuracy: float
+    unanswered: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Comparison:
     """What `compare` found.
 
@@ -42,12 +59,14 @@ class Comparison:
       weights: of the weighted mixture, where asked for.
       sets: by the fusion's name, coverage and mean size of conformal sets, where asked for.
       fitted_on: how many examples weights, stacks, temperatures and sets were fitted on.
+      quorum: of the vote, where asked for.
     """
 
     rows: tuple[Row, ...]
     weights: tuple[float, ...] | None
     sets: dict[str, tuple[float, float]]
     fitted_on: int
+    quorum: Quorum | None = None
 
 
 def compare(
@@ -61,6 +80,7 @@ def compare(
     alpha: float = 0.1,
     held_out: float = 0.5,
     seed: int = 0,
+    quorum: int | None = None,
 ) -> Comparison:
     """Scores members and fusions on the same examples.
 
@@ -78,9 +98,12 @@ def compare(
       alpha: the sets' chance to miss.
       held_out: the share that is fitted on.
       seed: of the draw.
+      quorum: members whose likeliest class an answer of the vote needs, see `majority`; the vote's own row answers
+        everything.
 
     Raises:
-      ValueError: an unknown fusion or calibration, shapes that disagree, a share that leaves nothing.
+      ValueError: an unknown fusion or calibration, shapes that disagree, a share that leaves nothing, a quorum without
+        a vote, or one that no example has.
 
     Example:
       >>> logits = np.log(np.array([[[0.9, 0.1], [0.6, 0.4]], [[0.6, 0.4], [0.1, 0.9]]]))
@@ -98,6 +121,7 @@ def compare(
             f"{len(names)} members have logits {logits.shape} and labels {labels.shape}; give [members, rows, classes] "
             "and [rows], the same examples in the same order for all"
         )
+    check_quorum(quorum, by, len(names))
     for name, own in zip(names, logits, strict=True):
         if not np.isfinite(own).all():
             raise ValueError(f"{name} has logits that are not finite; leave it out, or look at its run")
@@ -126,7 +150,33 @@ def compare(
         Row(name, calibration.scores(x[judge], labels[judge]), calibration.reliability(x[judge], labels[judge]), x)
         for name, x in [*zip(names, logits, strict=True), *fused.items()]
     ]
-    return Comparison(tuple(rows), None if weights is None else tuple(weights.tolist()), sets, fitted)
+    agreed = None if quorum is None else _agreed(logits, labels, judge, quorum)
+    return Comparison(tuple(rows), None if weights is None else tuple(weights.tolist()), sets, fitted, agreed)
+
+
+def check_quorum(quorum: int | None, by: Sequence[str], members: int) -> None:
+    """Raises ValueError on a quorum that so many members can't have, or of no vote.
+
+    Example:
+      >>> check_quorum(4, ["vote"], 3)
+      Traceback (most recent call last):
+      ValueError: a quorum of 4 can't be had from 3 members; give one from 1 to 3
+    """
+    if quorum is None:
+        return
+    if "vote" not in by:
+        raise ValueError(
+            f"a quorum of {quorum} is of a vote, and there is none among {', '.join(by)}; fuse by 'vote' too"
+        )
+    if not 1 <= quorum <= members:
+        raise ValueError(f"a quorum of {quorum} can't be had from {members} members; give one from 1 to {members}")
+
+
+def _agreed(logits, labels, judge, quorum: int) -> Quorum:
+    told = majority(logits[:, judge].argmax(axis=-1).tolist(), quorum)
+    answered = np.array([one is not None for one in told])
+    right = np.array([one == label for one, label in zip(told, labels[judge].tolist(), strict=True)])
+    return Quorum(quorum, float(answered.mean()), float(right[answered].mean()), tuple(judge[~answered].tolist()))
 
 
 def _fused(way, logits, labels, fit, weights):
