@@ -43,6 +43,10 @@ def accuracies(
     batch: int,
     passes: int = 1,
     examples: int | None = None,
+    shown: int | None = None,
+    strength: float | None = None,
+    held_out: bool = False,
+    **config: float,
 ) -> np.ndarray:
     """Trains through all tasks and gives the test accuracy on each after each, ``[tasks, tasks]``.
 
@@ -57,9 +61,19 @@ def accuracies(
       batch: examples a step.
       passes: through a task's examples.
       examples: of each task, drawn anew for each; None for all.
+      shown: examples that the method sees at a task's end; None for all of the task's.
+      strength: of the method's penalty; None for the method's own.
+      held_out: asks every tenth training digit, which then is not learned from, and no test digit.
+      **config: of `ft_jax.models.MLPConfig`, such as dropout.
     """
     parts, random = digits(address), np.random.default_rng(seed)
-    model = models.mlp(models.MLPConfig((28, 28, 1), tuple(widths), 10), jax.random.key(seed))
+    if held_out:
+        asked = np.arange(len(parts["train"]["labels"])) % 10 == 9
+        parts = {
+            split: {field: column[rows] for field, column in parts["train"].items()}
+            for split, rows in (("train", ~asked), ("test", asked))
+        }
+    model = models.mlp(models.MLPConfig((28, 28, 1), tuple(widths), 10, **config), jax.random.key(seed))
     program = make_step(
         supervised(model.apply), optimizer(optimiser, learning_rate=rate), *([method] if method else [])
     )
@@ -84,6 +98,8 @@ def accuracies(
         return jnp.mean(jnp.argmax(program.evaluate(state, batch).predictions, axis=-1) == batch["labels"])
 
     state, table = program.init(model.params, jax.random.key(seed)), np.zeros((tasks, tasks))
+    if method is not None and strength is not None:
+        state = state.with_hyper({f"{method.name}.weight": strength})
     orders: list[Any] = [np.arange(PIXELS), *(random.permutation(PIXELS) for _ in range(tasks - 1))]
     for task, order in enumerate(orders):
         count = len(parts["train"]["labels"])
@@ -91,6 +107,7 @@ def accuracies(
         whole = len(chosen) // batch * batch
         rows = np.concatenate([random.permutation(chosen)[:whole] for _ in range(passes)])
         state = learn(state, parts["train"], jnp.asarray(order), jnp.asarray(rows.reshape(-1, batch)))
-        state = end(state, parts["train"], jnp.asarray(order), jnp.asarray(chosen[:whole].reshape(-1, batch)))
+        last = whole if shown is None else min(shown, whole) // batch * batch
+        state = end(state, parts["train"], jnp.asarray(order), jnp.asarray(chosen[:last].reshape(-1, batch)))
         table[task] = [float(right(state, parts["test"], jnp.asarray(pixels))) for pixels in orders]
     return table

@@ -1,7 +1,8 @@
 """A data set as experiences that arrive one after another: by class, by the value of a column, by time."""
 
+import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -137,3 +138,55 @@ def time_edges(times: Sequence, count: int, column: str = "time") -> list:
             f"column {printable(column)} repeats a value too often for {count} equal experiences; give the edges"
         )
     return [edge.item() for edge in edges]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrivals:
+    """Experiences whose classes are numbered in the order in which they come.
+
+    Attributes:
+      parts: the examples by experience and split, with ids that a head which grows has from that experience on.
+      classes: after each experience the names of the classes that have come, by its name.
+    """
+
+    parts: Mapping[str, Mapping[str, Dataset]]
+    classes: Mapping[str, tuple[str, ...]]
+
+
+def in_order_of_arrival(parts: Mapping[str, Mapping[str, Dataset]], split: str = "train") -> Arrivals:
+    """Numbers the classes of experiences by when the first example of each comes; those of one by their ids.
+
+    Args:
+      parts: the examples by experience and split, with class ids in ``labels``.
+      split: whose examples are trained on.
+
+    Raises:
+      ValueError: another split has a class of which no example has come by then.
+
+    Example:
+      >>> late = {"train": Dataset({"labels": np.array([0, 2])})}
+      >>> found = in_order_of_arrival({"first": {"train": Dataset({"labels": np.array([2, 1])})}, "second": late})
+      >>> found.parts["second"]["train"].column("labels").tolist(), found.classes["second"]
+      ([2, 1], ('1', '2', '0'))
+    """
+    order: list[int] = []
+    numbered: dict[str, dict[str, Dataset]] = {}
+    classes: dict[str, tuple[str, ...]] = {}
+    for name, splits in parts.items():
+        order += sorted(set(np.asarray(splits[split].column("labels")).tolist()).difference(order))
+        own = splits[split].classes
+        classes[name] = tuple(own[one] if own else str(one) for one in order)
+        places = {one: place for place, one in enumerate(order)}
+        numbered[name] = {}
+        for which, examples in splits.items():
+            labels = np.asarray(examples.column("labels")).tolist()
+            unknown = next((one for one in labels if one not in places), None)
+            if unknown is not None:
+                called = printable(own[unknown] if own else unknown)
+                raise ValueError(
+                    f"the split {printable(which)} of the experience {printable(name)} asks for the class {called}, of "
+                    "which no example has come to train on; leave it out, or let it come earlier"
+                )
+            ids = np.asarray([places[one] for one in labels], np.int32)
+            numbered[name][which] = dataclasses.replace(examples.with_columns(labels=ids), classes=classes[name])
+    return Arrivals(numbered, classes)

@@ -61,14 +61,29 @@ class Checkpoints:
 
     def __init__(self, folder: Path, names: tuple[str, ...], template: TrainState, keep: int = 1):
         self.left_out: list[str] = []
+        self._names = names
+        self.expect(template)
+        self._kinds = {k: SavedFolders(folder.absolute() / k, count) for k, count in (("last", keep), ("best", 1))}
+        self._arrays = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+
+    def expect(self, template: TrainState) -> None:
+        """Takes states that are shaped like this one from now on."""
         self._outline = Outline(template.replace(frozen=None))
         self._identity = {
-            "composition": list(names),
+            "composition": list(self._names),
             "leaves": leaf_table(template),
             "frozen": checksum(template.frozen),
         }
-        self._kinds = {k: SavedFolders(folder.absolute() / k, count) for k, count in (("last", keep), ("best", 1))}
-        self._arrays = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+
+    def record(self, kind: str = "last") -> dict[str, Any] | None:
+        """The record of the newest checkpoint that is whole, whatever it was saved for; None where there is none."""
+        self.wait()
+        for step in reversed(self._kinds[kind].steps()):
+            try:
+                return self._kinds[kind].read(step)[1]["record"]
+            except Damaged:
+                continue
+        return None
 
     def save(self, state: TrainState, record: Mapping[str, Any], kind: str = "last") -> None:
         """Starts saving under the state's step; the state may be donated as soon as this returns.

@@ -9,6 +9,7 @@ import jax
 
 from ft_jax.core import Composition, Method, catalogue, compose
 from ft_jax.core.params import learns, matches, nearest, paths
+from ft_jax.core.weights import shape
 from ft_jax.models.heads import HEAD
 from ft_jax.outside import printable
 
@@ -41,12 +42,29 @@ def built(spec: Any, key: jax.Array, outline: bool) -> Any:
     return spec.outline(key) if outline and hasattr(spec, "outline") else spec.build(key)
 
 
+def for_outputs(spec: Any, outputs: int) -> Any:
+    """A model spec with another number of outputs, for a head that grows; by its ``for_outputs(count)`` if it has one.
+
+    Raises:
+      ValueError: the spec doesn't say how many it has.
+    """
+    if hasattr(spec, "for_outputs"):
+        return spec.for_outputs(outputs)
+    if dataclasses.is_dataclass(spec) and "classes" in {field.name for field in dataclasses.fields(spec)}:
+        return dataclasses.replace(spec, classes=outputs)
+    raise ValueError(
+        f"the head grows with the classes of the stream, and {type(spec).__name__} has no field 'classes' to be made "
+        "larger; give it one, or a method for_outputs(count)"
+    )
+
+
 @dataclasses.dataclass(frozen=True, init=False)
 class Use:
     """A method of the catalogue and the options of its constructor.
 
     ``apply``, ``params``, ``example``, ``stop_tokens``, ``pad_token`` and ``student`` (the run's own forward function
-    beside a teacher's ``apply``) are filled in from the run where the constructor asks for them. An option with a
+    beside a teacher's ``apply``) are filled in from the run where the constructor asks for them, and so is ``classes``,
+    the outputs of the model's head, where it must be given and isn't. An option with a
     method ``for_run(parts)`` becomes what that gives, such as a reward `ft_jax.training.own_data.Verified`. An option
     may be a model spec, which is built when the run starts: a teacher is
     ``Use("distillation.logits", params=Pretrained(...))``, whose ``apply`` comes along; several teachers are a tuple.
@@ -120,6 +138,9 @@ class Use:
         run = {"apply": parts.model.apply, "params": parts.model.params, "example": parts.example}
         run["student"] = parts.model.apply
         run |= {name: getattr(parts.model, name) for name in ("stop_tokens", "pad_token") if hasattr(parts.model, name)}
+        head = getattr(parts.model, "params", {}).get("head") if "classes" in known else None
+        if head is not None and known["classes"].default is inspect.Parameter.empty:
+            run["classes"] = shape(head["kernel"])[-1]
         for name, parameter in known.items():
             if name in run:
                 options.setdefault(name, run[name])

@@ -14,14 +14,14 @@ def matrix_of(
     """The tasks' names and their matrix ``[1 + tasks, tasks]``: row 0 before training, row i after task i.
 
     A task's own set is the one that is called like it, or begins with its name and ``/``. Of several trials it is the
-    mean.
+    mean. What a task had before it came is NaN where it was not measured then, as where heads grow.
 
     Args:
       scores: by phase, set and metric, as in `ft_jax.training.result.Result`.
       metric: of which more is better.
 
     Returns:
-      None where there are no two tasks, or one of them has no such score before and after every task.
+      None where there are no two tasks, or one of them has no such score after it, or after a later one.
 
     Example:
       >>> scores = {"before": {"a": {"accuracy": 0.1}, "b": {"accuracy": 0.2}}}
@@ -37,9 +37,10 @@ def matrix_of(
     own = [next((one for one in last if one == name or one.startswith(f"{name}/")), None) for name in names]
     rows = [scores["before"], *(scores[f"{AFTER}{name}"] for name in names)]
     values = [[(row.get(one) or {}).get(metric) if one else None for one in own] for row in rows]
-    if any(value is None for row in values for value in row):
+    if any(value is None for at, row in enumerate(values) for value in row[:at]):
         return None
-    return names, np.asarray([[np.mean(np.asarray(value, np.float64)) for value in row] for row in values])
+    told = [[np.nan if value is None else np.mean(np.asarray(value, np.float64)) for value in row] for row in values]
+    return names, np.asarray(told)
 
 
 def continual(matrix: Sequence[Sequence[float]]) -> dict[str, float]:
@@ -48,7 +49,7 @@ def continual(matrix: Sequence[Sequence[float]]) -> dict[str, float]:
     With ``R[i, j]`` the score on task j after task i, R[0] before training and T tasks:
     ``average = mean_j R[T, j]``, ``forgetting = mean_{j < T} (R[j, j] - R[T, j])``: what a task had right after it was
     trained on less what is left (not its best, as in some papers), ``backward_transfer = -forgetting``, and
-    ``forward_transfer = mean_{j > 1} (R[j - 1, j] - R[0, j])``.
+    ``forward_transfer = mean_{j > 1} (R[j - 1, j] - R[0, j])``, NaN where tasks were not measured before they came.
 
     Args:
       matrix: R, ``[1 + tasks, tasks]``.

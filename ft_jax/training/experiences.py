@@ -2,14 +2,15 @@
 
 import dataclasses
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import numpy as np
 
 from ft_jax import data
 from ft_jax.data.description import summary
-from ft_jax.data.experiences import time_edges
+from ft_jax.data.experiences import in_order_of_arrival, time_edges
+from ft_jax.outside import printable
 from ft_jax.training.online.lines import record_of
 from ft_jax.training.specs import check_targets, classes_of, share
 from ft_jax.training.stream import Feed, Stream, Task
@@ -33,6 +34,9 @@ class Experiences:
       index: batches have a field ``index``, the place of each example in its experience.
       length, too_long: of texts, see `ft_jax.training.specs.Texts`.
       split: the split that evaluation reads.
+      heads: ``"grow"`` for a head that has the classes which have come, numbered in that order, and grows at the start
+        of each experience with new ones: weights, moments and memories of the others stay, and each size is compiled
+        once. A set is then measured from its experience on. None for a head that has all classes from the start.
     """
 
     address: str
@@ -45,9 +49,14 @@ class Experiences:
     length: int = 64
     too_long: str = "truncate"
     split: str = "test"
+    heads: Literal["grow"] | None = None
 
     def check(self) -> None:
         """Raises ValueError on what can be seen to be wrong before the data is read."""
+        if self.heads not in (None, "grow"):
+            raise ValueError(
+                f"data.heads is {printable(self.heads)}; use 'grow', or leave it out for all classes at once"
+            )
         if not self.groups and self.parts is None and self.by in (CLASS, TIME):
             raise ValueError(
                 f"data.by is {self.by!r}, which says nothing of how many experiences; give groups or parts"
@@ -79,18 +88,54 @@ class Experiences:
                 )
         return {name: {split: parts[name] for split, parts in found.items()} for name in found["train"]}
 
-    def build(self, model: Any, feed: Feed) -> Stream:
-        """A task for each experience; after each of them all evaluation sets are measured."""
-        sets = {split: data.load(self.address, split) for split in ("train", self.split)}
-        numbered = data.one_mapping(sets, getattr(model, "classes", ()), classes_of(model))
+    def outputs(self) -> int:
+        """How many outputs a head for it needs; one that grows, for its first experience."""
+        sets = data.one_mapping(self._sets())
+        if self.heads is not None:
+            return len(next(iter(in_order_of_arrival(self.cut(sets)).classes.values())))
+        train = sets["train"]
+        return len(train.classes) or 1 + int(np.max(np.asarray(train.column("labels"))))
+
+    def build(self, model: Any, feed: Feed) -> Stream | Iterator[Task]:
+        """A task for each experience; after each of them all evaluation sets are measured.
+
+        Where the head grows they come one after another, each with the sets of those up to it.
+        """
+        if self.heads is not None:
+            return self._growing(model, feed)
+        numbered = data.one_mapping(self._sets(), getattr(model, "classes", ()), classes_of(model))
         numbered = {split: check_targets(examples, model) for split, examples in numbered.items()}
-        shape = {} if "text" not in numbered["train"].columns else {"length": self.length, "padding": model.pad_token}
+        shape = self._shape(numbered["train"], model)
         parts = self.cut(numbered)
         evaluations = {
             name: data.evaluation_batches(self._fields(part[self.split], model), feed.batch_size, **shape)
             for name, part in parts.items()
         }
         return tuple(self._task(name, part["train"], evaluations, model, feed, shape) for name, part in parts.items())
+
+    def _growing(self, model, feed):
+        arrivals = in_order_of_arrival(self.cut(data.one_mapping(self._sets())))
+        first, classes = next(iter(arrivals.classes.items()))
+        if len(classes) < 2:
+            raise ValueError(
+                f"the experience {printable(first)} is the first and has one class, {printable(classes[0])}, which a "
+                "head has nothing to tell from; give it two"
+            )
+
+        def tasks():
+            for name, part in arrivals.parts.items():
+                shape = self._shape(part["train"], model)
+                own = data.evaluation_batches(self._fields(part[self.split], model), feed.batch_size, **shape)
+                task = self._task(name, part["train"], {name: own}, model, feed, shape)
+                yield dataclasses.replace(task, outputs=len(task.classes))
+
+        return tasks()
+
+    def _sets(self):
+        return {split: data.load(self.address, split) for split in ("train", self.split)}
+
+    def _shape(self, examples, model):
+        return {} if "text" not in examples.columns else {"length": self.length, "padding": model.pad_token}
 
     def _task(self, name, train, evaluations, model, feed, shape):
         fields = self._fields(train, model)

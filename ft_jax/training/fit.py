@@ -15,10 +15,10 @@ from ft_jax.training.causes import one_sentence
 from ft_jax.training.clock import Stretch
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.later import extended
-from ft_jax.training.limits import MASKED
 from ft_jax.training.logging import HYPER_AT, Log
 from ft_jax.training.loop.answers import keep_answers
 from ft_jax.training.loop.ending import check_going_on, going_on, keep_model, outcomes_of, summary_of
+from ft_jax.training.loop.heads import grown, grows, told
 from ft_jax.training.loop.leaving import shown
 from ft_jax.training.loop.ledger import Ledger
 from ft_jax.training.loop.measuring import checked, measured
@@ -26,8 +26,9 @@ from ft_jax.training.loop.nonfinite import Broken, watch
 from ft_jax.training.loop.returning import Returns, Skips
 from ft_jax.training.loop.saving import Saving
 from ft_jax.training.loop.sizes import resized
+from ft_jax.training.loop.stops import compiling, due, next_stop
 from ft_jax.training.loop.targets import at_target, no_better
-from ft_jax.training.prepare import Plan, notes_of, prepare
+from ft_jax.training.prepare import Plan, notes_of, prepare, widened
 from ft_jax.training.process import set_up_process, start_processes
 from ft_jax.training.result import Diverged, Moment, Progress, Result
 from ft_jax.training.run_folder import RunFolder, check_folder, finite
@@ -75,7 +76,7 @@ def fit(
         check_going_on(plan, path)
     folder = RunFolder(experiment, path, resume, command)
     try:
-        folder.keep_classes(plan.classes)
+        folder.keep_classes(plan.classes, grows(plan))
         return _Loop(plan, folder, tuple(callbacks), quiet).run()
     finally:
         folder.release()
@@ -86,7 +87,7 @@ class _Loop:
 
     def __init__(self, plan: Plan, folder: RunFolder, callbacks, quiet: bool):
         self.plan, self.folder, self.callbacks, self.quiet = plan, folder, callbacks, quiet
-        self.experiment, self.distributed = plan.experiment, plan.distributed
+        self.experiment, self.distributed, self.log = plan.experiment, plan.distributed, None
         self.state = self.distributed.init(plan.model.params, plan.key)
         self.progress = Progress()
         self.saving = Saving(plan, folder, self.state)
@@ -98,6 +99,8 @@ class _Loop:
         try:
             restored = self.saving.checkpoints.newest() is not None
             if restored:
+                if grows(self.plan):
+                    self.reach(self.saving.task())
                 self.state, self.progress = self.saving.restored(self.state.frozen)
             if self.folder.finished is not None:
                 self.go_back_to_best()
@@ -115,10 +118,10 @@ class _Loop:
                 else:
                     self.resize("budget.batch_size")
                 unkept = why_unkeepable(self.plan)
-                told = notes_of(self.plan)
+                notes = notes_of(self.plan)
                 if unkept:
-                    told.append(f"ft-jax export, predict and generate will not have this model: {unkept}")
-                for note in () if restored else told:
+                    notes.append(f"ft-jax export, predict and generate will not have this model: {unkept}")
+                for note in () if restored else notes:
                     self.log.event(0, "model", note)
                 summary = self.train()
                 summary = keep_model(self.plan, self.state, self.progress, summary, unkept, self.folder.path)
@@ -147,7 +150,7 @@ class _Loop:
             if "before" not in self.progress.scores:
                 self.note(scores={"before": self.guarded("the evaluation", self.measure, "before")})
                 self.guarded("answering", keep_answers, self.plan, self.state, "before", self.folder.path)
-            while self.another():
+            while self.reach(self.progress.task):
                 try:
                     ended = self.task(interrupted)
                 except Broken as broken:
@@ -162,18 +165,32 @@ class _Loop:
         self.guarded("answering", keep_answers, self.plan, self.state, "after", self.folder.path)
         return self.summary("finished")
 
-    def another(self) -> bool:
-        """Whether there is a task to train on; a stream that is not drawn to its end is asked for it."""
-        while self.progress.task >= len(self.plan.stream):
-            longer = self.guarded("the next task", extended, self.plan)
+    def reach(self, task: int) -> bool:
+        """Whether there is a task of that number; a stream that is not drawn to its end is asked for it."""
+        while task >= len(self.plan.stream):
+            longer = self.guarded("the next task", extended, self.plan, widened)
             if longer is None:
                 return False
+            if longer.distributed is not self.distributed:
+                longer = self.grow(longer)
             self.plan = longer
         return True
+
+    def grow(self, longer: Plan) -> Plan:
+        """Lets the state go over to the larger head of the next task; its plan."""
+        longer, self.state = self.guarded("growing the head", grown, self.plan, longer, self.state)
+        self.distributed = longer.distributed
+        self.saving.grow(longer, self.state)
+        self.folder.keep_classes(longer.classes, grows=True)
+        if self.log is not None:
+            self.log.event(self.progress.step, "heads", told(self.plan, longer))
+            self.ledger = Ledger(longer, self.state)
+        return longer
 
     def task(self, interrupted: Callable[[], bool]) -> bool:
         """The current task from where it stands; False if it was interrupted."""
         task, steps = self.plan.stream[self.progress.task], self.plan.steps[self.progress.task]
+        every = self.experiment.evaluation.every
         put = checked(self.plan, f"task {task.name!r}", self.distributed.put_batch)
         with Feeder(task, put, self.progress.place, self.plan.ask, self.progress.batches, self.plan.padding) as feeder:
             compiled = False
@@ -184,26 +201,23 @@ class _Loop:
                     self.resize(HYPER_AT)
                 compiled &= not feeder.take_together(self.progress.batches, self.progress.place)
                 # The first step compiles, so it is a stretch of its own, which speeds leave out.
-                until = self.next_stop(steps) if compiled else self.progress.done + 1
-                with contextlib.nullcontext() if compiled else self.log.waiting(f"compiling {self.compiled()}"):
+                until = next_stop(self.experiment, self.progress, steps) if compiled else self.progress.done + 1
+                waits = compiling(self.plan, self.progress)
+                with contextlib.nullcontext() if compiled else self.log.waiting(f"compiling {waits}"):
                     metrics = self.guarded("training", self.stretch, feeder, until, interrupted, compiled)
                 compiled = True
-                if self.due(self.experiment.evaluation.every) and self.progress.done < steps and not self.progress.over:
+                ends = self.progress.done == steps or self.progress.over
+                if due(self.progress, every) and not ends:
                     self.evaluation()
-                if self.progress.done == steps or self.progress.over:
+                if ends or self.progress.over:
                     break
                 stopping = interrupted()
-                if stopping or self.due(self.experiment.evaluation.every, self.experiment.checkpoints.every):
+                if stopping or due(self.progress, every, self.experiment.checkpoints.every):
                     self.save(metrics)
                 if stopping:
                     return False
             self.end_of_task(feeder)
         return True
-
-    def compiled(self) -> str:
-        """What the first step waits for."""
-        methods = " + ".join(self.plan.composition.names) or "no method"
-        return f"the step of {methods}, batches of {self.progress.batches * self.experiment.budget.batch_size}"
 
     def guarded(self, what: str, act: Callable, *arguments: Any) -> Any:
         """What `act` gives; what other libraries raise in it is told in one sentence, with where the run stood."""
@@ -237,24 +251,13 @@ class _Loop:
                 self.log.train(step, told, clock.seconds, *seen)
             self.watch.add(step, metrics, fed)
         self.watch.end()
-        self.tell_of_empty()
+        self.watch.tell(self.log)
         jax.block_until_ready(metrics)
         self.note(seconds=clock.end())
         if waiting:
             window = [*self.progress.tested, *finite(jax.device_get(waiting))]
             self.note(tested=window[-self.experiment.evaluation.prequential :])
         return metrics
-
-    def next_stop(self, steps: int) -> int:
-        """Updates on the task after which the stretch ends: the next evaluation, checkpoint or the task's end."""
-        done = self.progress.done
-        stops = [every for every in (self.experiment.evaluation.every, self.experiment.checkpoints.every) if every]
-        changes = [done + at - self.progress.step for at in self.experiment.hyper_at if at > self.progress.step]
-        return min([steps, *changes, *(done - done % every + every for every in stops)])
-
-    def due(self, *every: int | None) -> bool:
-        """Whether so many updates, or a multiple, are done on the task."""
-        return any(number and self.progress.done % number == 0 for number in every)
 
     def evaluation(self) -> None:
         """Measures all sets, lets methods act on it, and sees whether the task is over or this state the best."""
@@ -306,7 +309,7 @@ class _Loop:
         if len(self.plan.stream) > 1 or self.plan.later is not None:
             scores[f"after {task}"] = self.progress.latest
         self.progress = self.progress.next_task(self.plan.steps[self.progress.task])
-        if not self.another():
+        if not self.reach(self.progress.task):
             kept = self.progress.best_scores if self.experiment.evaluation.keep_best else None
             scores["after"] = kept or self.progress.latest
         self.note(scores={**self.progress.scores, **scores})
@@ -368,13 +371,6 @@ class _Loop:
         self.log.close()
         self.log = self.log_from(self.progress.step)
         self.log.event(self.progress.step, "nonfinite", message)
-
-    def tell_of_empty(self) -> None:
-        """A line of the log where batches had nothing to learn from."""
-        steps, self.watch.empty = self.watch.empty, []
-        if steps:
-            message = f"nothing carried loss in the batches of {len(steps)} steps, the first is {steps[0]}: {MASKED}"
-            self.log.event(steps[-1], "data", message)
 
     def log_from(self, step: int) -> Log:
         """The log of what follows a step; lines past it are made again."""

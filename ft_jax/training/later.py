@@ -1,13 +1,13 @@
 """Tasks that a stream gives while a run goes on."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.limits import check_limits
 from ft_jax.training.loop.sizes import check_resizable, with_largest
-from ft_jax.training.stream import Batch, Stream, check_batch, check_stream
+from ft_jax.training.stream import Batch, Stream, check_batch, check_stream, outputs_of
 from ft_jax.training.tracing import shapes_of, task_batches, trace
 
 
@@ -50,11 +50,12 @@ def all_steps(experiment: Experiment) -> int:
     return 1
 
 
-def extended(plan: Any) -> Any | None:
+def extended(plan: Any, widened: Callable[[Any, Stream, tuple], Any]) -> Any | None:
     """The plan with the next task of its stream, checked as the first ones were; None at the stream's end.
 
     Args:
       plan: a `ft_jax.training.prepare.Plan`.
+      widened: the plan of a stream, and a batch of every shape of each task, for which the head has more outputs.
 
     Raises:
       ValueError: a task that is not like those before it, in the words of `ft_jax.training.prepare.prepare`.
@@ -68,6 +69,8 @@ def extended(plan: Any) -> Any | None:
     stream = check_stream((*plan.stream, task))
     check_resizable(task, budget)
     batches = with_largest(task_batches(task), budget)
+    if outputs_of(stream) != outputs_of(plan.stream):
+        return widened(plan, stream, (*plan.shapes, batches))
     for batch in batches:
         check_batch(batch, f"task {task.name!r}")
         check_limits(batch, plan.limits, f"task {task.name!r}")

@@ -1,6 +1,7 @@
 """Everything of a run but the training: built, checked and traced, before any compute is spent."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from ft_jax.training.composition import (
     build_methods,
     built,
     check_methods,
+    for_outputs,
     frozen_at_random,
     with_new_head,
 )
@@ -37,7 +39,18 @@ from ft_jax.training.metrics import (
 from ft_jax.training.objective import PROBLEMS, target_of
 from ft_jax.training.on_policy import OnPolicy, acting
 from ft_jax.training.parallel import Distributed, check_divides, parallelise
-from ft_jax.training.stream import Batch, Feed, Stream, Task, check_batch, classes_of, first_batch, opened, size
+from ft_jax.training.stream import (
+    Batch,
+    Feed,
+    Stream,
+    Task,
+    check_batch,
+    classes_of,
+    first_batch,
+    opened,
+    outputs_of,
+    size,
+)
 from ft_jax.training.tracing import PREQUENTIAL, task_batches, trace
 from ft_jax.transfer.half_precision import in_half, master_copies, stochastic_rounding
 
@@ -156,21 +169,59 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
     """
     experiment.check()
     check_methods(experiment.method)
-    root = jax.random.key(experiment.seed)
-    keys = {name: jax.random.fold_in(root, digest(name)) for name in ("model", "methods", "state")}
-    spec = experiment.model.for_data(experiment.data) if hasattr(experiment.model, "for_data") else experiment.model
+    spec, keys = _spec(experiment), _keys(experiment)
     model = built(spec, keys["model"], outline)
     stream, later = opened(experiment.data.build(model, _feed(experiment)))
     stream = stream[: experiment.budget.tasks]
-    sets = evaluation_sets(stream) if later is None else growing_sets(stream)
+    if stream[0].outputs is not None and getattr(spec, "classes", None) != stream[0].outputs:
+        model = built(for_outputs(spec, stream[0].outputs), keys["model"], outline)
     example = _example(stream)
     budget = experiment.budget
     for task in stream:
         check_resizable(task, budget)
     shapes = tuple(with_largest(task_batches(task, example if task is stream[0] else None), budget) for task in stream)
+    return _planned(experiment, model, stream, later, shapes, example, outline)
+
+
+def widened(plan: Plan, stream: Stream, shapes: tuple[list[Batch], ...]) -> Plan:
+    """The plan of a longer stream, for whose classes the head has more outputs.
+
+    Args:
+      plan: so far.
+      stream: its tasks and the next ones.
+      shapes: of each a host batch of every shape.
+    """
+    spec, keys = _spec(plan.experiment), _keys(plan.experiment)
+    model = built(for_outputs(spec, outputs_of(stream)), keys["model"], False)
+    return _planned(plan.experiment, model, stream, plan.later, shapes, shapes[0][0], False)
+
+
+def _spec(experiment: Experiment) -> Any:
+    return experiment.model.for_data(experiment.data) if hasattr(experiment.model, "for_data") else experiment.model
+
+
+def _keys(experiment: Experiment) -> dict[str, jax.Array]:
+    root = jax.random.key(experiment.seed)
+    return {name: jax.random.fold_in(root, digest(name)) for name in ("model", "methods", "state")}
+
+
+def _planned(
+    experiment: Experiment,
+    model: Any,
+    stream: Stream,
+    later: Iterator[Task] | None,
+    shapes: tuple[list[Batch], ...],
+    example: Batch,
+    outline: bool,
+) -> Plan:
+    """The plan of tasks that were opened, and of a model whose head has the outputs that they ask for."""
+    keys, budget = _keys(experiment), experiment.budget
+    sets = evaluation_sets(stream) if later is None else growing_sets(stream)
     limits = limits_of(model, example, experiment, stream[0].name)
     steps = tuple(task.steps or budget.steps_for(task.name, task.examples) for task in stream)
-    composition = build_methods(experiment.method, Parts(model, example, sum(steps), keys["methods"], outline))
+    # Of a stream that is drawn as it goes, methods know the first task's, however far it has come.
+    known = sum(steps) if later is None else steps[0]
+    composition = build_methods(experiment.method, Parts(model, example, known, keys["methods"], outline))
     composition = with_new_head(composition, model)
     composition = in_full_precision(composition, model, getattr(experiment.optimizer, "half_precision", "none"))
     composition = resizable(guarded(composition, experiment.nonfinite), budget)
@@ -224,8 +275,14 @@ def prepare(experiment: Experiment, outline: bool = False) -> Plan:
             f"nothing learns: {', '.join(composition.names)} freeze every parameter; take one of them away, or name "
             "leaves that learn with also=(...)"
         )
-    check_hyper_at(experiment.hyper_at, plan.abstract, sum(steps))
+    check_hyper_at(experiment.hyper_at, plan.abstract, sum(steps) if later is None else _most_steps(budget))
     return dataclasses.replace(plan, measured=trace(plan, plain))
+
+
+def _most_steps(budget: Any) -> int:
+    """Steps that a run over a stream without a known end may have."""
+    known = budget.tasks is not None and budget.steps is not None
+    return budget.tasks * budget.steps if known else sys.maxsize
 
 
 def notes_of(plan: Plan) -> list[str]:

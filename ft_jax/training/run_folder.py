@@ -232,20 +232,30 @@ class RunFolder:
         went_on = [*going_on.record.get("went_on", []), told]
         write_sealed(self.path / "experiment.json", {**describe(experiment), **kept, "went_on": went_on})
 
-    def keep_classes(self, classes: Sequence[str]) -> None:
+    def keep_classes(self, classes: Sequence[str], grows: bool = False) -> None:
         """Writes ``classes.json``, the names of the class ids in their order.
+
+        Args:
+          classes: the names.
+          grows: whether more may come after those that are there, or have come since.
 
         Raises:
           RunRefused: the folder's run was begun with other names, whose ids would now mean something else.
         """
         file = self.path / "classes.json"
-        old = list(read_sealed(file)["classes"]) if file.exists() else list(classes)
+        there = file.exists()
+        old = list(read_sealed(file)["classes"]) if there else list(classes)
+        if grows and len(old) != len(classes):
+            shared = min(len(old), len(classes))
+            longer = len(classes) > shared
+            if old[:shared] == list(classes)[:shared]:
+                old, there = list(classes), there and not longer
         if old != list(classes):
             raise RunRefused(
                 f"run folder {self.path} was begun with the classes {listed(old)} and the data now has "
                 f"{listed(classes)}; give it the data it began with, or choose another with --out"
             )
-        if classes and not file.exists() and jax.process_index() == 0:
+        if classes and not there and jax.process_index() == 0:
             write_sealed(file, {"classes": list(classes)})
 
     def finish(self, summary: Mapping[str, Any]) -> None:

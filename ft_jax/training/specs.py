@@ -59,6 +59,19 @@ class Pretrained:
             )
         return dataclasses.replace(self, classes=spec.outputs())
 
+    def for_outputs(self, outputs: int) -> "Pretrained":
+        """With a new head of so many outputs, which grows.
+
+        Raises:
+          ValueError: the model is to keep its own head.
+        """
+        if self.classes is None:
+            raise ValueError(
+                "the head grows with the classes of the stream, and model.classes is None, which keeps the model's own "
+                "output; give model.classes 'data'"
+            )
+        return dataclasses.replace(self, classes=outputs)
+
     def base(self) -> dict[str, Any]:
         """Where the parameters come from that training leaves alone, see `ft_jax.training.serving`."""
         rows = {"added_tokens": list(self.added_tokens)} if self.added_tokens else {}
@@ -105,6 +118,15 @@ class Untrained:
     """A random model of any configuration, such as `ft_jax.models.ViTConfig`."""
 
     config: Any
+
+    def for_outputs(self, outputs: int) -> "Untrained":
+        """With a head of so many outputs."""
+        if not hasattr(self.config, "classes"):
+            raise ValueError(
+                f"the head grows with the classes of the stream, and {type(self.config).__name__} has none; take a "
+                "model of images, or Pretrained with classes"
+            )
+        return Untrained(dataclasses.replace(self.config, classes=outputs))
 
     def build(self, key: jax.Array | None):
         """The model; without a key its shapes alone."""

@@ -62,7 +62,9 @@ class Task:
       once: one pass over its training examples: each exactly once, in the data's order, rows that fill the last batch
         of weight 0, such as `ft_jax.data.evaluation_batches` gives. Methods that are ``aligned`` need it.
       ends: whether the source may end, which ends the task: a stream seen once, or a live one that is told to stop.
-      classes: names of the class ids in its labels; all tasks of a run have the same, or none.
+      classes: names of the class ids in its labels; all tasks of a run have the same, or none. Where the head grows,
+        each task has those of the task before and its own after them.
+      outputs: that the head has from this task on, where it grows with the classes that come; None leaves it as it is.
       columns: what was understood of its data's columns, for dry runs.
     """
 
@@ -75,6 +77,7 @@ class Task:
     ends: bool = False
     classes: tuple[str, ...] = ()
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    outputs: int | None = None
 
     @property
     def on_policy(self) -> bool:
@@ -88,13 +91,14 @@ Stream = tuple[Task, ...]
 def opened(stream: Any) -> tuple[Stream, Iterator[Task] | None]:
     """What a data spec built, as tasks that are there and an iterator of those that are to come, or None.
 
-    Of an iterator, which may be without end, only the first task is drawn.
+    Of an iterator, which may be without end, only the first task is drawn; and so of tasks with which a head grows.
 
     Raises:
       ValueError: an iterator without a task, and what `check_stream` refuses.
     """
     if not isinstance(stream, Iterator):
-        return check_stream(stream), None
+        tasks = check_stream(stream)
+        return (tasks, None) if outputs_of(tasks) is None else (tasks[:1], iter(tasks[1:]))
     first = next(stream, None)
     return check_stream(() if first is None else first), stream
 
@@ -104,7 +108,7 @@ def check_stream(stream: Any) -> Stream:
 
     Raises:
       ValueError: no task, one name twice or one that deceives, a task that gives no batches, two that number their
-        classes differently.
+        classes differently, a head that would shrink.
     """
     stream = (stream,) if isinstance(stream, Task) else tuple(stream)
     if not stream:
@@ -122,19 +126,45 @@ def check_stream(stream: Any) -> Stream:
                 "and set_state, or an ft_jax.training.OnPolicy"
             )
     classes_of(stream)
+    outputs_of(stream)
     return stream
 
 
+def outputs_of(stream: Stream) -> int | None:
+    """The outputs that a growing head has after a stream's tasks; None where it stays as it is.
+
+    Raises:
+      ValueError: a task whose head has fewer than one before, or another number than its classes have names.
+    """
+    most = None
+    for task in stream:
+        if task.outputs is None:
+            continue
+        if most is not None and task.outputs < most:
+            raise ValueError(
+                f"task {printable(task.name)} has a head of {task.outputs} outputs after one of {most}; a head that "
+                "grows keeps the classes that came before, so count them as well"
+            )
+        if task.classes and len(task.classes) != task.outputs:
+            raise ValueError(
+                f"task {printable(task.name)} names {len(task.classes)} classes for {task.outputs} outputs of a head "
+                "that grows; name every class that has come, in the order of their ids"
+            )
+        most = task.outputs
+    return most
+
+
 def classes_of(stream: Stream) -> tuple[str, ...]:
-    """The names of a stream's classes, empty where it has none.
+    """The names of a stream's classes, empty where it has none; of a head that grows those that have come.
 
     Raises:
       ValueError: two tasks number their classes differently.
     """
     named = {task.name: tuple(task.classes) for task in stream if task.classes}
-    first = next(iter(named), None)
+    grows = any(task.outputs is not None for task in stream)
+    first = max(named, key=lambda task: len(named[task])) if grows and named else next(iter(named), None)
     for task, classes in named.items():
-        if classes != named[first]:
+        if classes != (named[first][: len(classes)] if grows else named[first]):
             raise ValueError(
                 f"task {printable(first)} numbers its classes {listed(named[first])} and task {printable(task)} "
                 f"{listed(classes)}; give both one numbering, such as ft_jax.data.one_mapping makes"

@@ -70,6 +70,13 @@ class Watch:
         if len(self._queue) > IN_FLIGHT:
             self._look()
 
+    def tell(self, log: Any) -> None:
+        """A line of the log where batches had nothing to learn from."""
+        steps, self.empty = self.empty, []
+        if steps:
+            message = f"nothing carried loss in the batches of {len(steps)} steps, the first is {steps[0]}: {MASKED}"
+            log.event(steps[-1], "data", message)
+
     def end(self) -> None:
         """Waits for all of them.
 

@@ -34,6 +34,16 @@ class Saving:
         )
         self._since = time.perf_counter()
 
+    def grow(self, plan: Plan, state: TrainState) -> None:
+        """Goes on with checkpoints of a state of other shapes."""
+        self._plan, self._distributed = plan, plan.distributed
+        self.checkpoints.expect(self._distributed.collect(state))
+
+    def task(self) -> int:
+        """The number of the task at which the newest checkpoint that is whole stands; 0 where none is."""
+        record = self.checkpoints.record()
+        return 0 if record is None else record["progress"]["task"]
+
     def wall(self, progress: Progress) -> float:
         """Seconds that the run has taken in all."""
         return progress.wall + time.perf_counter() - self._since

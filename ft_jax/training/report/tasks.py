@@ -24,12 +24,15 @@ def tasks_section(summary: Mapping[str, Any], metric: str) -> dict[str, Any] | N
     if found is None:
         return None
     names, matrix = found
-    told = [(name.replace("_", " "), f"{value:.3f}".replace("-", "−")) for name, value in continual(matrix).items()]
+    numbers = {name: value for name, value in continual(matrix).items() if np.isfinite(value)}
+    told = [(name.replace("_", " "), f"{value:.3f}".replace("-", "−")) for name, value in numbers.items()]
     return {"metric": metric, "numbers": told, "svg": markupsafe.Markup(heat_map(names, matrix))}
 
 
 def heat_map(names: Sequence[str], matrix: np.ndarray) -> str:
     """The scores on every task (columns) before training and after each task (rows), as an ``<svg>`` element.
+
+    What was not measured (NaN) has no cell.
 
     Example:
       >>> heat_map(["a", "b"], np.array([[0.1, 0.2], [0.9, 0.3], [0.5, 0.8]])).count("<rect")
@@ -45,6 +48,8 @@ def heat_map(names: Sequence[str], matrix: np.ndarray) -> str:
         y = TOP + CELL / 2 * i
         parts.append(f'<text x="{LEFT - 8}" y="{y + 18:.0f}" text-anchor="end">{html.escape(_short(row))}</text>')
         for j, value in enumerate(matrix[i]):
+            if np.isnan(value):
+                continue
             share = (value - low) / (high - low) if high > low else 1.0
             x = LEFT + CELL * j
             # The label is drawn on the page's own colours, so the cell stays light enough to read it on.
@@ -55,7 +60,8 @@ def heat_map(names: Sequence[str], matrix: np.ndarray) -> str:
             )
     width, height = LEFT + CELL * len(names), TOP + CELL / 2 * len(rows)
     told = "; ".join(
-        f"{row}: " + ", ".join(f"{name} {value:.3f}" for name, value in zip(names, values, strict=True))
+        f"{row}: "
+        + ", ".join(f"{name} {value:.3f}" for name, value in zip(names, values, strict=True) if not np.isnan(value))
         for row, values in zip(rows, matrix, strict=True)
     )
     return (
