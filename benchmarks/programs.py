@@ -41,7 +41,11 @@ class Step:
 
     def start(self) -> tuple[Callable, Any, Any]:
         """The compiled step, a state and the batch on the device."""
-        state = jax.jit(self.program.init)(self.model.params, jax.random.key(1))
+        given = self.model.params, jax.random.key(1)
+        # What methods hold, such as a teacher, as arguments: as constants of the program XLA would carry them about.
+        traced, outline = jax.make_jaxpr(self.program.init, return_shape=True)(*given)
+        made = jax.jit(lambda held, *leaves: jax.core.eval_jaxpr(traced.jaxpr, held, *leaves))
+        state = jax.tree.unflatten(jax.tree.structure(outline), made(traced.consts, *jax.tree.leaves(given)))
         return jit_step(self.program.step), state, jax.device_put(self.batch)
 
     def lowered(self, mesh: jax.sharding.Mesh | None = None) -> jax.stages.Lowered:

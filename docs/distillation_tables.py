@@ -1,5 +1,6 @@
 """Writes the tables of docs/distillation.md from what was recorded: ``python docs/distillation_tables.py``."""
 
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -134,9 +135,33 @@ def another_tokenizer() -> str:
     return written("another_tokenizer", {"held_out": "nats a byte"})
 
 
+WAYS_OF_ANSWERING = {
+    "inside": "inside the step",
+    "beside": "beside it, on the host's turn",
+    "ahead": "beside it, an update ahead",
+}
+
+
+def on_policy_ahead() -> str:
+    """Seconds of an update by where the student's answers are made, the median of the rounds' medians."""
+    found = {line["way"]: line["seconds"] for line in lines(RESULTS / "on_policy_ahead.jsonl")}
+    if not found:
+        return "Nothing is recorded."
+    inside = statistics.median(found["inside"])
+    rows = [
+        [
+            said,
+            f"{statistics.median(found[way]):.3f} ({min(found[way]):.3f} to {max(found[way]):.3f})",
+            f"{statistics.median(found[way]) / inside:.2f}",
+        ]
+        for way, said in WAYS_OF_ANSWERING.items()
+    ]
+    return table(["answers are made", "seconds an update", "of the first"], rows)
+
+
 def tables() -> dict[str, str]:
     """What stands between the marks of each name."""
-    parts = (cached_teacher, shorter_minilm, uld_ratio, another_tokenizer, gkd, self_taught)
+    parts = (cached_teacher, shorter_minilm, uld_ratio, another_tokenizer, gkd, on_policy_ahead, self_taught)
     return {part.__name__: part() for part in parts}
 
 

@@ -63,6 +63,25 @@ def merged_domains() -> str:
     return f"{table(['', 'all four', *domains], rows)}\n\n{claims(found)}"
 
 
+def own_tasks() -> str:
+    """Every stage's accuracy by domain and its log-likelihood over them."""
+    found = lines(RESULTS / "own_tasks.jsonl")
+    stages = [line for line in found if "stage" in line]
+    if not stages:
+        return ""
+    domains = list(stages[0]["accuracy"])
+    rows = [
+        [
+            line["stage"],
+            several(by_seed(line["accuracy"]), ".3f"),
+            *(several(line["accuracy"][name], ".3f") for name in domains),
+            several(by_seed(line["log_likelihood"]), ".3f"),
+        ]
+        for line in stages
+    ]
+    return f"{table(['', 'all four', *domains, 'log-likelihood'], rows)}\n\n{claims(found)}"
+
+
 def by_seed(accuracy: Mapping[str, Sequence[float]]) -> list[float]:
     """The mean over the domains of each seed."""
     return [statistics.fmean(values) for values in zip(*accuracy.values(), strict=True)]
@@ -70,7 +89,7 @@ def by_seed(accuracy: Mapping[str, Sequence[float]]) -> list[float]:
 
 def tables() -> dict[str, str]:
     """What stands between the marks of each name."""
-    return {"circle": circle(), "merged_domains": merged_domains()}
+    return {"circle": circle(), "merged_domains": merged_domains(), "own_tasks": own_tasks()}
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class Fused:
     def outline(self, key: jax.Array):
         """The members untrained, of the same shapes."""
         model = self.experiment.model.build(key)
-        count = next(use.options["count"] for use in self.experiment.method if use.name == "ensemble.members")
+        count = next(filter(None, map(_members, self.experiment.method)))
         return self._model(model, jax.tree.map(lambda leaf: jnp.stack([leaf] * count), model.params))
 
     @staticmethod
@@ -68,6 +68,13 @@ class Fused:
             return Outputs(hidden=fused, unembedding=jnp.eye(fused.shape[-1]))
 
         return dataclasses.replace(model, apply=apply, params=params)
+
+
+def _members(use: Any) -> int:
+    """How many members a method makes; 0 where it makes none."""
+    if use.name == "tuning.population":
+        return len(next(iter(use.options["numbers"].values())))
+    return use.options["count"] if use.name == "ensemble.members" else 0
 
 
 def stages(

@@ -67,7 +67,7 @@ def folds(
         if least == examples:
             raise ValueError(
                 f"all {examples} labels are {printable(rare)}, so every fold has one class; give examples of two "
-                "classes at least, or use kind='plain' without labels"
+                "classes at least; in Python kind='plain' takes no labels"
             )
         if least < count:
             raise ValueError(

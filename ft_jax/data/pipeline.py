@@ -70,7 +70,7 @@ class Plan:
         if not self.per_epoch:
             raise ValueError(
                 f"a batch of {self.batch_size * self.processes} needs as many examples and the data set has "
-                f"{len(self.dataset)}; make batch_size smaller, or pass remainder='pad'"
+                f"{len(self.dataset)}; make batch_size at most {len(self.dataset) // self.processes}, or give more"
             )
         import grain  # Slow to import, and only pipelines need it; families import this package for augmentation.
 

@@ -25,6 +25,8 @@ IDS, VALUES = "teacher_ids", "teacher_log_probabilities"
 FORMAT = 1
 TYPES = ("float16", "float32")
 HEADER = "header.json"
+FIELDS = {"data": "data set, length or packing", "rows": "number of rows"}
+"""What fields of the header are called where their own names would say little."""
 PARTS = ("ids", "values")
 
 
@@ -86,6 +88,11 @@ def digest_of_rows(rows: Dataset) -> str:
     return found.hexdigest()
 
 
+def digest_of_tokenizer(tokenizer: Any) -> str:
+    """A digest of a tokenizer's tokens with their ids."""
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+
+
 def counted(row: Mapping[str, Any]) -> np.ndarray:
     """Which of a row's tokens carry loss, ``[time]``."""
     found = np.asarray(row["labels"]) >= 0
@@ -105,8 +112,8 @@ def begin(folder: Path, header: Header) -> list[int]:
         for field in asked:
             if held[field] != asked[field]:
                 raise ValueError(
-                    f"{folder} is a cache of another {field} ({printable(held[field])}, not "
-                    f"{printable(asked[field])}); give another folder"
+                    f"{folder} is a cache of another {FIELDS.get(field, field)} ({printable(held[field], 20)}, not "
+                    f"{printable(asked[field], 20)}); give another folder"
                 )
     else:
         folder.mkdir(parents=True, exist_ok=True)
@@ -179,6 +186,15 @@ class TeacherCache:
             self._check_size(shard, place)
         held = {name: Computed(len(rows), functools.partial(self._row, name, masks, starts)) for name in (IDS, VALUES)}
         return dataclasses.replace(rows, columns={**rows.columns, **held})
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Raises ValueError on another tokenizer than that whose ids are stored."""
+        if digest_of_tokenizer(tokenizer) != self.header.tokenizer:
+            raise ValueError(
+                f"{self.folder} holds classes by the tokenizer of {printable(self.header.address)}, and the model has "
+                f"another one ({len(tokenizer.get_vocab())} tokens); take a model with that teacher's tokenizer, or "
+                "write a cache with a teacher that has the model's"
+            )
 
     def _row(self, name: str, masks: list, starts: list, row: int) -> np.ndarray:
         mask, start = masks[row], starts[row]

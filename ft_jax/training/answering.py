@@ -13,14 +13,17 @@ import numpy as np
 from ft_jax import data, models
 from ft_jax.assets.cache import replacing, sha256_of
 from ft_jax.data.chats import check_messages, render
+from ft_jax.data.teacher_cache import digest_of_tokenizer
 from ft_jax.data.tokens import encode, surroundings, without_opening
 from ft_jax.models.generation.generate import gives_tokens
 from ft_jax.models.generation.sampling import sampling_of
 from ft_jax.outside import listed, parse_json, printable, read_json
-from ft_jax.training.caching import digest_of_parameters, digest_of_tokenizer
+from ft_jax.training.caching import digest_of_parameters
 from ft_jax.training.own_data.rows import tokenizer_of
 
 FORMAT = 1
+FIELDS = {"prompts": "file of prompts", "rows": "number of prompts"}
+"""What fields of the header are called where their own names would say little."""
 HEADER, ANSWERS, UNFINISHED = "teacher.json", "answers.jsonl", "unfinished.jsonl"
 
 
@@ -233,8 +236,8 @@ def _begin(out: Path, header: Header) -> list[dict[str, Any]]:
     for field, value in asked.items():
         if held.get(field) != value:
             raise ValueError(
-                f"{out} holds answers of another {field} ({printable(held.get(field))}, not {printable(value)}); give "
-                "another folder"
+                f"{out} holds answers of another {FIELDS.get(field, field)} ({printable(held.get(field), 20)}, not "
+                f"{printable(value, 20)}); give another folder"
             )
     unfinished = out / UNFINISHED
     whole = unfinished.read_bytes().splitlines(keepends=True) if unfinished.is_file() else []

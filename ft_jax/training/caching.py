@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,15 @@ from ft_jax.core.outputs import logits_of
 from ft_jax.core.weights import shape
 from ft_jax.data import collate
 from ft_jax.data.dataset import Dataset
-from ft_jax.data.teacher_cache import TYPES, Header, begin, counted, digest_of_rows, write_shard
+from ft_jax.data.teacher_cache import (
+    TYPES,
+    Header,
+    begin,
+    counted,
+    digest_of_rows,
+    digest_of_tokenizer,
+    write_shard,
+)
 from ft_jax.outside import listed
 from ft_jax.training.objective import outline_of
 from ft_jax.training.own_data.rows import MULTIPLE, longest_of, tokenizer_of
@@ -178,8 +185,3 @@ def digest_of_parameters(params: Any) -> str:
         found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape} ".encode())
         found.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
     return found.hexdigest()
-
-
-def digest_of_tokenizer(tokenizer: Any) -> str:
-    """A digest of a tokenizer's tokens with their ids."""
-    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()

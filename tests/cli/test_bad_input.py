@@ -34,6 +34,18 @@ CLASSIFY = ["classify", "--data.address", "reviews.csv", *ENCODER]
 DISTIL = ["distil", "--data.address", "chats.jsonl", *DECODER]
 SAME = ["encoder", "encoder"]
 
+TAUGHT = (
+    "logits(params=Pretrained('encoder'))",
+    "cached_logits()",
+    *(
+        f"hints(params=Pretrained('decoder'), layers={one})"
+        for one in ("{0: 9}", "{'encoder.layer.1': 0}", "{}", "'x'")
+    ),
+    "attention_scores(params=Pretrained('decoder'), layers={9: 0})",
+    "relations(params=Pretrained('decoder'), heads=2, layers={0: 'embedding'})",
+)
+"""A teacher with another vocabulary, none, and layer maps that name nothing."""
+
 BAD = {
     "run": [
         *([name] for name in FILES),
@@ -43,12 +55,14 @@ BAD = {
         *(["classify", "--data.address", "reviews.csv", "--model.address", it] for it in ("a.xyz", "empty.csv", *RUNS)),
         *([*CLASSIFY, "--out", folder] for folder in ("mine", "run", "older", "cut", "reviews.csv")),
         *([name] for name in TRAINING),
+        *([*DISTIL, "--method", f"distillation.{method}", "transfer.full"] for method in TAUGHT),
     ],
     "sweep": [
         *([name, *SPACE] for name in FILES),
         *(["classify", "--data.address", file, *ENCODER, *SPACE] for file in FEW),
         [*CLASSIFY, "--space", "nothing=1..2"],
         [*CLASSIFY, *SPACE, "--objective", "max:acuracy"],
+        ["classify", "--data.address", "one_class.csv", *ENCODER, *SPACE, "--folds", "2"],
     ],
     "choose": [
         *([name] for name in FILES),
@@ -66,6 +80,19 @@ BAD = {
         *([*DISTIL, "--teacher", "decoder", "--out", "out", f"--{name}", "0"] for name in ("top", "batch")),
         [*DISTIL, "--teacher", "decoder", "--out", "out", "--stored", "float7"],
         DISTIL,
+    ],
+    "write-answers": [
+        *([file, "--teacher", "decoder", "--out", "out"] for file in DATA),
+        *(
+            ["chats.jsonl", "--teacher", it, "--out", "out"]
+            for it in ("nowhere", "empty.csv", "run", "no_run", "encoder")
+        ),
+        *(["chats.jsonl", "--teacher", "decoder", "--out", place] for place in ("mine", "run", "reviews.csv")),
+        *(
+            ["chats.jsonl", "--teacher", "decoder", "--out", "out", *words]
+            for words in (["--batch", "0"], ["--max-new-tokens", "1000"], ["--temperature", "-1"], ["--top-p", "0.5"])
+        ),
+        ["chats.jsonl"],
     ],
     "list": [["all"], ["--everything"]],
     "data": [
@@ -104,7 +131,13 @@ BAD = {
     "bench": [["nothing"], ["throughput", "--size", "huge"], ["throughput", "--size", "tiny", "--batch", "0"]],
     "reproduce": [["nothing"], ["all", "--seeds", "0"]],
     "fetch": [["nowhere"], ["pkg://nothing"], ["hf://"], ["zz://x"]],
-    "fuse": [*([name] for name in FILES), *([file] for file in DATA), ["no.npz"], ["classify", "--seeds", "0"]],
+    "fuse": [
+        *([name] for name in FILES),
+        *([file] for file in DATA),
+        ["no.npz"],
+        ["classify", "--seeds", "0"],
+        ["classify", "--by", "vote", "--quorum", "2"],
+    ],
     "merge": [
         *(["uniform", run, "encoder", "--out", "out"] for run in RUNS),
         ["uniform", "encoder", "decoder", "--out", "out"],
@@ -162,6 +195,7 @@ def place(tmp_path_factory):
         "notes.txt": "a note\n",
         "no_experiment.py": "x = 1\n",
         "broken.py": "x = (\n",
+        "one_class.csv": "text,label\n" + "a great film,positive\n" * 9,
     }.items():
         (here / name).write_text(text)
     (here / "binary.csv").write_bytes(bytes(range(256)) * 4)

@@ -72,7 +72,7 @@ def test_adapters_are_merged_as_adapters(tmp_path, capsys):
     [
         (["uniform", "A", "B", "--density", "0.5"], "uniform has no option --density; it has none"),
         (["ties", "A", "B", "--epsilon", "0.5"], "ties has no option --epsilon; it has --density"),
-        (["ties", "A", "B"], "pass base="),
+        (["ties", "A", "B"], "give the model they were trained from (--base, base=)"),
         (["greedy", "A", "B"], "needs --score"),
         (["greedy", "A", "B", "--score", "true"], "write {} where the folder goes"),
         (["uniform", "A", "nowhere"], "there is no file or folder 'nowhere'"),

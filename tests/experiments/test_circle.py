@@ -3,11 +3,12 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from training.serving import small_runs
 
-from experiments.ensemble import merged_domains
+from experiments.ensemble import merged_domains, own_tasks
 from experiments.ensemble.back_to_backbone import COLUMNS, lines, record
 from experiments.study import Claim
 from ft_jax import models
@@ -78,3 +79,25 @@ def test_claims_are_of_the_means_over_domains_and_seeds():
     assert [claim.met for claim in merged_domains.claims(rows)] == [True, True, False]
     told = merged_domains.lines(rows, 200)
     assert told[0]["accuracy"] == {"movies": [0.9, 0.9], "news": [0.9, 0.9]} and len(told) == len(ways) + 3
+
+
+def test_members_on_their_own_tasks_teach_as_one_model():
+    made = own_tasks.stages()
+    (taught,) = made[own_tasks.BACK].method
+    outline = taught.options["params"].outline(jax.random.key(0))
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(outline.params)} == {4}
+    images = jnp.ones((3, 1, 384, 1))
+    logits = outline.apply(outline.params, {"images": images}).logits
+    one = made["members"].model.build(jax.random.key(0))
+    # Four that are alike say together what one says.
+    alone = jax.nn.log_softmax(one.apply(one.params, {"images": images}, None).logits)
+    np.testing.assert_allclose(jax.nn.log_softmax(logits), alone, atol=1e-5)
+
+
+def test_claims_of_own_tasks_compare_means_over_domains():
+    def rows(fused, one, others):
+        scores = {"fused by mean": fused, own_tasks.BACK: one, own_tasks.OTHERS: others}
+        return {stage: {domain: {"accuracy": score} for domain in "ab"} for stage, score in scores.items()}
+
+    assert [claim.met for claim in own_tasks.claims([rows(0.8, 0.795, 0.7)])] == [True, True]
+    assert [claim.met for claim in own_tasks.claims([rows(0.8, 0.7, 0.795)])] == [False, False]

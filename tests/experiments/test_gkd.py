@@ -48,3 +48,12 @@ def test_a_divergence_is_that_of_the_labels_that_count(teacher):
 def test_a_claim_holds_by_what_was_measured(own, met):
     ways = {"before": 2.2, "supervised": 1.6, "off-policy": 1.5, "GKD": own}
     assert [claim.met for claim in gkd.claims([{"way": way, "own": value} for way, value in ways.items()])] == met
+
+
+@pytest.mark.parametrize("way", ahead.WAYS)
+def test_answers_are_the_students_wherever_they_are_made(way, tmp_path):
+    made = ahead.experiment_of(way, ahead.Random(width=16, layers=1), ahead.Prompts(prompt=6, answer=4), 2)
+    result = fit(made, run=tmp_path, quiet=True)
+    told = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
+    terms = [line["distillation.jsd"] for line in told if "distillation.jsd" in line]
+    assert len(terms) == 2 and all(np.isfinite(terms)) and terms[0] > 0

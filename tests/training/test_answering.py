@@ -151,7 +151,7 @@ def test_prompts_teachers_and_folders_that_do_not_fit_are_refused(here, tmp_path
         write_answers(file, other, tmp_path / "out", max_new_tokens=4)
     more = tmp_path / "more.jsonl"
     more.write_text('{"prompt": "the"}\n{"prompt": "is"}\n')
-    with pytest.raises(ValueError, match="holds answers of another prompts"):
+    with pytest.raises(ValueError, match="holds answers of another file of prompts"):
         write_answers(str(more), teacher, tmp_path / "out", max_new_tokens=4)
     with pytest.raises(ValueError, match="holds other files"):
         write_answers(file, teacher, tmp_path, max_new_tokens=4)

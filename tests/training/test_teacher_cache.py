@@ -129,6 +129,16 @@ def test_damage_is_noticed_before_anything_trains(here, tmp_path, damage):
         with_data(here[1], teacher=str(folder)).data.build(here[1].model.build(None), Feed(2))
 
 
+def test_a_model_with_another_tokenizer_is_refused_though_its_rows_are_the_same(here, tmp_path):
+    _, experiment, _, written = here
+    tokenizer = for_decoders()
+    tokenizer.add_tokens(["unheard"])
+    made = with_data(experiment, teacher=str(written.folder))
+    model = models.load(saved(tmp_path / "other", 3, tokenizer))
+    with pytest.raises(ValueError, match="holds classes by the tokenizer of .* and the model has another one"):
+        made.data.build(model, Feed(2))
+
+
 def test_what_does_not_match_is_refused_and_nothing_is_written(here, tmp_path):
     folder, experiment, teacher, written = here
     for match, changed, other, options in (

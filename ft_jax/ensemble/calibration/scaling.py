@@ -70,7 +70,7 @@ def vector(logits, labels, *, bias: bool = True, l2: float = 1e-6) -> Scaling:
       l2: pulls scales to 1 and biases to 0, for classes that hardly occur.
 
     Raises:
-      ValueError: shapes that don't fit or no labelled example.
+      ValueError: shapes that don't fit, no labelled example, or one class alone.
 
     Example:
       >>> logits = np.array([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0], [4.0, 0.0]])
@@ -79,6 +79,10 @@ def vector(logits, labels, *, bias: bool = True, l2: float = 1e-6) -> Scaling:
       [0.67, 0.67, 0.0, 0.67]
     """
     logits, labels = checked(logits, labels, "vector scaling")
+    if len(np.unique(labels)) < 2:
+        raise ValueError(
+            f"all {len(labels)} labels are {labels[0]}; vector scaling needs examples of at least two classes"
+        )
     classes = logits.shape[1]
     start = np.concatenate([np.ones(classes), np.zeros(classes)])
 

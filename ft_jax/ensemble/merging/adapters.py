@@ -195,7 +195,8 @@ def _check_shapes(read: Sequence[_Adapter], modules) -> None:
         for name, shape in others:
             if shape != wanted:
                 raise ValueError(
-                    f"{_inner(module)!r} is {wanted} in {first} and {shape} in {name}; only adapters of one base merge"
+                    f"{_inner(module)!r} is {wanted} in {first} and {shape} in {name}; only adapters of one base "
+                    "merge; leave one of them out"
                 )
 
 
@@ -204,7 +205,7 @@ def _common_rank(read: Sequence[_Adapter], rule: Rule) -> int:
     if len(set(ranks.values())) > 1:
         said = ", ".join(f"{rank} in {folder}" for folder, rank in ranks.items())
         raise ValueError(
-            f"adapters have different ranks ({said}) and {rule.name} is no sum; give the result's with rank="
+            f"adapters have different ranks ({said}) and {rule.name} is no sum; give the result's (--rank, rank=)"
         )
     return next(iter(ranks.values()))
 

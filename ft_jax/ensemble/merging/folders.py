@@ -150,7 +150,10 @@ def _check_kinds(places: Mapping[str, Path]) -> None:
     (first, wanted), *others = kinds.items()
     for name, kind in others:
         if kind != wanted:
-            raise ValueError(f"{first} is a {wanted} and {name} a {kind}; only models of one architecture merge")
+            raise ValueError(
+                f"{first} is a {wanted} and {name} a {kind}; only models of one architecture merge; leave "
+                "one of them out"
+            )
 
 
 def _check(stored: Mapping[str, Mapping[str, Stored]], models: set[str], average: tuple[str, ...]) -> None:

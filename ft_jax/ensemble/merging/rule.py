@@ -115,7 +115,9 @@ def weights_of(rule: Rule, weights, models: int, base: bool, fishers: bool) -> n
         takes = f"exactly {rule.fewest}" if rule.fewest == rule.most else f"at least {rule.fewest}"
         raise ValueError(f"{rule.name} merges {takes} models and was given {models}")
     if rule.base and not base:
-        raise ValueError(f"{rule.name} merges differences from a base; pass base=, the model they were trained from")
+        raise ValueError(
+            f"{rule.name} merges differences from a base; give the model they were trained from (--base, base=)"
+        )
     if rule.fishers and not fishers:
         raise ValueError(f"{rule.name} needs each model's Fisher information; pass fishers=, one for each model")
     given = np.ones(models) if weights is None else np.asarray(weights, np.float64)

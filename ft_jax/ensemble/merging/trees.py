@@ -95,7 +95,8 @@ def check_outlines(outlines: Mapping[str, Mapping[str, tuple[int, ...]]]) -> Non
             if tensor not in found or tensor not in wanted:
                 has, lacks = (first, name) if tensor in wanted else (name, first)
                 raise ValueError(
-                    f"{has} has a tensor {tensor!r} and {lacks} has none; only models of one architecture merge"
+                    f"{has} has a tensor {tensor!r} and {lacks} has none; only models of one architecture merge; "
+                    "leave one of them out"
                 )
             if wanted[tensor] != found[tensor]:
                 raise ValueError(

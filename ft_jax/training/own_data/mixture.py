@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,9 +20,10 @@ Batch = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Batches of several sources, each batch of one.
+    """Batches of several sources, each batch of one, or all of them together.
 
-    A batch's fields ``source [batch]`` and ``chance [batch]`` say which source it is of, and how likely that was.
+    A batch's fields ``source [batch]`` and ``chance [batch]`` say which source it is of, and how likely that was; rows
+    that stand together have a ``source`` each and no chance.
 
     Attributes:
       sources: data specs of one task each, of equal fields and classes; shorter rows of tokens are filled up.
@@ -30,6 +32,7 @@ class Mixture:
         memory has the ``chances`` of the sources.
       ahead: with `by`, whether the next batch is drawn while the last update is computed, see
         `ft_jax.training.OnPolicy`.
+      together: every batch has as many rows of each source, the first one's first, for `ft_jax.ensemble.own_task`.
 
     Example:
       >>> from ft_jax.training import Experiment, Use
@@ -42,6 +45,7 @@ class Mixture:
     shares: tuple[float, ...] | None = None
     by: str | None = None
     ahead: bool = False
+    together: bool = False
 
     def check(self) -> None:
         """Raises ValueError on what can be seen to be wrong without the data."""
@@ -52,6 +56,8 @@ class Mixture:
                 source.check()
         if self.by is not None and self.shares is not None:
             raise ValueError(f"data.shares and data.by both say how sources are drawn; leave shares to {self.by}")
+        if self.together and (self.by is not None or self.shares is not None):
+            raise ValueError("data.together takes as many rows of each source; leave data.shares and data.by out")
         wrong = self.shares is not None and (
             len(self.shares) != len(self.sources) or not all(np.isfinite(self.shares)) or not min(self.shares) > 0
         )
@@ -66,6 +72,12 @@ class Mixture:
 
     def build(self, model: Any, feed: Feed) -> Stream:
         """One task."""
+        count = len(self.sources)
+        if self.together and feed.batch_size % count:
+            raise ValueError(
+                f"a batch of {feed.batch_size} rows can't have as many of {count} sources; give a multiple of {count}"
+            )
+        feed = dataclasses.replace(feed, batch_size=feed.batch_size // count) if self.together else feed
         tasks = [_only(source.build(model, feed), place) for place, source in enumerate(self.sources)]
         classes = {task.classes for task in tasks}
         if len(classes) > 1:
@@ -74,11 +86,12 @@ class Mixture:
                 "mean two things; give all of them the same names"
             )
         sizes = [task.examples for task in tasks]
-        if self.by is None and self.shares is None and None in sizes:
+        if self.by is None and self.shares is None and not self.together and None in sizes:
             raise ValueError("a source does not know how many examples it has; give data.shares")
-        shares = np.asarray(sizes if self.shares is None else self.shares, np.float64) if self.by is None else None
+        drawn_here = self.by is None and not self.together
+        shares = np.asarray(sizes if self.shares is None else self.shares, np.float64) if drawn_here else None
         drawn = Drawn([task.train for task in tasks], feed.seed, shares, getattr(model, "pad_token", 0))
-        train = drawn if self.by is None else self._asking(drawn, feed)
+        train = Together(drawn) if self.together else drawn if self.by is None else self._asking(drawn, feed)
         sets: dict[str, Any] = {}
         for task in tasks:
             for name, batches in task.evaluations.items():
@@ -157,6 +170,12 @@ class Drawn:
         self._count += 1
         return self._told(next(self._sources[source]), source, float(chances[source]))
 
+    def all_sources(self) -> Batch:
+        """The next batch of every source, one after the other."""
+        batches = [self._told(next(source), place, 1.0) for place, source in enumerate(self._sources)]
+        parts = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
+        return {name: part for name, part in parts.items() if name != CHANCE}
+
     def get_state(self) -> dict[str, Any]:
         """Where it stands."""
         return {"drawn": self._count, "sources": [source.get_state() for source in self._sources]}
@@ -171,6 +190,24 @@ class Drawn:
         batch = of_one_length([batch, self._longest], self._padding)[0]
         rows = len(next(iter(batch.values())))
         return {**batch, SOURCE: np.full(rows, source, np.int32), CHANCE: np.full(rows, chance, np.float32)}
+
+
+class Together:
+    """Rows of all sources in every batch, as many of each, whose place is that of `Drawn`."""
+
+    def __init__(self, drawn: Drawn):
+        self._drawn = drawn
+
+    def __next__(self) -> Batch:
+        return self._drawn.all_sources()
+
+    def get_state(self) -> Any:
+        """Where `Drawn` stands."""
+        return self._drawn.get_state()
+
+    def set_state(self, state: Any) -> None:
+        """Stands there."""
+        self._drawn.set_state(state)
 
 
 class Turns:

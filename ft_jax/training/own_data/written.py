@@ -65,7 +65,11 @@ class Written:
     def build(self, model: Any, feed: Feed) -> Stream:
         """One task."""
         train, held = train_and_evaluation(self.address, self.evaluation, self.held_out)
-        beside = None if self.teacher is None else open_cache(self.teacher).beside
+        beside = None
+        if self.teacher is not None:
+            cache = open_cache(self.teacher)
+            cache.check_tokenizer(tokenizer_of(model))
+            beside = cache.beside
         return one_task(self, train, held, self._tokens, model, feed, beside)
 
     def rows(self, model: Any) -> Dataset:
