@@ -4,8 +4,8 @@
 (`ft_jax.training.OnPolicy`), and ``ahead`` while the device computes the update before, by the parameters that were
 there then. Answers, teacher and update are the device's work in all three, so one device has nothing to do at once.
 
-``python -m experiments.distillation.ahead --out docs/results/on_policy_ahead.jsonl`` measures a step of a random decoder
-of 4 layers and 256 numbers, its teacher alike, 8 prompts of 32 tokens and answers of 32; ``python
+``python -m experiments.distillation.ahead --out docs/results/on_policy_ahead.jsonl`` measures an update of a random
+decoder of 4 layers and 256 numbers, its teacher alike, 8 prompts of 32 tokens and answers of 32; ``python
 docs/distillation_tables.py`` puts it into docs/distillation.md.
 """
 
@@ -44,7 +44,8 @@ class Random:
 
     def build(self, key: jax.Array) -> models.Model:
         """The model."""
-        return models.tiny_decoder(jax.random.key(self.seed), vocabulary=1024, width=self.width, layers=self.layers)
+        made = models.tiny_decoder(jax.random.key(self.seed), vocabulary=1024, width=self.width, layers=self.layers)
+        return made.configure(positions=128)
 
 
 @dataclasses.dataclass(frozen=True)

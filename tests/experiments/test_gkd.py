@@ -1,12 +1,15 @@
 """The experiment of a student that is corrected on its own texts, with a model of a few words."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 from training.serving import small_runs
 
-from experiments.distillation import gkd
+from experiments.distillation import ahead, gkd
 from ft_jax import models
+from ft_jax.training import fit
 
 
 @pytest.fixture(scope="module")
