@@ -52,6 +52,8 @@ class Written:
 
     count: int = 8000
 
+    text_of = staticmethod(text_of)
+
     def build(self, model: Any, feed: Feed) -> Stream:
         """One task."""
         train = with_captions(drawn(self.count, 2000 + feed.seed))

@@ -138,6 +138,8 @@ class Scenes:
     left: bool = False
     address: str = "digits"
 
+    text_of = staticmethod(text_of)
+
     def build(self, model: Any, feed: Feed) -> Stream:
         """One task."""
         train, test = drawn(self.count, 1000 + feed.seed, self.address), drawn(CONTENTS, 7, self.address, "test")

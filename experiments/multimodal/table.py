@@ -20,7 +20,10 @@ RESULTS = DOCS / "results" / "multimodal.jsonl"
 PAGE = DOCS / "multimodal.md"
 PICTURES = DOCS / "multimodal"
 
-NAMES = ("scene_captions", "three_modalities", "lora_on_clip", "kept_zero_shot", "distilled_clip", "scene_writing")
+NAMES = (
+    "scene_captions", "minilm_captions", "three_modalities", "lora_on_clip", "kept_zero_shot", "distilled_clip",
+    "scene_writing",
+)  # fmt: skip
 """In the order of the page."""
 
 

@@ -79,7 +79,7 @@ def with_row_weights(batch: Mapping[str, Any], real: int) -> dict[str, Any]:
     """The batch with ``weights`` in it, 0 in every row from ``real`` on; parts with weights of their own too.
 
     Weights that are missing are 1, of the shape of whole-number ``labels``, or else one for each row. Parts that
-    carry ``labels`` are given weights in the same way.
+    carry ``labels``, and all parts of a batch that has nothing else, are given weights in the same way.
 
     Example:
       >>> with_row_weights({"labels": np.array([1, 0, 0])}, real=2)["weights"].tolist()
@@ -87,8 +87,9 @@ def with_row_weights(batch: Mapping[str, Any], real: int) -> dict[str, Any]:
     """
     parts = {name: value for name, value in batch.items() if isinstance(value, Mapping)}
     plain = {name: value for name, value in batch.items() if name not in parts}
+    # Where the batch has no field of its own that could say it, every part says which rows are real.
     weighted = {
-        name: with_row_weights(part, real) if {"labels", "weights"} & part.keys() else dict(part)
+        name: with_row_weights(part, real) if not plain or {"labels", "weights"} & part.keys() else dict(part)
         for name, part in parts.items()
     }
     if not plain:

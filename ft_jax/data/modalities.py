@@ -93,10 +93,12 @@ class Collected:
       dataset: of the examples that are whole: a part for each modality, ``{field: value, "present": 0 or 1}``, and the
         other columns.
       skipped: those that are not.
+      examples: of each that is whole its place in the table, or its key in a tar.
     """
 
     dataset: Dataset
     skipped: tuple[Skipped, ...] = ()
+    examples: tuple[int | str, ...] = ()
 
 
 def modalities(dataset: Dataset, **parts: str) -> Dataset:
@@ -141,6 +143,7 @@ def referenced(
     *,
     broken: Literal["refuse", "skip"] = "refuse",
     root: str | Path | None = None,
+    texts: Sequence[str] = (),
 ) -> Collected:
     """Examples of a table (jsonl, csv, parquet …) whose columns name files of images and sounds.
 
@@ -153,6 +156,7 @@ def referenced(
       broken: what to do with an example one of whose files is missing, truncated or of another rate: ``"refuse"`` the
         table with a sentence that says which, or ``"skip"`` the example and count it.
       root: the folder that paths start in; the table's own by default. No path may leave it.
+      texts: columns that are modalities as they stand, so that a row with a text there may lack all files.
 
     Raises:
       ValueError: a broken example where they are refused; a path that leaves the folder; an example without any
@@ -184,13 +188,14 @@ def referenced(
             )
     used = {part.column for part in parts.values()}
     rows = range(len(next(iter(columns.values()))))
-    kept, streams, skipped = _checked(path.name, rows, parts, opened, broken)
+    written = {name: columns[name] for name in texts if name in columns}
+    kept, streams, skipped = _checked(path.name, rows, parts, opened, broken, written)
     rest = {
         ("labels" if name == "label" else name): [column[row] for row in kept]
         for name, column in columns.items()
         if name not in used
     }
-    return Collected(Dataset({**_parts(parts, streams, path.name, kept), **rest}), skipped)
+    return Collected(Dataset({**_parts(parts, streams, path.name, kept), **rest}), skipped, tuple(kept))
 
 
 def shards(
@@ -198,6 +203,7 @@ def shards(
     parts: Mapping[str, Image | Audio],
     *,
     broken: Literal["refuse", "skip"] = "refuse",
+    texts: bool = False,
 ) -> Collected:
     """Examples of tar files as webdataset writes them: members ``KEY.ENDING`` of one key are one example.
 
@@ -208,6 +214,7 @@ def shards(
     Args:
       addresses: of the tars.
       parts, broken: as for `referenced`.
+      texts: whether ``txt`` is a modality, so that an example may have nothing else.
 
     Raises:
       AssetRefused: a tar that is damaged, or whose members escape or burst.
@@ -239,11 +246,13 @@ def shards(
         held = next((fields[ending] for ending in parts[name].column.split("|") if ending in fields), None)
         return None if held is None else lambda: io.BytesIO(held)
 
-    kept, streams, skipped = _checked("the shards", range(len(keys)), parts, opened, broken, keys)
+    written = {"txt": [fields.get("txt") for fields in examples.values()]} if texts else {}
+    kept, streams, skipped = _checked("the shards", range(len(keys)), parts, opened, broken, written, keys)
     told = [_told(keys[row], examples[keys[row]]) for row in kept]
     names = dict.fromkeys(name for one in told for name in one)
     rest = {name: [one.get(name) for one in told] for name in names if name not in parts}
-    return Collected(Dataset({**_parts(parts, streams, "the shards", kept), **rest}), skipped)
+    whole = {**_parts(parts, streams, "the shards", kept), **rest}
+    return Collected(Dataset(whole), skipped, tuple(keys[row] for row in kept))
 
 
 def _told(key: str, fields: Mapping[str, bytes]) -> dict[str, Any]:
@@ -261,8 +270,8 @@ def _told(key: str, fields: Mapping[str, bytes]) -> dict[str, Any]:
     return found
 
 
-def _checked(title, rows, parts, opened, broken, keys=None):
-    """The rows that are whole, their streams by modality, and those that are not."""
+def _checked(title, rows, parts, opened, broken, written, keys=None):
+    """The rows that are whole, their streams by modality, and those that are not; `written` are columns of texts."""
     if broken not in ("refuse", "skip"):
         raise ValueError(f"broken is {printable(broken)}; use 'refuse' or 'skip'")
     kept, streams, skipped = [], {name: [] for name in parts}, []
@@ -276,10 +285,14 @@ def _checked(title, rows, parts, opened, broken, keys=None):
                         parts[name].decode(file, name)
         except Broken as error:
             if broken == "refuse":
-                raise ValueError(f"{title}, example {label}: {error}; mend it, or pass broken='skip'") from None
+                remedy = "mend it, or pass broken='skip' (--data.broken skip)"
+                raise ValueError(f"{title}, example {label}: {error}; {remedy}") from None
             skipped.append(Skipped(label, str(error)))
             continue
-        _check_any({name: [stream is not None] for name, stream in found.items()}, [label])
+        there = {name: [stream is not None] for name, stream in found.items()}
+        there |= {name: [_there(column[row])] for name, column in written.items()}
+        if there:
+            _check_any(there, [label])
         kept.append(row)
         for name, stream in found.items():
             streams[name].append(stream)

@@ -15,7 +15,8 @@ A model that holds both towers, such as a loaded CLIP:
 
 One network of several modalities, any of them missing:
 
-- `model`: encoders, a fusion, a head. `modality_dropout`: some are taken away in training.
+- `model`: encoders, a fusion, a head. `modality_dropout`: some are taken away in training. `alike`: its
+  representations by each modality alone are compared.
 """
 
 from ft_jax.multimodal.binding import Tower, bind
@@ -27,7 +28,7 @@ from ft_jax.multimodal.hard_negatives import hard_negatives
 from ft_jax.multimodal.late_interaction import late_interaction, max_similarities
 from ft_jax.multimodal.lit import lit
 from ft_jax.multimodal.matryoshka import matryoshka
-from ft_jax.multimodal.network import model
+from ft_jax.multimodal.network import alike, model
 from ft_jax.multimodal.presence import modality_dropout, present_in
 from ft_jax.multimodal.siglip import siglip, sigmoid_contrastive
 from ft_jax.multimodal.temperature import temperature
@@ -35,6 +36,7 @@ from ft_jax.multimodal.towers_in_one import pairs, similarities, zero_shot
 
 __all__ = [
     "Tower",
+    "alike",
     "bind",
     "clip",
     "clip_adapter",

@@ -21,6 +21,7 @@ from ft_jax.training.composition import MethodLike
 from ft_jax.training.metrics import MetricLike
 from ft_jax.training.objective import objective_of
 from ft_jax.training.parallel import Parallelism, as_parallelism
+from ft_jax.training.rates import check_rates, rated
 from ft_jax.training.stream import Feed, Stream
 
 OPTIMIZERS = (
@@ -69,6 +70,8 @@ class OptimizerSpec:
       final: the share of the peak at which a schedule ends.
       options: further arguments of the constructor, such as ``{"b2": 0.98}``. Fractions are numbers of the state, which
         trials may vary and controllers change; the rest, such as ``{"ns_steps": 5}``, is fixed.
+      rates: shares of the learning rate by shell pattern of the parameters' paths, such as
+        ``{"model/encoders/text/*": 0.1}``; the first that fits counts, and all else learns at the whole rate.
       half_precision: what makes small updates count on parameters that learn in half precision: ``"master"`` (a float32
         copy, `ft_jax.transfer.master_copies`), ``"stochastic"`` (`ft_jax.transfer.stochastic_rounding`), or ``"none"``.
     """
@@ -82,6 +85,7 @@ class OptimizerSpec:
     warmup: float = 0.0
     final: float = 0.0
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     half_precision: Literal["master", "stochastic", "none"] = "master"
 
     def check(self) -> None:
@@ -99,6 +103,7 @@ class OptimizerSpec:
             )
         if not 0 <= self.warmup < 1:
             raise ValueError(f"optimizer.warmup is {self.warmup}; give a share of all steps from 0 to below 1")
+        check_rates(self.rates)
         known = inspect.signature(build).parameters
         if self.weight_decay and "weight_decay" not in known:
             raise ValueError(
@@ -127,7 +132,8 @@ class OptimizerSpec:
         constructor = functools.partial(constructor, **fixed)
         flat = self.schedule == "constant" and not self.warmup
         schedule = None if flat else lambda step: self.share(step, steps, jnp)
-        return optimizer(constructor, schedule=schedule, max_norm=self.max_norm, **numbers)
+        made = optimizer(constructor, schedule=schedule, max_norm=self.max_norm, **numbers)
+        return rated(made, self.rates) if self.rates else made
 
     def share(self, step: Any, steps: int, library: Any = np) -> Any:
         """The share of the peak rate at a step: a linear rise, then the schedule down to `final` at the last step.

@@ -16,11 +16,11 @@ from ft_jax.training.clock import Stretch
 from ft_jax.training.experiment import Experiment
 from ft_jax.training.later import extended
 from ft_jax.training.logging import HYPER_AT, Log
-from ft_jax.training.loop.answers import keep_answers
 from ft_jax.training.loop.ending import check_going_on, going_on, keep_model, outcomes_of, summary_of
 from ft_jax.training.loop.heads import grown, grows, told
 from ft_jax.training.loop.leaving import shown
 from ft_jax.training.loop.ledger import Ledger
+from ft_jax.training.loop.looking import keep_shown
 from ft_jax.training.loop.measuring import checked, measured
 from ft_jax.training.loop.nonfinite import Broken, watch
 from ft_jax.training.loop.returning import Returns, Skips
@@ -149,7 +149,7 @@ class _Loop:
         with interruptions() as interrupted:
             if "before" not in self.progress.scores:
                 self.note(scores={"before": self.guarded("the evaluation", self.measure, "before")})
-                self.guarded("answering", keep_answers, self.plan, self.state, "before", self.folder.path)
+                self.guarded("answering", keep_shown, self.plan, self.state, "before", self.folder.path, self.log)
             while self.reach(self.progress.task):
                 try:
                     ended = self.task(interrupted)
@@ -162,7 +162,7 @@ class _Loop:
         if self.go_back_to_best():
             best = int(np.ravel(self.distributed.collect(self.state.step))[0])
             self.log.event(self.progress.step, "keep_best", f"went back to the best state, of step {best}")
-        self.guarded("answering", keep_answers, self.plan, self.state, "after", self.folder.path)
+        self.guarded("answering", keep_shown, self.plan, self.state, "after", self.folder.path, self.log)
         return self.summary("finished")
 
     def reach(self, task: int) -> bool:

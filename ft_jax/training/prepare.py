@@ -83,6 +83,8 @@ class Plan:
       measured: names of what an evaluation gives numbers for; empty without an evaluation set.
       answers: measures what the policy answers to prompts, ``tokens``, ``lengths`` and ``reward``; None where no method
         answers any, or what members answer is fused.
+      asked: ``(outputs, batch) -> arrays by name`` to what measures them, placed as the run is; compiled when first
+        asked.
     """
 
     experiment: Experiment
@@ -102,6 +104,7 @@ class Plan:
     later: Iterator[Task] | None = None
     measured: tuple[str, ...] = ()
     answers: Distributed | None = None
+    asked: Callable[[Callable[[Any, Batch], Any]], Distributed] | None = None
 
     @property
     def program(self) -> Program:
@@ -252,6 +255,7 @@ def _planned(
     for rows in {budget.batch_size, *(size(task.train.like) for task in stream if task.on_policy)}:
         check_divides(rows, distributed.shards, budget.accumulate)
     plain = build(None)
+    asked = lambda told: _asked(build, experiment, told)  # noqa: E731
     plan = Plan(
         experiment=experiment,
         model=told(model, classes_of(stream), target),
@@ -268,7 +272,8 @@ def _planned(
         classes=classes_of(stream),
         plain=plain,
         later=later,
-        answers=_answers(build, experiment, composition, plain),
+        answers=_answers(asked, composition, plain),
+        asked=asked,
     )
     if not jax.tree.leaves(plan.abstract.params):
         raise ValueError(
@@ -287,7 +292,7 @@ def _most_steps(budget: Any) -> int:
 
 def notes_of(plan: Plan) -> list[str]:
     """What a person should know of a run before it starts, in sentences."""
-    notes = []
+    notes = [note for task in plan.stream for note in task.notes]
     frozen = frozen_at_random(plan.composition, plan.model)
     if frozen:
         notes.append(f"{len(frozen)} parameters were drawn at random and do not learn, the first is {frozen[0]}")
@@ -304,14 +309,20 @@ def notes_of(plan: Plan) -> list[str]:
 ROUNDINGS = {"master": master_copies, "stochastic": stochastic_rounding}
 
 
-def _answers(build, experiment: Experiment, composition: Composition, plain: Program) -> Distributed | None:
-    """What measures answers to prompts, placed as the run is; compiled when it is first asked."""
+def _answers(asked: Callable, composition: Composition, plain: Program) -> Distributed | None:
+    """What measures answers to prompts."""
     fused = bool(composition.inwards("lift")) and not plain.trials
     if fused or not any(part.gives == "prompts" for part in composition):
         return None
 
     def told(outputs, batch):
         return {field: batch[field] for field in ("tokens", "lengths", "reward") if field in batch}
+
+    return asked(told)
+
+
+def _asked(build, experiment: Experiment, told: Callable) -> Distributed:
+    """What measures arrays of outputs and batches, placed as the run is; compiled when it is first asked."""
 
     def measure(program, axis):
         def answered(state, batch):

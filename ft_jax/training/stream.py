@@ -66,6 +66,7 @@ class Task:
         each task has those of the task before and its own after them.
       outputs: that the head has from this task on, where it grows with the classes that come; None leaves it as it is.
       columns: what was understood of its data's columns, for dry runs.
+      notes: what a person should know of its data before the run, in sentences, such as what was left out.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Task:
     classes: tuple[str, ...] = ()
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     outputs: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def on_policy(self) -> bool:

@@ -18,7 +18,10 @@ def command(words: Sequence[str]) -> int:
     parser.add_argument("--base", metavar="ADDRESS", help="where the model that was tuned is, if it moved")
     for name, meant in MODALITIES.items():
         parser.add_argument(
-            f"--{name}", metavar=meant, help=f"of a model of several modalities, the {name} of one example"
+            f"--{name}",
+            metavar=meant,
+            action="append",
+            help=f"of a model of several modalities, the {name} of one example; of one that compares, several times",
         )
     options = parser.parse_args(words)
     parts = {name: value for name in MODALITIES if (value := getattr(options, name)) is not None}
@@ -44,13 +47,23 @@ def command(words: Sequence[str]) -> int:
     return 0
 
 
-def several(run: str, base: str | None, parts: Mapping[str, str]) -> int:
-    """Prints the classes of one example of several modalities."""
+def several(run: str, base: str | None, parts: Mapping[str, Sequence[str]]) -> int:
+    """Prints the classes of one example of several modalities, or what a model that compares finds in its inputs."""
     from ft_jax.training.serving.kept import load_run
-    from ft_jax.training.serving.several import predict_parts
+    from ft_jax.training.serving.several import compare_parts, compares, predict_parts
 
-    found = predict_parts(load_run(run, base), parts)
-    print(json.dumps({**parts, **found.as_json()}, ensure_ascii=False), flush=True)
+    kept = load_run(run, base)
+    if compares(kept):
+        found = compare_parts(kept, parts)
+    else:
+        twice = next((name for name, given in parts.items() if len(given) > 1), None)
+        if twice:
+            raise ValueError(
+                f"--{twice} is given {len(parts[twice])} times, and an example has one {twice}; give it once"
+            )
+        found = predict_parts(kept, {name: given[0] for name, given in parts.items()}).as_json()
+    told = {name: given[0] if len(given) == 1 else list(given) for name, given in parts.items()}
+    print(json.dumps({**told, **found}, ensure_ascii=False), flush=True)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Pictures: what was retrieved, and where embeddings lie."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,31 @@ def retrieval_picture(
     return _saved(figure, path, plot)
 
 
+def in_two_dimensions(embeddings: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Embeddings of several modalities ``[examples, 2]`` in the two directions of largest variance of all of them.
+
+    Args:
+      embeddings: by modality, ``[examples, width]``, of one space.
+
+    Raises:
+      ValueError: none, fewer than two examples, or widths that differ.
+
+    Example:
+      >>> flat = in_two_dimensions({"image": np.eye(3), "text": np.eye(3) + 0.1})
+      >>> flat["text"].shape
+      (3, 2)
+    """
+    arrays = {name: np.asarray(one, np.float64) for name, one in embeddings.items()}
+    widths = {one.shape[-1] for one in arrays.values()}
+    if len(widths) != 1 or min(len(one) for one in arrays.values()) < 2:
+        raise ValueError(f"embeddings have the widths {sorted(widths)}; give two examples or more of one width")
+    every = np.concatenate(list(arrays.values()))
+    centre = every.mean(axis=0)
+    directions = np.linalg.svd(every - centre, full_matrices=False)[2][:2]
+    flat = {name: (one - centre) @ directions.T for name, one in arrays.items()}
+    return {name: np.pad(one, [(0, 0), (0, 2 - one.shape[1])]) for name, one in flat.items()}
+
+
 def embedding_picture(path: str | Path, embeddings: dict[str, np.ndarray], labels: Sequence[str] | None = None) -> Path:
     """Writes the embeddings of several modalities in their two directions of largest variance.
 
@@ -61,18 +86,11 @@ def embedding_picture(path: str | Path, embeddings: dict[str, np.ndarray], label
     Raises:
       ValueError: none, fewer than two examples, or widths that differ.
     """
-    arrays = {name: np.asarray(one, np.float64) for name, one in embeddings.items()}
-    widths = {one.shape[-1] for one in arrays.values()}
-    if len(widths) != 1 or min(len(one) for one in arrays.values()) < 2:
-        raise ValueError(f"embeddings have the widths {sorted(widths)}; give two examples or more of one width")
-    every = np.concatenate(list(arrays.values()))
-    centre = every.mean(axis=0)
-    directions = np.linalg.svd(every - centre, full_matrices=False)[2][:2]
+    arrays = in_two_dimensions(embeddings)
     plot = _plot()
     figure, axis = plot.subplots(figsize=(6, 5))
     known = sorted(set(labels)) if labels is not None else [""]
-    for marker, (name, one) in zip("os^Dv*", arrays.items(), strict=False):
-        flat = (one - centre) @ directions.T
+    for marker, (name, flat) in zip("os^Dv*", arrays.items(), strict=False):
         for place, label in enumerate(known):
             mine = np.ones(len(flat), bool) if labels is None else np.asarray(labels) == label
             shown = f"{name} {label}".strip()

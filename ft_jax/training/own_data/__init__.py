@@ -4,6 +4,7 @@
 - `Chats`, `Completions`, `Documents`, `Written`: text to learn to write; `CommonTokens`, what a teacher's tokenizer
   shares;
 - `Preferences`: two answers of which one is preferred; `Questions`: prompts with an answer that `Verified` checks;
+- `Together`: images, sounds and texts of one example, any of them missing;
 - `Pairs`: two texts whose embeddings should be close;
 - `Mixture`: several of these as one, in fixed shares or as a method of the run draws them.
 """
@@ -18,15 +19,16 @@ from ft_jax.training.own_data.pairs import Pairs
 from ft_jax.training.own_data.preferences import Preferences
 from ft_jax.training.own_data.questions import Questions, Verified
 from ft_jax.training.own_data.rows import in_pieces
+from ft_jax.training.own_data.together import Together
 from ft_jax.training.own_data.written import Chats, CommonTokens, Completions, Documents, Written
 
 SHAPES: Mapping[str, type] = {
     one.__name__: one
-    for one in (Labelled, Chats, Completions, Documents, Written, Preferences, Questions, Pairs, ImageFolder)
+    for one in (Labelled, Chats, Completions, Documents, Written, Preferences, Questions, Pairs, ImageFolder, Together)
 }
 """Every spec for one's own files, by name."""
 
 __all__ = [
     "SHAPES", "Chats", "CommonTokens", "Completions", "Documents", "ImageFolder", "Labelled", "Mixture", "Pairs",
-    "Preferences", "Questions", "Verified", "Written", "in_pieces", "pixels", "train_and_evaluation",
+    "Preferences", "Questions", "Together", "Verified", "Written", "in_pieces", "pixels", "train_and_evaluation",
 ]  # fmt: skip

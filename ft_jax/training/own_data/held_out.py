@@ -1,7 +1,7 @@
 """A file of one's own in two: what is learned, and what is measured."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,17 +40,36 @@ def train_and_evaluation(
         return whole, load(evaluation)
     if held_out == 0.0:
         return whole, None
-    places = np.array([digest_fraction(key) for key in contents(whole)])
-    kept = places >= held_out
-    if kept.all() or not kept.any():
+    away = held_back(contents(whole), held_out, address)
+    return whole.take(np.flatnonzero(~away)), whole.take(np.flatnonzero(away))
+
+
+def held_back(keys: Sequence[str], share: float, address: str) -> np.ndarray:
+    """Which examples are measured on, ``bool [examples]``, by a digest of what each says.
+
+    Args:
+      keys: of the examples; equal ones stay together.
+      share: of all; 0 for none.
+      address: of the data, for the message.
+
+    Raises:
+      ValueError: too few examples to hold any back.
+
+    Example:
+      >>> held_back(["a", "b", "c", "a"], 0.3, "four.csv").tolist()
+      [False, True, True, False]
+    """
+    places = np.array([digest_fraction(key) for key in keys])
+    away = places < share
+    if share and (away.all() or not away.any()):
         # A handful of examples, none of which fell on one of the sides: the lowest one is held back.
-        kept = places > places.min()
-    if not kept.any():
+        away = places <= places.min()
+    if away.all():
         raise ValueError(
-            f"{address} has {len(whole)} examples that say the same, so none can be held back; give "
+            f"{address} has {len(keys)} examples that say the same, so none can be held back; give "
             "data.evaluation another file, or data.held_out 0"
         )
-    return whole.take(np.flatnonzero(kept)), whole.take(np.flatnonzero(~kept))
+    return away
 
 
 def contents(examples: Dataset) -> list[str]:

@@ -101,6 +101,15 @@ details { margin-top: 14px; } summary { cursor: pointer; color: var(--accent); }
   .arrays { display: none; } .share .small { text-align: left; }
 }
 @media print { .run + .run { break-before: page; } }
+img.shown { width: 72px; height: auto; image-rendering: pixelated; border: 1px solid var(--line); display: block; }
+table.found { margin-top: 14px; }
+table.found + table.found { margin-top: 22px; }
+.parts > * + * { margin-top: 12px; }
+table.found td { padding: 4px 6px; vertical-align: top; max-width: 180px; }
+table.found td.right { outline: 2px solid var(--good); outline-offset: -2px; }
+.looked { position: relative; width: 112px; }
+.looked img { width: 100%; display: block; image-rendering: pixelated; }
+.looked svg.over { position: absolute; inset: 0; width: 100%; height: 100%; }
 """
 
 PAGE = """<!DOCTYPE html>
@@ -132,6 +141,8 @@ PAGE = """<!DOCTYPE html>
 </tbody></table>
 </section>
 {% endif %}
+{% macro shown(one) %}{% if one.image %}<img class="shown" src="{{ one.image }}" alt="an image">{% else %}
+{{- one.text }}{% endif %}{% endmacro %}
 {% for run in runs %}
 <article class="run" id="run-{{ run.index }}">
 <{{ run.heading }}>{{ run.name }}</{{ run.heading }}>
@@ -178,6 +189,67 @@ PAGE = """<!DOCTYPE html>
 <tr><th scope="row">{{ name }}</th>{% for told, share in cells %}<td class="n"
  style="background:color-mix(in srgb, var(--accent) {{ "%.0f"|format(60 * share) }}%, transparent)">{{ told }}</td>
 {% endfor %}</tr>{% endfor %}</tbody></table></div>
+{% endfor %}
+{% for set in run.pictured %}
+<h3>Images, texts and other inputs: {{ set.name }}</h3>
+<div class="parts">
+{% if set.recalls %}
+<div class="card scroll" tabindex="0" aria-label="Retrieval on {{ set.name }}">
+<p class="soft">Recall among {{ set.among }}: the share whose right answer is among the nearest.</p>
+<table><thead><tr><th>from, to</th>{% for k in set.ks %}<th class="n">nearest {{ k }}</th>{% endfor %}</tr></thead>
+<tbody>{% for way, values in set.recalls %}<tr><th scope="row">{{ way }}</th>
+{% for value in values %}<td class="n">{{ value }}</td>{% endfor %}</tr>{% endfor %}</tbody></table>
+{% for way, queries in set.ways %}
+<table class="found"><thead><tr><th>{{ way }}</th>
+<th colspan="5">nearest first; the right ones are marked ✓</th></tr></thead>
+<tbody>{% for query in queries %}
+<tr><th scope="row">{{ shown(query.asked) }}</th>
+{% for answer in query.answers %}<td{% if answer.right %} class="right"{% endif %}>{{ shown(answer) }}
+<div class="small{% if answer.right %} better{% else %} soft{% endif %}">{% if answer.right %}✓ {% endif %}
+{{- answer.similarity }}</div></td>{% endfor %}</tr>
+{% endfor %}</tbody></table>
+{% endfor %}
+</div>
+{% endif %}
+{% if set.without %}
+<div class="card scroll" tabindex="0" aria-label="Scores without each modality on {{ set.name }}">
+<p class="soft">{{ set.without.metric }} with each modality taken away, corrupted, or alone; with all of them it is
+{{ set.without.all }}. Examples that are left with nothing do not count.</p>
+<table><thead><tr><th>modality</th>
+{% for cell in set.without.cells %}<th class="n">{{ cell }}</th>{% endfor %}</tr></thead>
+<tbody>{% for name, values in set.without.rows %}<tr><th scope="row">{{ name }}</th>
+{% for value in values %}<td class="n">{{ value }}</td>{% endfor %}</tr>{% endfor %}</tbody></table>
+</div>
+{% endif %}
+{% if set.captions %}
+<div class="card">
+<p class="soft">What was written to the first images.{% for name, value in set.caption_scores %}
+ {{ name }} {{ value }}{% if not loop.last %},{% endif %}{% endfor %} over {{ set.caption_count }}.</p>
+<div class="cards">{% for one in set.captions %}
+<figure style="margin:0">{{ shown({"image": one.image}) }}
+<figcaption class="small {{ "better" if one.right else "worse" }}">{{ "✓" if one.right else "✗" }} {{ one.text }}
+{% if not one.right %}<br><span class="soft">wanted: {{ one.wanted }}</span>{% endif %}</figcaption></figure>
+{% endfor %}</div>
+</div>
+{% endif %}
+{% if set.points or set.looked %}
+<div class="cards">
+{% if set.points %}
+<figure class="card" style="margin:0">
+<figcaption>The embeddings in their two directions of largest variance</figcaption>
+<div class="small">{% for name, mark in set.points.modalities %}<span>{{ mark }} {{ name }}</span> {% endfor %}
+{% for name, place in set.points.groups %}<span style="color:var(--s{{ place }})">■ {{ name }}</span> {% endfor %}</div>
+{{ set.points.svg }}</figure>
+{% endif %}
+{% if set.looked %}
+<figure class="card" style="margin:0"><figcaption>Where the image tower's last layer looks</figcaption>
+<div class="cards">{% for one in set.looked %}
+<div class="looked"><img src="{{ one.image }}" alt="an image">{{ one.svg }}</div>
+{% endfor %}</div></figure>
+{% endif %}
+</div>
+{% endif %}
+</div>
 {% endfor %}
 {% if run.charts %}
 <h3>What happened</h3>

@@ -20,6 +20,7 @@ from ft_jax.training.report.attention import attention_section
 from ft_jax.training.report.charts import line_chart, number
 from ft_jax.training.report.data import PHASES, Run, Score
 from ft_jax.training.report.page import PAGE, STYLE
+from ft_jax.training.report.pictured import pictured_section
 from ft_jax.training.report.tasks import tasks_section
 from ft_jax.training.trials import Winner
 
@@ -147,6 +148,7 @@ def _section(run: Run, index: int, heading: str) -> dict[str, Any]:
         "tasks": tasks_section(summary, _watched_metric(experiment)),
         **answers_section(run.folder),
         "attention": attention_section(run.folder),
+        "pictured": pictured_section(run.folder),
         "command": _command(experiment),
         "details": _details(run),
     }
