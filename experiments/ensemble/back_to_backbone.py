@@ -89,7 +89,7 @@ def stages(
         raise ValueError(f"there is no circle on {address!r}; use digits, mnist or mnist:path/to.npz")
     image, widths, steps, few = SIZES[kind]
     labelled = labelled or few
-    name = f"ensemble/back_to_backbone/{kind}-{labelled}-{members}-seed-{seed}"
+    name = f"ensemble/back_to_backbone-stages/{kind}-{labelled}-{members}-seed-{seed}"
     one = Experiment(
         name=f"{name}/one",
         model=Perceptron(image=image, widths=widths, classes=10),

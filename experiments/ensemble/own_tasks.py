@@ -64,7 +64,7 @@ class Sentences:
 def stages(seed: int = 0, runs: str = "runs") -> dict[str, Experiment]:
     """The trainings: the members in one program, one network from their fusion, one from all labels."""
     sources = tuple(Sentences(domain) for domain in DOMAINS)
-    name, tasks = f"ensemble/own_tasks/seed-{seed}", len(sources)
+    name, tasks = f"ensemble/own_tasks-stages/seed-{seed}", len(sources)
     each = Use("tuning.population", numbers={"ensemble.own_task.task": list(range(tasks))})
     members = Experiment(
         name=f"{name}/members",

@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +44,8 @@ def command(words: Sequence[str]) -> int:
 
     from ft_jax.ensemble.fusion import check_quorum, compare
 
-    check_quorum(options.quorum, options.by, _count(options))
+    if options.quorum is not None:
+        check_quorum(options.quorum, options.by, _count(options))
     names, logits, labels = _members(options)
     found = compare(
         names,
@@ -91,9 +93,16 @@ def as_json(found) -> dict[str, Any]:
 
 def _count(options) -> int:
     """How many members there are to be, before any is trained."""
+    from ft_jax.cli.experiments import find, load
     from ft_jax.training.predictions import read_predictions
+    from ft_jax.training.prepare import prepare
 
-    return sum(len(read_predictions(one).names) if one.endswith(".npz") else options.seeds for one in options.members)
+    def of(member):
+        if member.endswith(".npz"):
+            return len(read_predictions(member).names)
+        return options.seeds * math.prod(prepare(load(find(member)), outline=True).program.trials)
+
+    return sum(map(of, options.members))
 
 
 def _members(options):

@@ -55,8 +55,8 @@ def command(words: Sequence[str]) -> int:
         compute=options.compute,
         tell=lambda line: print(line, flush=True),
     )
-    cut = f"; {written.cut} had not ended after {options.max_new_tokens} tokens" if written.cut else ""
-    left = " and are left out" if written.cut and not options.keep_cut else ""
-    print(f"{written.file}: {written.kept:,} of {written.header.rows:,} answers, {written.tokens:,} tokens{cut}{left}")
+    what = "kept though cut" if options.keep_cut else "left out"
+    cut = f"; not ended after {options.max_new_tokens} tokens and {what}: {written.cut:,}" if written.cut else ""
+    print(f"{written.file}: {written.kept:,} of {written.header.rows:,} answers, {written.tokens:,} tokens{cut}")
     print(f"train on it: ft-jax run own/sft --data.address {shlex.quote(str(written.file))} --model.address SMALL")
     return 0

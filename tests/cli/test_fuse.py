@@ -64,6 +64,12 @@ def test_a_quorum_that_cannot_be_had_is_refused_before_a_member_is_trained(tmp_p
     words = ["fuse", "distillation/digits", "--seeds", "3", "--by", "vote", "--quorum", "4", "--runs", str(tmp_path)]
     assert main(words) == 2 and not list(tmp_path.iterdir())
     assert "a quorum of 4 can't be had from 3 members" in capsys.readouterr().err
+    # Members of one program are as many.
+    file = tmp_path / "members.py"
+    file.write_text('from experiments.ensemble.back_to_backbone import stages\nexperiment = stages()["members"]\n')
+    words = ["fuse", str(file), "--by", "vote", "--quorum", "11", "--runs", str(tmp_path / "runs")]
+    assert main(words) == 2 and not (tmp_path / "runs").exists()
+    assert "a quorum of 11 can't be had from 10 members" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
