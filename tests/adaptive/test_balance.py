@@ -62,9 +62,57 @@ def test_no_direction_of_upgrad_or_cagrad_with_a_full_radius_raises_a_term():
 def test_gradnorm_holds_norms_equal_where_all_learn_at_one_pace():
     norms, found = jnp.array([1.0, 4.0]), jnp.ones(2)
     for _ in range(2000):
-        found = gradnorm_weights(found, norms, jnp.ones(2), 0.0, 0.001)
+        found = gradnorm_weights(found, norms, jnp.ones(2), 0.0, 0.005)
     # Closed form: w₁ · 1 = w₂ · 4 and w₁ + w₂ = 2.
     np.testing.assert_allclose(found, [1.6, 0.4], atol=0.01)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.12, 1.5])
+def test_gradnorms_weights_descend_the_papers_objective_in_their_logarithm(alpha):
+    keys = jax.random.split(jax.random.key(int(10 * alpha)), 3)
+    norms, ratios = (jnp.exp(2 * jax.random.normal(key, (4,))) for key in keys[:2])
+    before = 4 * jax.nn.softmax(jax.random.normal(keys[2], (4,)))
+
+    def objective(logarithms):
+        each = jnp.exp(logarithms) * norms
+        target = jax.lax.stop_gradient(each.mean() * (ratios / ratios.mean()) ** alpha)
+        return jnp.abs(each - target).sum() / jax.lax.stop_gradient(each.mean())
+
+    moved = jnp.exp(jnp.log(before) - 0.1 * jax.grad(objective)(jnp.log(before)))
+    found = gradnorm_weights(before, norms, ratios, alpha, 0.1)
+    np.testing.assert_allclose(found, 4 * moved / moved.sum(), rtol=1e-5)
+
+
+def test_gradnorm_balances_terms_of_very_different_units():
+    # Of losses σ² apart, the weights of equal norms are σ² apart: below any step of a fixed size.
+    norms, found = jnp.array([1.0, 1e6]), jnp.ones(2)
+    for _ in range(2000):
+        found = gradnorm_weights(found, norms, jnp.ones(2), 0.0, 0.025)
+    np.testing.assert_allclose(found[1] * 1e6, found[0], rtol=0.1)
+
+
+def test_gradnorm_takes_norms_of_the_layers_it_is_told():
+    def loss(params, batch, context):
+        own = context.join(params)["model"]
+        terms = {"a": jnp.sum(own["shared"] ** 2) + 9 * own["head"] ** 2, "b": 3 * jnp.sum(own["shared"] ** 2)}
+        return terms, Outputs(hidden=batch["x"])
+
+    start = {"shared": jnp.ones(2), "head": jnp.ones(())}
+    found = {}
+    for of in (("*",), ("model/shared",)):
+        program = make_step(loss, optax.sgd(0.0), adaptive.gradnorm(("a", "b"), alpha=0.0, of=of))
+        state, step = program.init(start, jax.random.key(0)), jax.jit(program.step)
+        for _ in range(400):
+            state, _ = step(state, {"x": jnp.ones((2, 1))})
+        found[of] = jax.tree.leaves(state.opt_state)
+    # |∇a| is √(8 + 324) of all and √8 of the shared; |∇b| is √72.
+    for of, (a, b) in {("*",): (332**0.5, 72**0.5), ("model/shared",): (8**0.5, 72**0.5)}.items():
+        weights = next(leaf for leaf in found[of] if leaf.shape == (2,) and abs(leaf.sum() - 2) < 1e-5)
+        np.testing.assert_allclose(weights, [2 * b / (a + b), 2 * a / (a + b)], atol=0.03)
+    with pytest.raises(ValueError, match=r"takes norms of 'model/trunk/\*', which fits nothing .*model/shared"):
+        make_step(loss, optax.sgd(0.0), adaptive.gradnorm(("a", "b"), of=("model/trunk/*",))).init(
+            start, jax.random.key(0)
+        )
 
 
 def two_paces(params, batch, context):

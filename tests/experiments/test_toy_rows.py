@@ -66,4 +66,4 @@ def test_the_toy_measures_gradnorm_beside_equal_weights(monkeypatch):
     found = gradnorm_toy.measure((0,), True)
     gradnorm_toy.compiled.cache_clear()
     (finding,) = found.findings
-    assert 0.5 < finding.ours[0] < 1.5 and finding.ours[0] != 1.0 and len(found.pictures) == 1
+    assert 0.3 < finding.ours[0] < 3 and finding.ours[0] != 1.0 and len(found.pictures) == 1

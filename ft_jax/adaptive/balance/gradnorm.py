@@ -1,11 +1,13 @@
 """Weights of terms that make them learn at one pace."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from ft_jax.adaptive.balance.gradients import combined, gram_of, one_balance
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
+from ft_jax.core.params import matches, nearest, path_of, paths
 
 
 @register(
@@ -15,23 +17,32 @@ from ft_jax.core.method import Method
     neutral=Neutral({"rate": 0.0}),
 )
 def gradnorm(
-    terms: tuple[str, ...], alpha: float = 1.5, rate: float = 0.025, *, name: str = "adaptive.gradnorm"
+    terms: tuple[str, ...],
+    alpha: float = 1.5,
+    rate: float = 0.025,
+    of: tuple[str, ...] = ("*",),
+    *,
+    name: str = "adaptive.gradnorm",
 ) -> Method:
     """Learns weights of the terms by which their gradients' norms follow how far each is behind.
 
     The step descends ``Σ w_i L_i``, the w positive and ``Σ w = n``, from 1. With ``G_i = w_i |∇L_i|``, the loss ratio
     ``L_i / L_i(0)`` and ``r_i`` this over its mean, the w descend ``Σ |G_i - mean(G) r_i^alpha|`` (the target constant)
-    by ``rate``, its gradients over the mean norm so that `rate` is free of the loss's units, and are scaled back to sum
-    to n. The norms are those of all parameters that learn. Terms that are not named keep weight 1.
+    and are scaled back to sum to n. They descend it in ``log w``, by ``rate`` and the gradient over the mean norm:
+    ``w_i ← w_i exp(-rate sign(G_i - mean(G) r_i^alpha) G_i / mean(G))``. So they stay positive, and one rate serves
+    terms of any units; steps in w itself, the paper's, jump where a weight should be as small as the rate. Terms that
+    are not named keep weight 1.
 
     Args:
       terms: the names of those to weigh, positive losses.
       alpha: how strongly a term that is behind is pulled; 0 makes all norms equal.
       rate: of the weights; 0 keeps them at 1.
+      of: patterns of the parameters whose gradients' norms they are; all that learn by default, in the paper the last
+        layer that the terms share.
       name: the method's name.
 
     Raises:
-      ValueError: no terms.
+      ValueError: no terms; at init, a pattern that fits nothing that learns.
       KeyError: in the first step, a term that the loss does not have.
 
     Example:
@@ -44,6 +55,12 @@ def gradnorm(
 
     def update(inner):
         def init(params):
+            for pattern in of:
+                if not any(matches(path, (pattern,)) for path in paths(params)):
+                    raise ValueError(
+                        f"{name} takes norms of {pattern!r}, which fits nothing that learns; the nearest are "
+                        f"{nearest(pattern, paths(params))}"
+                    )
             return inner.init(params), {"weights": jnp.ones(len(terms)), "first": jnp.zeros(len(terms))}
 
         def balanced(gradients, state, params=None, *, event):
@@ -55,7 +72,7 @@ def gradnorm(
                 raise KeyError(f"{name} weighs term {missing[0]!r}, but the loss has {', '.join(trees)}")
             values = jnp.stack([event.terms[term] for term in terms])
             first = jnp.where(event.step == 0, values, own["first"])
-            norms = jnp.sqrt(jnp.stack([gram_of([trees[term]])[0, 0] for term in terms]))
+            norms = jnp.sqrt(jnp.stack([gram_of([_those(trees[term], of)])[0, 0] for term in terms]))
             weights = gradnorm_weights(own["weights"], norms, values / first, numbers["alpha"], numbers["rate"])
             factors = [own["weights"][terms.index(term)] if term in terms else 1.0 for term in trees]
             gradients = combined(factors, list(trees.values()))
@@ -66,6 +83,11 @@ def gradnorm(
 
     hyper = {"alpha": alpha, "rate": rate}
     return Method(name=name, hyper=hyper, weighs=terms, update=update, per_term=True, refuses=one_balance)
+
+
+def _those(tree, patterns: tuple[str, ...]) -> list[jax.Array]:
+    """The leaves whose paths fit."""
+    return [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if matches(path_of(path), patterns)]
 
 
 def gradnorm_weights(weights, norms, ratios, alpha, rate):
@@ -80,12 +102,12 @@ def gradnorm_weights(weights, norms, ratios, alpha, rate):
     Example:
       >>> found = gradnorm_weights(jnp.ones(2), jnp.array([1.0, 3.0]), jnp.ones(2), 0.0, 0.1)
       >>> [round(float(weight), 3) for weight in found]
-      [1.105, 0.895]
+      [1.1, 0.9]
     """
     weighed = weights * norms
     middle = jnp.mean(weighed)
     middle = jnp.where(middle > 0, middle, 1.0)
     pace = ratios / jnp.maximum(jnp.mean(ratios), 1e-12)
-    slope = jnp.sign(weighed - middle * pace**alpha) * norms / middle
-    moved = jnp.maximum(weights - rate * slope, 1e-3)
+    slope = jnp.sign(weighed - middle * pace**alpha) * weighed / middle
+    moved = weights * jnp.exp(-rate * slope)
     return moved * len(weights) / jnp.sum(moved)
