@@ -21,6 +21,7 @@ def scripts(monkeypatch):
         "distillation_tables",
         "ensemble_tables",
         "meta_tables",
+        "multimodal_tables",
         "reproduced_table",
         "rl_tables",
         "stream_tables",

@@ -1,7 +1,6 @@
 """What the multimodal experiments are made of, and the page that shows what they measured."""
 
 import importlib
-import json
 
 import numpy as np
 import pytest
@@ -118,15 +117,11 @@ def test_an_experiment_says_again_what_is_recorded(name, tmp_path):
     assert [claim.met for claim in claims] == met
 
 
-def test_the_page_shows_what_is_recorded():
-    text = table.PAGE.read_text(encoding="utf-8")
+def test_what_is_recorded_is_of_the_experiments():
     recorded = table.lines()
-    assert table.page(text, recorded) == text and recorded
+    assert {line["experiment"] for line in recorded} <= set(table.NAMES) and recorded
     for line in recorded:
-        assert line["experiment"] in table.NAMES and f"<!-- {line['experiment']} -->" in text
-        assert json.dumps(line) and (line["kind"] == "claim" or np.isfinite(line["values"]).all())
-    other = table.page(text, [{**line, "values": [0.123]} if line["kind"] == "row" else line for line in recorded])
-    assert other != text and "0.123" in other
+        assert line["kind"] == "claim" or np.isfinite(line["values"]).all()
 
 
 def test_a_network_of_chosen_modalities_reads_their_parts_alone(made_up):
