@@ -17,11 +17,13 @@ from ft_jax.training.stream import Batch, Task
 def limits_of(model: Any, example: Batch, experiment: Experiment, task: str) -> dict[str, int]:
     """``vocabulary`` and ``positions`` of the model, ``classes`` of its head, ``several`` of one for several classes.
 
+    Of a vision-language model its ``image_token`` too.
+
     Raises:
       ValueError: the batch is beyond them, or its labels don't fit the head.
     """
     config, limits = getattr(model, "config", None), {}
-    for name in ("vocabulary", "positions"):
+    for name in ("vocabulary", "positions", "image_token"):
         value = getattr(config, name, None)
         if isinstance(value, int):
             limits[name] = value
@@ -101,6 +103,9 @@ def check_limits(batch: Batch, limits: Mapping[str, int], where: str) -> None:
         )
     if ids is None:
         return
+    if "image_token" in limits:
+        # It may lie beyond the table: its places are taken by what an image gives.
+        ids = np.where(np.asarray(ids) == limits["image_token"], 0, ids)
     if "vocabulary" in limits and not 0 <= np.min(ids) <= np.max(ids) < limits["vocabulary"]:
         wrong = int(np.min(ids)) if np.min(ids) < 0 else int(np.max(ids))
         raise ValueError(

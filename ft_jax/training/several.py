@@ -96,6 +96,58 @@ class Encoders:
         return models.build(models.SignalConfig(self.samples, mels=80, **shape), key)
 
 
+@dataclasses.dataclass(frozen=True)
+class Writer:
+    """A vision-language model: a published decoder that reads the tokens of an image tower that learns from nothing.
+
+    Attributes:
+      language: address of the decoder, see `ft_jax.models.load`.
+      image: ``(height, width, channels)`` that images are brought to.
+      patch: side of a square patch in pixels, dividing height and width.
+      hidden: width of the image tower.
+      layers: of it.
+      address: of a vision-language model, such as a LLaVA or a PaliGemma; in place of all of the above.
+    """
+
+    language: str = ""
+    image: tuple[int, int, int] = (64, 64, 3)
+    patch: int = 16
+    hidden: int = 128
+    layers: int = 4
+    address: str = ""
+
+    def check(self) -> None:
+        """Raises ValueError where no decoder is named."""
+        if not (self.language or self.address):
+            raise ValueError("model.language names no decoder; give it, such as --model.language hf://org/model")
+
+    def build(self, key: jax.Array | None):
+        """The model; without a key its shapes alone."""
+        if self.address:
+            found = models.load(self.address, abstract=key is None)
+            if not isinstance(found.config, models.VisionLanguageConfig):
+                raise ValueError(f"{self.address} is a {type(found.config).__name__}, which writes nothing to images")
+            return found
+        decoder = models.load(self.language, abstract=key is None)
+        if not isinstance(decoder.config, models.DecoderConfig):
+            raise ValueError(f"{self.language} is a {type(decoder.config).__name__}; give model.language a decoder")
+        mean = (0.5,) * self.image[2]
+        tower = models.ViTConfig(
+            self.image, self.patch, self.hidden, self.layers, 4, 4 * self.hidden, None, mean=mean, deviation=mean
+        )
+        # Behind the table's last token, so that no text has it.
+        shape = {"image_token": decoder.config.vocabulary, "feature_layer": None, "dtype": decoder.config.dtype}
+        config = models.VisionLanguageConfig(tower, decoder.config, **shape, scan=decoder.config.scan)
+        small = dataclasses.replace(config, language=dataclasses.replace(decoder.config, vocabulary=2, layers=1))
+        drawn = models.build(small, key).params
+        made = models.build(config, None)
+        params = {"vision": drawn["vision"], "projector": drawn["projector"], "language": decoder.params}
+        return dataclasses.replace(
+            made, params=params, tokenizer=decoder.tokenizer, stop_tokens=decoder.stop_tokens,
+            pad_token=decoder.pad_token, drawn=("vision/*", "projector/*"),
+        )  # fmt: skip
+
+
 def compared(model: Any) -> Loss:
     """The contrastive loss that fits a model: a CLIP's or SigLIP's own, else `ft_jax.multimodal.alike`.
 

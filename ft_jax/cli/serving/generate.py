@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from ft_jax.cli.entry import Parser
 from ft_jax.outside import printable
@@ -15,7 +16,14 @@ def command(words: Sequence[str]) -> int:
         description="Text from a run's model, as it is written; by its chat template where it has one.",
     )
     parser.add_argument("run", help="the folder of a finished run")
-    parser.add_argument("prompt", nargs="+", help="a message to answer, or a text to go on with")
+    parser.add_argument("prompt", nargs="*", help="a message to answer, or a text to go on with")
+    parser.add_argument(
+        "--image",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="an image to write to; the prompt then has <image> in its place, by default it is the run's own",
+    )
     parser.add_argument("--system", help="a system message before it")
     parser.add_argument("--plain", action="store_true", help="use no chat template")
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="at most so many each")
@@ -34,12 +42,16 @@ def command(words: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="a JSON line a prompt, when it is whole")
     parser.add_argument("--base", metavar="ADDRESS", help="where the model that was tuned is, if it moved")
     options = parser.parse_args(words)
+    if not (options.prompt or options.image):
+        raise ValueError("ft-jax generate needs a prompt to answer; give it after the run, or an image by --image")
 
     import jax
 
     from ft_jax.training.serving import answers, load_run
 
     kept = load_run(options.run, options.base)
+    if options.image:
+        return _captions(kept, options)
     pieces = answers(
         kept,
         options.prompt,
@@ -68,6 +80,20 @@ def command(words: Sequence[str]) -> int:
     else:
         print()
     sys.stdout.flush()
+    return 0
+
+
+def _captions(kept: Any, options: Any) -> int:
+    """Writes to every image."""
+    import jax
+
+    from ft_jax.training.serving.captions import captions
+
+    sampling = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+    new, key = options.max_new_tokens, jax.random.key(options.seed)
+    for image, text in captions(kept, options.image, options.prompt, max_new_tokens=new, key=key, **sampling):
+        shown = json.dumps({"image": image, "text": text}, ensure_ascii=False) if options.json else text
+        print(shown if options.json or len(options.image) == 1 else f"> {image}\n{text}", flush=True)
     return 0
 
 

@@ -4,6 +4,7 @@
 - `Chats`, `Completions`, `Documents`, `Written`: text to learn to write; `CommonTokens`, what a teacher's tokenizer
   shares;
 - `Preferences`: two answers of which one is preferred; `Questions`: prompts with an answer that `Verified` checks;
+- `Captions`: images with what is to be written to them;
 - `Together`: images, sounds and texts of one example, any of them missing;
 - `Pairs`: two texts whose embeddings should be close;
 - `Mixture`: several of these as one, in fixed shares or as a method of the run draws them.
@@ -11,6 +12,7 @@
 
 from collections.abc import Mapping
 
+from ft_jax.training.own_data.captions import Captions
 from ft_jax.training.own_data.held_out import train_and_evaluation
 from ft_jax.training.own_data.images import ImageFolder, pixels
 from ft_jax.training.own_data.labelled import Labelled
@@ -24,11 +26,24 @@ from ft_jax.training.own_data.written import Chats, CommonTokens, Completions, D
 
 SHAPES: Mapping[str, type] = {
     one.__name__: one
-    for one in (Labelled, Chats, Completions, Documents, Written, Preferences, Questions, Pairs, ImageFolder, Together)
+    for one in (
+        Labelled,
+        Chats,
+        Completions,
+        Documents,
+        Written,
+        Preferences,
+        Questions,
+        Pairs,
+        ImageFolder,
+        Together,
+        Captions,
+    )
 }
 """Every spec for one's own files, by name."""
 
 __all__ = [
-    "SHAPES", "Chats", "CommonTokens", "Completions", "Documents", "ImageFolder", "Labelled", "Mixture", "Pairs",
-    "Preferences", "Questions", "Together", "Verified", "Written", "in_pieces", "pixels", "train_and_evaluation",
+    "SHAPES", "Captions", "Chats", "CommonTokens", "Completions", "Documents", "ImageFolder", "Labelled", "Mixture",
+    "Pairs", "Preferences", "Questions", "Together", "Verified", "Written", "in_pieces", "pixels",
+    "train_and_evaluation",
 ]  # fmt: skip

@@ -97,13 +97,7 @@ class Together:
     def _read(self, address: str, parts: Mapping[str, Any], model: Any) -> tuple[Dataset, list[str]]:
         """The examples in the fields that the model reads, with a ``key`` of each, and what to say of them."""
         collected = self._raw(address, {name: _file(name, parts[name], self) for name in parts if name in FILES})
-        found, notes = collected.dataset, []
-        if collected.skipped:
-            first = collected.skipped[0]
-            notes.append(
-                f"{len(collected.skipped)} of {len(collected.skipped) + len(found)} examples of {short(address)} were "
-                f"left out, the first is {first.example}: {first.reason}"
-            )
+        found, notes = collected.dataset, left_out(collected, address)
         for name in FILES:
             if name not in parts and getattr(self, name) in found.columns:
                 raise ValueError(
@@ -226,6 +220,17 @@ def encoders_of(model: Any) -> dict[str, Any]:
         f"{type(config).__name__} reads one kind of input, and the data has several; give the run a model of several, "
         "such as that of own/match"
     )
+
+
+def left_out(collected: data.Collected, address: str) -> list[str]:
+    """How many examples were left out, and why the first was; nothing where none was."""
+    if not collected.skipped:
+        return []
+    first, count = collected.skipped[0], len(collected.skipped)
+    return [
+        f"{count} of {count + len(collected.dataset)} examples of {short(address)} were left out, the first is "
+        f"{first.example}: {first.reason}"
+    ]
 
 
 def tars_of(address: str) -> list[Path]:

@@ -121,5 +121,5 @@ def base_of(spec: Any) -> dict[str, Any] | None:
 
 def reads_of(spec: Any) -> dict[str, Any]:
     """How the run's data was turned to tokens, as far as plain values say it."""
-    fields = ("length", "too_long")
+    fields = ("length", "too_long", "prompt")
     return {name: getattr(spec, name) for name in fields if isinstance(getattr(spec, name, None), int | str)}
