@@ -28,13 +28,14 @@ def tables() -> dict[str, str]:
                 line["method"] + ("" if line["weight"] is None else f", weight {line['weight']:g}"),
                 *(several(line[score], ".3f") for score in SCORES),
                 f"{line['mib']:.2f}",
+                f"{line['milliseconds']:.2f}",
                 f"{line['operations']:.2f}",
             ]
             for line in own
             if "method" in line
         ]
         if rows:
-            heading = ["method", *(score.replace("_", " ") for score in SCORES), "MiB", "operations"]
+            heading = ["method", *(score.replace("_", " ") for score in SCORES), "MiB", "ms a step", "operations"]
             told += [f"{title}:", table(heading, rows), claims(own)]
     return {"methods": "\n\n".join(told)}
 

@@ -3,16 +3,19 @@
 Pairs of digits (split MNIST, ten outputs from the start), pixels in another order (permuted MNIST, 1,000 digits a task)
 and sentences of four domains (films, products, editorials, tweets), of which a perceptron reads MiniLM's frozen mean
 embedding. A method is scored by avalanche's average accuracy, forgetting and forward transfer
-(`ft_jax.training.continual`), by what it remembers in MiB and by the operations of its step beside the plain one's.
+(`ft_jax.training.continual`), by what it remembers in MiB, by the median time of its step where it runs, all methods in
+turn, and by that step's operations beside the plain one's.
 Penalties' weights are the best of `STRENGTHS` at a seed of its own, on a held-out tenth of the training examples.
 
 ``python -m experiments.incremental.table --mnist mnist:FILE.npz --out docs/results/incremental.jsonl`` measures and
-records, ``python docs/stream_tables.py`` puts what is recorded into docs/streams.md.
+records, ``python docs/stream_tables.py`` puts what is recorded into docs/streams.md. ``--methods iCaRL`` measures that
+one alone and keeps what is recorded of the others, ``--methods`` without a name nothing but the steps' times.
 """
 
 import argparse
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ import optax
 
 from ft_jax import incremental, models
 from ft_jax.core import Composition, compose, make_step, optimizer, supervised
+from ft_jax.core.state import Batch
 from ft_jax.data.sentiment import DOMAINS
 from ft_jax.training.continual import continual
 
@@ -44,7 +48,10 @@ STRENGTHS: Mapping[str, tuple[float, ...]] = {
 TRIED = 100
 """The seed of the trials."""
 
-NAIVE, JOINT = "naive", "joint"
+NAIVE, JOINT, ICARL = "naive", "joint", "iCaRL"
+ROUNDS, UNTIMED = 200, 20
+"""Steps that are timed of every method, and how many go before them."""
+
 SCORES = ("average", "forgetting", "forward_transfer")
 ASKED = ("ER", "DER++", "EWC", "LwF")
 """Methods of which it is claimed that they forget less than naive training."""
@@ -114,6 +121,7 @@ def methods(turns: Turns) -> dict[str, Composition]:
     """What is compared, by name."""
     like = batch_of(turns.train[0], np.zeros(BATCH, int))
     kept, drawn, classes, tasks = CAPACITY, BATCH, turns.classes, len(turns.train)
+    model = models.mlp(network(turns), jax.random.key(0))
     return {
         NAIVE: compose(),
         "EWC": compose(incremental.ewc()),
@@ -125,8 +133,14 @@ def methods(turns: Turns) -> dict[str, Composition]:
         "DER++": compose(incremental.der(kept, drawn, like, classes, alpha=0.5, beta=0.5)),
         "A-GEM": compose(incremental.agem(kept, drawn, like)),
         "GEM": compose(incremental.gem(tasks, kept // tasks, like, strength=0.5)),
+        ICARL: compose(incremental.icarl(model.apply, model.params, like, kept, drawn)),
         JOINT: compose(),
     }
+
+
+def network(turns: Turns) -> models.MLPConfig:
+    """The perceptron of a stream."""
+    return models.MLPConfig((turns.train[0][0].shape[1], 1, 1), WIDTHS, turns.classes)
 
 
 def batch_of(part: Part, rows: np.ndarray) -> dict[str, jax.Array]:
@@ -140,7 +154,7 @@ class Learner:
 
     def __init__(self, name: str, turns: Turns):
         self.name, self.method = name, methods(turns)[name]
-        self.config = models.MLPConfig((turns.train[0][0].shape[1], 1, 1), WIDTHS, turns.classes)
+        self.config = network(turns)
         apply = models.mlp(self.config, None).apply
         self.program = program = make_step(supervised(apply), optimizer(optax.adam, learning_rate=1e-3), self.method)
         self.learn = jax.jit(
@@ -163,13 +177,26 @@ class Learner:
         everything = tuple(np.concatenate(both) for both in zip(*turns.train, strict=True))
         for part in turns.train:
             own = everything if self.name == JOINT else part
-            order = [random.permutation(len(own[1])) for _ in range(turns.steps * BATCH // len(own[1]) + 1)]
-            at = np.concatenate(order)[: turns.steps * BATCH].reshape(turns.steps, BATCH)
-            batches = batch_of(own, at)
+            batches = batch_of(own, in_passes(random, len(own[1]), turns.steps))
             state = self.learn(state, batches)
-            state = self.end(state, jax.tree.map(lambda x: x[-CURVATURE:], batches))
+            state = self.ended(state, own, batches)
             rows.append(self._right(state, turns))
         return np.array(rows)
+
+    def ended(self, state: Any, part: Part, batches: Batch) -> Any:
+        """The state after a task; iCaRL chooses among all its examples, others see the last batches."""
+        if self.name == ICARL:
+            return self.end(state, batch_of(part, np.arange(len(part[1]))[None]))
+        return self.end(state, jax.tree.map(lambda x: x[-CURVATURE:], batches))
+
+    def second(self, turns: Turns) -> tuple[Callable[[Any, Batch], Any], Any, Batch]:
+        """The compiled step, the state after the first task and batches of the second ``[steps, BATCH, ...]``."""
+        random = np.random.default_rng(0)
+        first, then = (
+            batch_of(part, in_passes(random, len(part[1]), turns.steps)) for part in (turns.train[0], turns.train[1])
+        )
+        state = self.ended(self.learn(self.start(0), first), turns.train[0], first)
+        return jax.jit(self.program.step), state, then
 
     def _right(self, state, turns):
         return [
@@ -184,19 +211,43 @@ class Learner:
         return kept, float(step.cost_analysis()["flops"])
 
 
-def measured(build: Callable[[str, int], Turns], address: str, seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """Of every method the scores by seed, what it costs and which weight was taken."""
-    trial, rows, plain = build(address, TRIED), {}, None
-    tried = held_out(trial)
-    streams = {seed: build(address, seed) for seed in seeds}
-    for name in methods(trial):
+def in_passes(random: np.random.Generator, examples: int, steps: int) -> np.ndarray:
+    """The examples of each step ``[steps, BATCH]``, pass after pass in a new order."""
+    order = [random.permutation(examples) for _ in range(steps * BATCH // examples + 1)]
+    return np.concatenate(order)[: steps * BATCH].reshape(steps, BATCH)
+
+
+def step_times(turns: Turns) -> dict[str, float]:
+    """Of every method the median time of a step of the second task in milliseconds.
+
+    One step of each method after the other, round after round, so that what else the machine does slows all alike.
+    """
+    running = {name: Learner(name, turns).second(turns) for name in methods(turns)}
+    states, found = {name: state for name, (_, state, _) in running.items()}, {name: [] for name in running}
+    for turn in range(UNTIMED + ROUNDS):
+        for name, (step, _, batches) in running.items():
+            batch = jax.block_until_ready(jax.tree.map(lambda x, turn=turn: x[turn % turns.steps], batches))
+            begin = time.perf_counter()
+            states[name], _ = jax.block_until_ready(step(states[name], batch))
+            found[name].append(1e3 * (time.perf_counter() - begin))
+    return {name: float(np.median(took[UNTIMED:])) for name, took in found.items()}
+
+
+def measured(
+    build: Callable[[str, int], Turns], address: str, seeds: Sequence[int], only: Sequence[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Of every method, or some, the scores by seed, what it costs and which weight was taken."""
+    trial, rows = build(address, TRIED), {}
+    chosen = [name for name in methods(trial) if only is None or name in only]
+    tried, plain = held_out(trial), Learner(NAIVE, trial).cost(trial)[1]
+    streams = {seed: build(address, seed) for seed in seeds if chosen}
+    for name in chosen:
         learner = Learner(name, trial)
         strength = best_of(
             STRENGTHS.get(name, ()), lambda one, on=learner: continual(on.matrix(tried, TRIED, one))["average"]
         )
         found = [continual(learner.matrix(streams[seed], seed, strength)) for seed in seeds]
         kept, operations = learner.cost(trial)
-        plain = plain or operations
         rows[name] = {score: [one[score] for one in found] for score in SCORES}
         rows[name] |= {"mib": kept, "operations": operations / plain, "weight": strength}
     return rows
@@ -228,20 +279,36 @@ def main() -> None:
     parser.add_argument("--mnist", default="mnist", help="the address of the digits")
     parser.add_argument("--streams", nargs="+", default=["domains", "pairs", "permuted"])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--methods", nargs="*", help="measure these alone; the others are as --out has them")
     parser.add_argument("--runs", type=Path, default=Path("runs/incremental/table"), help="where embeddings are kept")
     parser.add_argument("--out", type=Path, help="a file of JSON lines to write")
     options = parser.parse_args()
     streams = {"domains": domains(options.runs), "pairs": pairs, "permuted": permuted}
-    told: list[dict[str, Any]] = []
+    known = recorded(options.out)
     for stream in options.streams:
-        rows = measured(streams[stream], options.mnist, range(options.seeds))
-        own = [{"method": name, **row} for name, row in rows.items()]
-        own += [dataclasses.asdict(claim) for claim in claims(rows)]
-        told += [{"stream": stream, **line} for line in own]
-        for line in told[-len(own) :]:
+        rows = measured(streams[stream], options.mnist, range(options.seeds), options.methods)
+        turns = streams[stream](options.mnist, TRIED)
+        took = step_times(turns)
+        old = {line["method"]: line for line in known.get(stream, ()) if "method" in line}
+        whole = {name: {**old.get(name, {}), **rows.get(name, {}), "milliseconds": ms} for name, ms in took.items()}
+        lacking = [name for name, row in whole.items() if "average" not in row]
+        if lacking:
+            raise SystemExit(f"{lacking[0]} is not recorded for {stream}; leave --methods out, or name it")
+        lines = [{"stream": stream, **row, "method": name} for name, row in whole.items()]
+        known[stream] = [*lines, *({"stream": stream, **dataclasses.asdict(claim)} for claim in claims(whole))]
+        for line in known[stream]:
             print(json.dumps(line, ensure_ascii=False), flush=True)
         if options.out is not None:
-            write_lines(options.out, told)
+            write_lines(options.out, [line for name in streams for line in known.get(name, ())])
+
+
+def recorded(path: Path | None) -> dict[str, list[dict[str, Any]]]:
+    """The lines of a file by stream; none where there is no file."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for text in path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else ():
+        line = json.loads(text)
+        found.setdefault(line["stream"], []).append(line)
+    return found
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ from ft_jax.core.weights import materialize, shape
 from ft_jax.incremental.closed_form import UNSEEN
 from ft_jax.incremental.examples import examples, no_answers
 from ft_jax.incremental.herding import herd
-from ft_jax.incremental.kept import _class_of, _labelled
+from ft_jax.incremental.labels import class_of, labelled
 from ft_jax.incremental.replay import remembered, rows_like
 
 
 @register(
     "incremental",
     paper="Rebuffi et al. 2017, arXiv:1611.07725, algorithms 1 to 5",
-    example=lambda problem: icarl(problem.apply, problem.params, _labelled(problem.batch), capacity=64, size=4),
+    example=lambda problem: icarl(problem.apply, problem.params, labelled(problem.batch), capacity=64, size=4),
     neutral="it has a loss of its own in place of the task's, so no number makes it train like the step without it",
 )
 def icarl(
@@ -162,7 +162,7 @@ def icarl(
 
         def seen(batch):
             rows = examples(batch, like)
-            return remembered(batch, like, name), features(rows), _class_of(rows)
+            return remembered(batch, like, name), features(rows), class_of(rows)
 
         new, z, labels = jax.lax.map(seen, dict(event.batches))
         new, z, labels = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (new, z, labels))

@@ -6,20 +6,15 @@ import jax.numpy as jnp
 from ft_jax.core.catalogue import Neutral, register
 from ft_jax.core.method import Method
 from ft_jax.core.state import Batch
-from ft_jax.incremental.examples import examples, no_answers
+from ft_jax.incremental.examples import no_answers
+from ft_jax.incremental.labels import class_of, labelled
 from ft_jax.incremental.replay import rehearsal, rows_like
-
-
-def _labelled(batch: Batch) -> Batch:
-    """Examples with labels out of a batch of the laws."""
-    found = examples(batch, ("labels",))
-    return {**batch, "labels": batch["input_ids"]} if found is None else found
 
 
 @register(
     "incremental",
     paper="Chrysakis and Moens 2020, Online continual learning from imbalanced data, ICML, algorithm 1 (CBRS)",
-    example=lambda problem: balanced_replay(6, 4, _labelled(problem.batch), classes=32, weight=0.05),
+    example=lambda problem: balanced_replay(6, 4, labelled(problem.batch), classes=32, weight=0.05),
     neutral=Neutral({"weight": 0.0}),
 )
 def balanced_replay(
@@ -65,7 +60,7 @@ def balanced_replay(
     }
 
     def admit(memory, batch, event, numbers):
-        labels = _class_of(batch)
+        labels = class_of(batch)
         keys = jax.random.split(event.key, labels.shape[0])
 
         def one(memory, row):
@@ -97,18 +92,6 @@ def balanced_replay(
         return jax.lax.scan(one, memory, (batch, labels, keys))[0]
 
     return rehearsal(name, capacity, size, like, weight, admit, more, reads="examples")
-
-
-def _class_of(batch):
-    """The class of every example, -1 where none of it counts."""
-    labels = batch["labels"]
-    rows = labels.shape[0]
-    labels = labels.reshape(rows, -1)
-    weights = batch.get("weights", jnp.ones(labels.shape))
-    weights = jnp.broadcast_to(weights.reshape(rows, -1), labels.shape)
-    counts = (labels >= 0) & (weights > 0)
-    last = labels.shape[1] - 1 - jnp.argmax(counts[:, ::-1], axis=1)
-    return jnp.where(jnp.any(counts, axis=1), jnp.take_along_axis(labels, last[:, None], axis=1)[:, 0], -1)
 
 
 @register(
