@@ -13,6 +13,7 @@ STUDIES = {
     "watched": ("which metric a plateau watches, one positive in 30", "area under the ROC curve, test"),
     "spiked": ("five batches a thousand times too bright", "test accuracy"),
     "mixed": ("five sources of 1, 0.3, 0.15, 0.08 and 0.04 of their digits", "mean test accuracy of the sources"),
+    "by_heart": ("300 digits, three labels in ten drawn anew", "test accuracy"),
 }
 """What is varied, and what is measured."""
 
@@ -36,8 +37,8 @@ def draw() -> None:
     from matplotlib import pyplot as plt
 
     found = [line for line in lines(RECORDS) if "curves" in line]
-    figure, all_axes = plt.subplots(1, len(STUDIES), figsize=(12, 3.4), layout="constrained")
-    for axes, (study, (_, measured)) in zip(all_axes, STUDIES.items(), strict=True):
+    figure, all_axes = plt.subplots(2, 2, figsize=(9, 6.8), layout="constrained")
+    for axes, (study, (_, measured)) in zip(all_axes.flat, STUDIES.items(), strict=True):
         for line in found:
             if line["study"] == study:
                 steps = [line["every"] * (at + 1) for at in range(len(line["curves"][0]))]

@@ -68,6 +68,6 @@ reproduction = Reproduction(
     ),
     measure=measure,
     seeds=(0, 1, 2),
-    seconds=1200,
+    seconds=1700,
     data="mnist",
 )

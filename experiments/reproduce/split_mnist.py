@@ -25,7 +25,7 @@ KEPT = 30
 """A buffer holds one training digit in so many: the paper's budget is 2,000 of 60,000."""
 
 STRENGTHS: Mapping[str, tuple[float, ...]] = {
-    "EWC": (1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8),
+    "EWC": (1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10),
     "SI": (1.0, 10.0, 100.0, 1e3, 1e4),
 }
 """Weights of the penalties that are tried at a seed of their own, on a held-out tenth of the training digits."""

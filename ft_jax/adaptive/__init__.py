@@ -6,6 +6,7 @@
 - `focal`, `self_paced`, `hard_examples`: examples weighed by how hard they are.
 - `data_mixing`: sources of data drawn by what is still to be learned from them.
 - `plateau`: a number lowered when a metric stops improving.
+- `recovery`: back to the best parameters, with another number, when a metric has been worse for a while.
 - `schedule_free`: an average in place of a falling rate.
 - `sam`: gradients from where the loss nearby is worst.
 - `tent`: adaptation to a stream without labels.
@@ -16,6 +17,7 @@ from ft_jax.adaptive.balance import aligned, cagrad, dwa, famo, gradnorm, imtl, 
 from ft_jax.adaptive.data_mixing import data_mixing
 from ft_jax.adaptive.difficulty import focal, hard_examples, self_paced
 from ft_jax.adaptive.plateau import plateau
+from ft_jax.adaptive.recovery import recovery
 from ft_jax.adaptive.sam import sam
 from ft_jax.adaptive.schedule_free import schedule_free
 from ft_jax.adaptive.spike_guard import spike_guard
@@ -35,6 +37,7 @@ __all__ = [
     "mgda",
     "pcgrad",
     "plateau",
+    "recovery",
     "sam",
     "schedule_free",
     "self_paced",

@@ -140,7 +140,12 @@ class Use:
         run |= {name: getattr(parts.model, name) for name in ("stop_tokens", "pad_token") if hasattr(parts.model, name)}
         head = getattr(parts.model, "params", {}).get("head") if "classes" in known else None
         if head is not None and known["classes"].default is inspect.Parameter.empty:
-            run["classes"] = shape(head["kernel"])[-1]
+            run["classes"] = outputs = shape(head["kernel"])[-1]
+            if isinstance(self.options.get("classes"), int) and self.options["classes"] < outputs:
+                raise ValueError(
+                    f"{self.name} has classes={self.options['classes']} and the model's head {outputs} outputs, so "
+                    "that it would leave some out; leave classes out, which takes the head's"
+                )
         for name, parameter in known.items():
             if name in run:
                 options.setdefault(name, run[name])
@@ -201,6 +206,17 @@ def check_methods(methods: tuple[MethodLike, ...]) -> None:
             raise ValueError(
                 f'experiment.method holds {printable(method)}; use Use("family.method", ...), a Method or a function '
                 "of Parts"
+            )
+
+
+def check_untold(methods: tuple[MethodLike, ...]) -> None:
+    """Raises ValueError on a method that is told how many outputs a head has which grows."""
+    for method in methods:
+        told = method.options.get("classes") if isinstance(method, Use) else None
+        if told is not None and method.signature().parameters["classes"].default is inspect.Parameter.empty:
+            raise ValueError(
+                f"{method.name} is told of {told} classes, and the head grows with those that come; leave classes out, "
+                "which takes the head's"
             )
 
 

@@ -68,6 +68,7 @@ class OptimizerSpec:
         ``"cosine"``.
       warmup: the share of all steps in which the rate rises linearly from 0.
       final: the share of the peak at which a schedule ends.
+      restarts: how often a schedule begins anew after the warmup, each time as long; None for never.
       options: further arguments of the constructor, such as ``{"b2": 0.98}``. Fractions are numbers of the state, which
         trials may vary and controllers change; the rest, such as ``{"ns_steps": 5}``, is fixed.
       rates: shares of the learning rate by shell pattern of the parameters' paths, such as
@@ -84,6 +85,7 @@ class OptimizerSpec:
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup: float = 0.0
     final: float = 0.0
+    restarts: int | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     half_precision: Literal["master", "stochastic", "none"] = "master"
@@ -104,6 +106,9 @@ class OptimizerSpec:
         if not 0 <= self.warmup < 1:
             raise ValueError(f"optimizer.warmup is {self.warmup}; give a share of all steps from 0 to below 1")
         check_rates(self.rates)
+        if self.restarts is not None and (self.restarts < 0 or self.schedule == "constant"):
+            given = f"{self.restarts} of the schedule {printable(self.schedule)}"
+            raise ValueError(f"optimizer.restarts is {given}; give 0 or more of 'linear' or 'cosine'")
         known = inspect.signature(build).parameters
         if self.weight_decay and "weight_decay" not in known:
             raise ValueError(
@@ -150,6 +155,8 @@ class OptimizerSpec:
         """
         rise = round(self.warmup * steps)
         done = library.clip((step - rise) / max(steps - rise, 1), 0.0, 1.0)
+        if turn := self.restarts and max(steps - rise, 1) / (self.restarts + 1):
+            done = library.where(done < 1, library.mod(step - rise, turn) / turn, 1.0)
         down = {
             "constant": library.ones_like(done),
             "linear": 1.0 + (self.final - 1.0) * done,

@@ -16,6 +16,7 @@ from ft_jax.training.composition import (
     build_methods,
     built,
     check_methods,
+    check_untold,
     for_outputs,
     frozen_at_random,
     with_new_head,
@@ -224,6 +225,8 @@ def _planned(
     steps = tuple(task.steps or budget.steps_for(task.name, task.examples) for task in stream)
     # Of a stream that is drawn as it goes, methods know the first task's, however far it has come.
     known = sum(steps) if later is None else steps[0]
+    if stream[0].outputs is not None:
+        check_untold(experiment.method)
     composition = build_methods(experiment.method, Parts(model, example, known, keys["methods"], outline))
     composition = with_new_head(composition, model)
     composition = in_full_precision(composition, model, getattr(experiment.optimizer, "half_precision", "none"))

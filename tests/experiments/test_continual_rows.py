@@ -1,5 +1,8 @@
 """Rows and tables of what is kept of tasks in turn: split MNIST, A-GEM, the table over three streams."""
 
+import json
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,3 +118,30 @@ def test_the_table_tells_scores_and_costs_of_each_method(monkeypatch):
     assert rows["naive"]["mib"] == 0 and rows["ER"]["mib"] == pytest.approx(200 * (8 + 1) * 4 / 2**20, rel=0.01)
     assert rows["naive"]["operations"] == 1 and 1.8 < rows["ER"]["operations"] < 2.6
     assert [claim.met for claim in table.claims(rows)] == [True, average["joint"] >= average["ER"]]
+
+
+def test_a_method_alone_is_measured_again_and_the_others_stay_as_they_were(tmp_path, monkeypatch):
+    whole, path = table.methods, tmp_path / "table.jsonl"
+    monkeypatch.setattr(
+        table, "methods", lambda turns: {name: whole(turns)[name] for name in ("naive", "iCaRL", "joint")}
+    )
+    monkeypatch.setattr(table, "ASKED", ("iCaRL",))
+    monkeypatch.setattr(table, "ROUNDS", 3)
+    monkeypatch.setattr(table, "pairs", lambda address, seed: stream(seed))
+
+    def run(*words):
+        argv = ["table", "--streams", "pairs", "--seeds", "1", "--out", str(path), *words]
+        monkeypatch.setattr(sys, "argv", argv)
+        table.main()
+        return {line["method"]: line for line in map(json.loads, path.read_text().splitlines()) if "method" in line}
+
+    first = run()
+    assert all(row["milliseconds"] > 0 for row in first.values()) and first["iCaRL"]["mib"] > 0
+    assert first["iCaRL"]["average"][0] > first["naive"]["average"][0] + 0.2
+    path.write_text("".join(json.dumps({**row, "average": [0.5]}) + "\n" for row in first.values()))
+    again = run("--methods", "iCaRL")
+    assert again["naive"]["average"] == [0.5] and again["iCaRL"]["average"] == first["iCaRL"]["average"]
+    assert {line["average"][0] for line in run("--methods").values()} == {0.5, *first["iCaRL"]["average"]}
+    path.unlink()
+    with pytest.raises(SystemExit, match="naive is not recorded for pairs; leave --methods out, or name it"):
+        run("--methods", "iCaRL")

@@ -20,7 +20,9 @@ def test_one_training_example_in_thirty_is_an_eight():
     assert np.mean(train[1]) == pytest.approx(1 / 30, abs=0.002) and np.mean(test[1]) > 0.07
 
 
-@pytest.mark.parametrize(("study", "variants", "steps"), [("watched", 2, 20), ("spiked", 3, 70), ("mixed", 3, 20)])
+@pytest.mark.parametrize(
+    ("study", "variants", "steps"), [("watched", 2, 20), ("spiked", 3, 70), ("mixed", 3, 20), ("by_heart", 2, 20)]
+)
 def test_a_study_has_a_curve_of_every_variant_and_seed(study, variants, steps):
     found = controlled.STUDIES[study]((0,), steps)
     assert len(found) == variants and {len(curves) for curves in found.values()} == {1}

@@ -26,6 +26,17 @@ def test_schedules_equal_optax(schedule):
             assert float(share) == pytest.approx(float(expected), abs=1e-6)
 
 
+def test_restarts_equal_optaxs_schedules_one_after_another():
+    spec = OptimizerSpec(schedule="cosine", warmup=0.25, final=0.1, restarts=2)
+    turns = optax.join_schedules([optax.cosine_decay_schedule(1.0, 10, alpha=0.1)] * 3, [10, 20])
+    for step in range(10, 40):
+        for share in (spec.share(step, 40), spec.share(jnp.int32(step), 40, jnp)):
+            assert float(share) == pytest.approx(float(turns(step - 10)), abs=1e-6)
+    assert float(spec.share(39, 40)) < 0.2 < float(spec.share(20, 40)) == 1.0 and float(spec.share(40, 40)) == 0.1
+    with pytest.raises(ValueError, match="optimizer.restarts is 2 of the schedule 'constant'; give 0 or more of"):
+        OptimizerSpec(restarts=2).check()
+
+
 def test_optimizer_numbers_are_data():
     made = OptimizerSpec("adamw", 0.1, max_norm=1.0, weight_decay=0.02, options={"b1": 0.8}).build(10)
     assert dict(made.hyper) == pytest.approx({"learning_rate": 0.1, "weight_decay": 0.02, "b1": 0.8, "max_norm": 1.0})

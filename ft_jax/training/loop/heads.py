@@ -5,9 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ft_jax.core import TrainState
+from ft_jax.core.params import path_of
 from ft_jax.core.state import transition
+from ft_jax.core.weights import Weight, materialize
 from ft_jax.outside import listed
 from ft_jax.training.prepare import Plan
 from ft_jax.training.stream import outputs_of
@@ -23,14 +26,40 @@ def grown(before: Plan, longer: Plan, state: TrainState) -> tuple[Plan, TrainSta
       before: the plan so far.
       longer: the plan with the next task and the larger head.
       state: on the devices, of the plan so far; not to be used again.
+
+    Raises:
+      ValueError: a method keeps the head in a form of which the part so far is no part of the larger one.
     """
     fresh = longer.distributed.init(longer.model.params, longer.key)
-    new = transition(before.distributed.collect(state), longer.distributed.collect(fresh))
+    old = before.distributed.collect(state)
+    new = transition(old, longer.distributed.collect(fresh))
+    if not before.composition.inwards("lift"):
+        _check_stays(_head(before, old), _head(longer, new))
     frozen = jax.tree.map(_on_devices, state.frozen, new.frozen, fresh.frozen)
     compiled, own = before.distributed.compilations(), longer.distributed.compilations
     distributed = dataclasses.replace(longer.distributed, compilations=lambda: compiled + own())
     on = distributed.spread(new.replace(frozen=None)).replace(frozen=frozen)
     return dataclasses.replace(longer, distributed=distributed), on
+
+
+def _head(plan: Plan, state: TrainState) -> dict[str, np.ndarray]:
+    """The head's weights as the model sees them, by path."""
+    tree = {HEAD: plan.program.parameters(state)["model"].get(HEAD)}
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda one: isinstance(one, Weight))
+    return {path_of(path): np.asarray(materialize(leaf)) for path, leaf in leaves}
+
+
+def _check_stays(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> None:
+    for path, was in old.items():
+        now = new[path][tuple(slice(size) for size in was.shape)]
+        if now.shape != was.shape or not np.allclose(now, was, rtol=1e-4, atol=1e-5):
+            raise ValueError(
+                f"the head can't grow, for a method keeps {path} in a form of which a smaller one is no part, such as "
+                "its singular directions; leave the head out of the method's targets"
+            )
+
+
+HEAD = "head"
 
 
 def _on_devices(old, new, fresh):

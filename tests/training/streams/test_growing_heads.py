@@ -187,12 +187,14 @@ def test_members_grow_together(tmp_path):
     "use",
     [
         *(Use(f"incremental.{name}") for name in ("lwf", "mas", "synaptic_intelligence")),
-        Use("incremental.balanced_replay", capacity=40, size=8, classes=6),
+        Use("incremental.balanced_replay", capacity=40, size=8),
         Use("incremental.er_ace", capacity=40, size=8),
         Use("incremental.der", capacity=40, size=8),
         Use("incremental.agem", capacity=40, size=8),
         Use("incremental.gem", tasks=3, capacity=16),
         Use("incremental.icarl", capacity=40, size=8),
+        Use("incremental.slda"),
+        Use("incremental.ranpac", width=32),
     ],
     ids=lambda use: use.name,
 )
@@ -276,6 +278,17 @@ class Given:
         ({"data": Given(((4, ()), (3, ())))}, "has a head of 3 outputs after one of 4"),
         ({"data": Given(((3, ("a", "b")),))}, "names 2 classes for 3 outputs of a head that grows"),
         ({"data": Given(((3, ("a", "b", "c")), (4, ("b", "a", "c", "d"))))}, "numbers its classes"),
+        (
+            {"method": (Use("incremental.balanced_replay", capacity=9, size=3, classes=6),)},
+            "is told of 6 classes, and the head grows with those that come; leave classes out",
+        ),
+        (
+            {
+                "data": Experiences("digits", parts=5),
+                "method": (Use("incremental.balanced_replay", capacity=9, size=3, classes=6),),
+            },
+            "has classes=6 and the model's head 10 outputs, so that it would leave some out; leave classes out",
+        ),
         ({"optimizer": OptimizerSpec("adam", schedule="cosine")}, "give budget.tasks and budget.steps"),
     ],
 )
@@ -283,3 +296,9 @@ def test_what_can_not_grow_is_refused_in_a_sentence_before_training(changes, sai
     with pytest.raises(ValueError, match=said) as refused:
         prepare(experiment(**changes))
     assert str(refused.value).count("\n") == 0
+
+
+def test_a_head_kept_in_singular_directions_does_not_grow(tmp_path):
+    made = experiment(method=(Use("incremental.osf", targets="*/head/kernel"),), budget=Budget(steps=1, batch_size=16))
+    with pytest.raises(ValueError, match=r"can't grow, for a method keeps head/kernel in a form"):
+        fit(made, run=tmp_path, quiet=True)
