@@ -39,9 +39,37 @@ def image_of(stream: Any, title: str, size: tuple[int, int], channels: int) -> n
         if image.width * image.height > MOST_PIXELS:
             raise Broken(f"{title} claims {image.width} x {image.height} pixels and {MOST_PIXELS} are allowed")
         image.load()
-        small = image.convert("L" if channels == 1 else "RGB")
-        if small.size != size[::-1]:
-            small = small.resize(size[::-1], Image.Resampling.BILINEAR)
+        return _pixels(image, size, channels)
+
+
+def resized(image: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarray:
+    """Decoded pixels ``[height, width, 1 or 3]``, bytes or floats in [0, 1], as `image_of` gives those of a file.
+
+    Raises:
+      Broken: an array of another shape.
+      ImportError: Pillow is missing.
+
+    Example:
+      >>> resized(np.full((4, 4, 1), 255, np.uint8), (2, 2), 3).shape
+      (2, 2, 3)
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ImportError("images need Pillow to be brought to a size; install ft-jax[images]") from None
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[-1] not in (1, 3):
+        raise Broken(f"an image has shape {image.shape}; give [height, width, 1 or 3]")
+    whole = image if image.dtype == np.uint8 else np.clip(np.round(image * 255.0), 0, 255).astype(np.uint8)
+    return _pixels(Image.fromarray(whole.squeeze(-1) if whole.shape[-1] == 1 else whole), size, channels)
+
+
+def _pixels(image: Any, size: tuple[int, int], channels: int) -> np.ndarray:
+    from PIL import Image
+
+    small = image.convert("L" if channels == 1 else "RGB")
+    if small.size != size[::-1]:
+        small = small.resize(size[::-1], Image.Resampling.BILINEAR)
     return np.asarray(small, np.float32).reshape(*size, channels) / 255.0
 
 

@@ -1,15 +1,19 @@
 """Runs over one's own images and texts: trained by the command, shown in the report, asked afterwards."""
 
 import dataclasses
+import io
 import json
+import tarfile
+import wave
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from data.tiny_shapes import TinyShapes
 from training.serving import small_runs
 
-from ft_jax import models
+from ft_jax import data, models
 from ft_jax.cli import main
 from ft_jax.core import make_step, optimizer
 from ft_jax.multimodal import alike, contrastive, model
@@ -165,6 +169,84 @@ def test_bad_input_is_told_in_a_sentence_before_anything_is_trained(rows, words,
     told = capsys.readouterr().err
     assert said in told and told.startswith("error: ") and told.count("\n") == 1 and "Traceback" not in told
     assert not (place / "never").exists()
+
+
+def sound(rate):
+    stream = io.BytesIO()
+    with wave.open(stream, "wb") as file:
+        file.setnchannels(1), file.setsampwidth(2), file.setframerate(rate), file.writeframes(b"\1\2" * 1600)
+    return stream.getvalue()
+
+
+def tarred(path, members):
+    with tarfile.open(path, "w") as file:
+        for name, raw in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(raw)
+            file.addfile(info, io.BytesIO(raw))
+
+
+def test_sounds_and_tars_that_can_not_be_are_told_in_a_sentence(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    raw = (place / "1.png").read_bytes()
+    (place / "fast.wav").write_bytes(sound(44100))
+    write(place / "sounds.jsonl", [{"audio": "fast.wav", "text": "a film"}])
+    tarred(place / "out.tar", [("../1.png", raw), ("1.txt", b"a film")])
+    tarred(place / "twice.tar", [("1.png", raw), ("1.PNG", raw)])
+    tarred(place / "lacks.tar", [("1.png", raw), ("1.txt", b"a film"), ("2.png", raw)])
+    base = ["run", "own/match", "--data.held_out", "0", *TINY, "--out", "never", "--data.address"]
+    for words, said in (
+        (["sounds.jsonl", "--model.modalities", "text", "audio"], "has 44100 samples a second and 16000 are asked for"),
+        (["out.tar"], "would be written outside"),
+        (["twice.tar"], "'1.PNG' is there twice"),
+        (["lacks.tar"], "example lacks.tar:2 has no text, and a pair is compared side by side"),
+        (["gone/*.tar"], "no file fits 'gone/*.tar'"),
+    ):
+        assert main([*base, *words]) != 0
+        told = capsys.readouterr().err
+        assert said in told and told.count("\n") == 1 and not (place / "never").exists()
+    monkeypatch.setenv("FT_JAX_UNPACK_MOST", "100")
+    tarred(place / "burst.tar", [("1.png", raw + bytes(900)), ("1.txt", b"a film")])
+    assert main([*base, "burst.tar"]) != 0
+    assert "no more than 100 are written" in capsys.readouterr().err
+
+
+def first_of(spec, model):
+    (task,) = spec.build(model, Feed(4))
+    (batches,) = task.evaluations.values()
+    return next(iter(batches))
+
+
+def test_tars_are_read_as_a_table_is(place, monkeypatch):
+    monkeypatch.chdir(place)
+    (place / "shards").mkdir()
+    for number in (0, 1):
+        images = [(f"{name}.png", (place / f"{name}.png").read_bytes()) for name in (2 * number, 2 * number + 1)]
+        texts = [(f"{name}.txt", TEXTS[name % 4].encode()) for name in (2 * number, 2 * number + 1)]
+        tarred(place / "shards" / f"{number}.tar", [*images, *texts])
+    model = Encoders(("image", "text"), "encoder", (8, 8, 1), 4, hidden=16, layers=1, width=16).build(jax.random.key(0))
+    write(place / "same.jsonl", [{"image": f"{name}.png", "caption": TEXTS[name % 4]} for name in range(4)])
+    batches = [
+        jax.tree.map(np.asarray, first_of(Together(address, address), model))
+        for address in ("shards/*.tar", "same.jsonl")
+    ]  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, *batches)
+
+
+def test_sets_of_images_and_texts_of_tfds_are_read(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(place)
+    TinyShapes(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    spec = Together("tfds:tiny_shapes:train", "tfds:tiny_shapes:test")
+    model = Encoders(("image", "text"), "encoder", (8, 8, 1), 4, hidden=16, layers=1, width=16).build(jax.random.key(0))
+    (task,) = spec.build(model, Feed(4))
+    (batches,) = task.evaluations.values()
+    assert task.examples == 20 and sum(len(batch["image"]["images"]) for batch in batches) >= 5
+    first = data.load("tfds:tiny_shapes", split="test")[0]["images"]
+    shown = next(iter(batches))["image"]["images"][0]
+    corners = np.asarray(first, np.float32)[[0, 0, -1, -1], [0, -1, 0, -1], 0] / 255
+    np.testing.assert_allclose(shown[[0, 0, -1, -1], [0, -1, 0, -1], 0], corners, atol=0.05)
+    assert spec.outputs() == 2
 
 
 def test_what_is_broken_is_left_out_and_counted_where_one_says_so(place, monkeypatch):

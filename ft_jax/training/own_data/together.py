@@ -11,6 +11,7 @@ import numpy as np
 from ft_jax import assets, data
 from ft_jax.data.dataset import Dataset
 from ft_jax.data.labels import read_labels
+from ft_jax.data.media import resized
 from ft_jax.data.modalities import PRESENT
 from ft_jax.data.tables import read_table
 from ft_jax.outside import listed, printable
@@ -36,7 +37,8 @@ class Together:
     the sides of a pair, so its examples have them all.
 
     Attributes:
-      address: a table, a tar, or tars by a pattern such as ``shards/*.tar``.
+      address: a table, a tar, tars by a pattern such as ``shards/*.tar``, or a set of tensorflow-datasets with its
+        split, ``tfds:name:train``, whose images are in ``image``.
       evaluation: another one to measure on; None holds back `held_out` of the first.
       held_out: the share that is measured on and not trained on.
       image, audio, text: the columns, where they are called otherwise.
@@ -123,12 +125,18 @@ class Together:
         tars = tars_of(address)
         if tars:
             return data.shards(tars, files, broken=self.broken, texts=True)
+        if address.startswith("tfds:"):
+            return of_tfds(address, files)
         return data.referenced(address, files, broken=self.broken, texts=(self.text, *TEXTS))
 
     def _rows(self, address: str, examples: Sequence[int | str]) -> list[Mapping[str, Any]]:
         """What the table says in the rows of examples; nothing of a tar's, whose keys say it."""
         if tars_of(address):
             return [{} for _ in examples]
+        if address.startswith("tfds:"):
+            found = data.load(address)
+            words = [name for name in found.columns if name not in ("images", "audio")]
+            return [{"row": row} | found.select(*words)[row] for row in examples]
         columns = read_table(assets.resolve(address)).columns
         return [{name: column[row] for name, column in columns.items()} for row in examples]
 
@@ -156,7 +164,7 @@ class Together:
         made = [next(ids) if seen else np.zeros(0, np.int32) for seen in there]
         part = [{"input_ids": one, PRESENT: np.float32(seen)} for one, seen in zip(made, there, strict=True)]
         kept = {name: values for name, values in found.columns.items() if name != column}
-        return Dataset({**kept, "text": part})
+        return Dataset({**kept, "text": part}, found.classes)
 
     def _room(self, model: Any) -> int:
         positions = encoders_of(model)["text"].positions
@@ -177,6 +185,8 @@ class Together:
         tars = tars_of(address)
         if tars:
             return data.shards(tars, {}).dataset
+        if address.startswith("tfds:"):
+            return data.load(address).select("labels")
         columns = read_table(assets.resolve(address)).columns
         return Dataset({"labels" if name == "label" else name: column for name, column in columns.items()})
 
@@ -186,6 +196,8 @@ class Together:
                 f"{self.address} has no column 'label', which a classifier learns; add it, or compare the modalities "
                 "with ft-jax run own/match"
             )
+        if found.classes:
+            return found
         where = lambda place: f"{self.address}, example {place}"  # noqa: E731
         labels, classes = read_labels(list(found.column("labels")), where, False)
         labels = np.asarray(labels)
@@ -231,6 +243,30 @@ def left_out(collected: data.Collected, address: str) -> list[str]:
         f"{count} of {count + len(collected.dataset)} examples of {short(address)} were left out, the first is "
         f"{first.example}: {first.reason}"
     ]
+
+
+def of_tfds(address: str, files: Mapping[str, Any]) -> data.Collected:
+    """Examples of a set of tensorflow-datasets, its images at the model's size.
+
+    Raises:
+      KeyError: the set has no images.
+      ValueError: a modality that it can't give.
+    """
+    found = data.load(address)
+    parts = {}
+    for name, part in files.items():
+        if name != "image":
+            raise ValueError(
+                f"{address} gives images and texts, and the model reads {printable(name)}; write its files"
+            )
+        images = data.check_columns(found, ["images"], address).column("images")
+
+        def pixels(index, images=images, part=part):
+            return {part.field: resized(images[index], part.size, part.channels), PRESENT: np.float32(1)}
+
+        parts[name] = data.Computed(len(found), pixels)
+    rest = {name: column for name, column in found.columns.items() if name != "images"}
+    return data.Collected(Dataset({**parts, **rest}, found.classes), (), tuple(range(len(found))))
 
 
 def tars_of(address: str) -> list[Path]:
