@@ -124,13 +124,15 @@ def test_the_method_siglip_has_that_loss_and_starts_at_ten_and_minus_ten():
     np.testing.assert_allclose([jnp.exp(own["log_scale"]), own["logit_bias"]], [10.0, -10.0], rtol=1e-6)
 
 
-def test_cocas_terms_and_gradients_equal_open_clips():
+@pytest.mark.parametrize("devices", (1, 8))
+def test_cocas_terms_and_gradients_equal_open_clips(devices):
     logits, labels = jnp.asarray(GOLDEN["logits"]), jnp.asarray(GOLDEN["labels"])
 
     def told(params, batch, key=None):
-        return Outputs(
-            logits + params["shift"], jnp.eye(logits.shape[-1]), states={"image": batch["image_tokens"][:, 0]}
-        )
+        image = batch["image_tokens"][:, 0]
+        # A device tells the captions of its own images.
+        own = jnp.argmin(jnp.sum(jnp.square(image[:, None] - jnp.asarray(IMAGE)), axis=-1), axis=1)
+        return Outputs((logits + params["shift"])[own], jnp.eye(logits.shape[-1]), states={"image": image})
 
     def images(params, batch, key):
         return Outputs(hidden=batch["x"][:, None] + params["shift"])
@@ -143,7 +145,8 @@ def test_cocas_terms_and_gradients_equal_open_clips():
         config=SimpleNamespace(width=WIDTH), apply=told, params={"shift": jnp.zeros_like(logits)}
     )
     method = coca(texts, {}, captioner, width=WIDTH)
-    program = make_step(forward(images), optax.sgd(1.0), method)
+    axis = None if devices == 1 else "data"
+    program = make_step(forward(images), optax.sgd(1.0), method, axis=axis)
     state = program.init({"shift": jnp.zeros(WIDTH)}, jax.random.key(0))
     own = dict(state.params["multimodal.coca"])
     own |= {side: {"kernel": jnp.eye(WIDTH)} for side in ("projection", "other_projection")}
@@ -152,7 +155,14 @@ def test_cocas_terms_and_gradients_equal_open_clips():
     part = {"x": jnp.asarray(TEXT), "labels": jnp.where(labels == 0, -1, labels)}
     part["attention_mask"] = jnp.broadcast_to(jnp.arange(5) < 4, labels.shape).astype(jnp.int32)
     part["weights"] = (labels > 0).astype(jnp.float32)
-    after, metrics = program.step(state, {"x": jnp.asarray(IMAGE), "paired": part})
+    batch = {"x": jnp.asarray(IMAGE), "paired": part}
+    if devices == 1:
+        after, metrics = program.step(state, batch)
+    else:
+        step = jax.pmap(program.step, axis_name=axis, devices=jax.devices()[:devices])
+        copies = jax.tree.map(lambda x: jnp.stack([x] * devices), state)
+        parts = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+        after, metrics = jax.tree.map(lambda x: x[0], step(copies, parts))
     np.testing.assert_allclose(metrics["loss"], GOLDEN["coca/loss"], rtol=1e-5)
     moved = after.params["multimodal.coca"]
     np.testing.assert_allclose(-moved["captioner"]["shift"], GOLDEN["coca/logits"], rtol=1e-4, atol=1e-6)
