@@ -139,6 +139,24 @@ def test_a_model_that_compares_tells_which_text_an_image_is_nearest(place, monke
     assert "--image is given 2 times" in capsys.readouterr().err
 
 
+def test_predict_reads_a_table_as_the_run_did(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    rows = [{"image": "7.png", "text": TEXTS[3]}, {"image": "", "text": TEXTS[1]}, {"image": "9.png", "text": None}]
+    write(place / "asked.jsonl", rows)
+    assert main(["predict", "several", "asked.jsonl"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["example"] for one in told] == [0, 1, 2]
+    for row, one in zip(rows, told, strict=True):
+        words = [word for name in ("image", "text") if row[name] for word in (f"--{name}", row[name])]
+        assert main(["predict", "several", *words]) == 0
+        alone = json.loads(capsys.readouterr().out)
+        assert one["label"] == alone["label"]
+        assert one["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
+    for words, said in ((["match", "asked.jsonl"], "gives no classes"), (["several", "a", "b"], "give one table")):
+        assert main(["predict", *words]) == 2
+        assert said in capsys.readouterr().err
+
+
 def bad_rows(rows):
     """A table with one more row."""
     return [*({"image": f"{name}.png", "caption": TEXTS[name % 4]} for name in range(4)), *rows]

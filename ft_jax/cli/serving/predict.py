@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ft_jax.cli.entry import Parser
 
@@ -32,8 +33,10 @@ def command(words: Sequence[str]) -> int:
 
     from ft_jax.training.serving import gives_numbers, load_run, numbers, predict
 
-    examples = examples_in(options.what)
     kept = load_run(options.run, options.base)
+    if hasattr(kept.model.config, "encoders"):
+        return table(kept, options.what)
+    examples = examples_in(options.what)
     texts = examples if isinstance(examples, list) else examples.columns.get("text")
     if gives_numbers(kept.model):
         field = "embedding" if kept.model.apply.kind == "embedding" else "values"
@@ -64,6 +67,20 @@ def several(run: str, base: str | None, parts: Mapping[str, Sequence[str]]) -> i
         found = predict_parts(kept, {name: given[0] for name, given in parts.items()}).as_json()
     told = {name: given[0] if len(given) == 1 else list(given) for name, given in parts.items()}
     print(json.dumps({**told, **found}, ensure_ascii=False), flush=True)
+    return 0
+
+
+def table(kept: Any, words: Sequence[str]) -> int:
+    """Prints the classes of the examples of one file, each of several modalities."""
+    from ft_jax.training.serving.several import predict_table
+
+    if len(words) != 1:
+        raise ValueError(
+            f"the model of {kept.run} reads several modalities; give one table of them, or one example by --image, "
+            "--audio and --text"
+        )
+    for number, found in predict_table(kept, words[0]):
+        print(json.dumps({"example": number, **found.as_json()}, ensure_ascii=False), flush=True)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,9 @@ class Together:
         """One task."""
         parts = encoders_of(model)
         classes = getattr(model.config, "classes", None)
-        whole, notes = self._read(self.address, parts, model)
+        whole, notes = self.examples(self.address, parts, model)
         if self.evaluation is not None:
-            train, (held, more) = whole, self._read(self.evaluation, parts, model)
+            train, (held, more) = whole, self.examples(self.evaluation, parts, model)
             notes = [*notes, *more]
         else:
             away = held_back([row["key"] for row in whole.select("key")], self.held_out, self.address)
@@ -87,7 +87,7 @@ class Together:
             sets = data.one_mapping(sets, getattr(model, "classes", ()), classes_of(model))
             sets = {name: check_targets(one, model) for name, one in sets.items()}
         train, held = sets["the training examples"], sets.get("the evaluation examples")
-        shape = self._shape(parts, model, sets.values())
+        shape = self.shape(parts, model, sets.values())
         kept = (*parts, *(() if classes is None else ("labels",))) if _nested(model) else ("images", "input_ids")
         source = data.batches(train.select(*kept), feed.batch_size, seed=feed.seed, **shape, **share(feed))
         name = short(self.address)
@@ -96,8 +96,17 @@ class Together:
         evaluations = {set_: data.evaluation_batches(one, feed.batch_size, **shape) for set_, one in rows.items()}
         return (Task(name, source, evaluations, len(train), classes=train.classes, notes=tuple(notes)),)
 
-    def _read(self, address: str, parts: Mapping[str, Any], model: Any) -> tuple[Dataset, list[str]]:
-        """The examples in the fields that the model reads, with a ``key`` of each, and what to say of them."""
+    def examples(
+        self, address: str, parts: Mapping[str, Any], model: Any, labelled: bool = True
+    ) -> tuple[Dataset, list[str]]:
+        """The examples in the fields that the model reads, with a ``key`` of each, and what to say of them.
+
+        Args:
+          address: as for the spec.
+          parts: of `encoders_of`.
+          model: that reads them.
+          labelled: whether a classifier's examples have labels.
+        """
         collected = self._raw(address, {name: _file(name, parts[name], self) for name in parts if name in FILES})
         found, notes = collected.dataset, left_out(collected, address)
         for name in FILES:
@@ -110,7 +119,7 @@ class Together:
             found = self._with_text(found, address, model)
         if getattr(model.config, "classes", None) is None:
             self._check_pairs(found, parts, collected.examples, address)
-        else:
+        elif labelled:
             found = self._labels(found)
         keys = [
             label if isinstance(label, str) else json.dumps(row, sort_keys=True, default=str)
@@ -170,7 +179,8 @@ class Together:
         positions = encoders_of(model)["text"].positions
         return min(self.length, positions)
 
-    def _shape(self, parts, model, sets) -> dict[str, Any]:
+    def shape(self, parts: Mapping[str, Any], model: Any, sets: Iterable[Dataset]) -> dict[str, Any]:
+        """The length of a batch's rows of tokens, the same for all of the sets."""
         if "text" not in parts:
             return {}
         column = "text" if _nested(model) else "input_ids"

@@ -1,6 +1,6 @@
 """A kept model of several modalities at work on one example, of which any may be missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from ft_jax import data
 from ft_jax.models.networks.dual import DualConfig
 from ft_jax.multimodal.network.alike import SCALE
 from ft_jax.outside import printable
+from ft_jax.training.own_data.together import Together, encoders_of
 from ft_jax.training.serving.kept import Kept
-from ft_jax.training.serving.use import Prediction, prediction
+from ft_jax.training.serving.use import BATCH, Prediction, prediction
 
 
 def predict_parts(kept: Kept, parts: Mapping[str, str | Path]) -> Prediction:
@@ -31,6 +32,31 @@ def predict_parts(kept: Kept, parts: Mapping[str, str | Path]) -> Prediction:
         raise ValueError(f"the model of {kept.run} gives no classes, only a representation; train it with a head")
     batch = {name: _read(kept, name, known[name], [what]) for name, what in parts.items()}
     return prediction(kept.model, np.asarray(kept.compiled()(batch).logits)[0])
+
+
+def predict_table(kept: Kept, address: str) -> Iterator[tuple[int, Prediction]]:
+    """The classes of every example of a table, tars or a set of tensorflow-datasets, as a run would have read them.
+
+    Args:
+      kept: of `load_run`, whose model is one of `ft_jax.multimodal.model` with a head.
+      address: as `ft_jax.training.own_data.Together` takes it; labels are not needed.
+
+    Raises:
+      ValueError: the model gives no classes; what `Together` refuses.
+    """
+    if compares(kept):
+        raise ValueError(f"the model of {kept.run} gives no classes; compare inputs by --image, --text and --audio")
+    spec = Together(address, length=kept.reads.get("length") or Together.length)
+    parts = encoders_of(kept.model)
+    found, _ = spec.examples(address, parts, kept.model, labelled=False)
+    found, answer = found.select(*parts), kept.compiled()
+    shape = spec.shape(parts, kept.model, [found])
+    number = 0
+    for batch in data.evaluation_batches(found, min(BATCH, len(found)), **shape):
+        logits = np.asarray(answer(batch).logits)
+        for row in logits[: len(found) - number]:
+            yield number, prediction(kept.model, row)
+            number += 1
 
 
 def compares(kept: Kept) -> bool:
