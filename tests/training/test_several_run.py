@@ -157,6 +157,17 @@ def test_predict_reads_a_table_as_the_run_did(place, monkeypatch, capsys):
         assert said in capsys.readouterr().err
 
 
+def test_evaluate_measures_a_table_as_the_run_did(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    assert main(["evaluate", "several", "--data", "held.jsonl", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    after = json.loads((place / "several" / "summary.json").read_text())["scores"]["after"]["held"]
+    assert told["examples"] == 6
+    assert (told["accuracy"], told["loss"]) == pytest.approx((after["accuracy"], after["loss"]), rel=1e-4)
+    assert main(["evaluate", "match", "--data", "test.jsonl"]) == 2
+    assert "gives no classes to measure" in capsys.readouterr().err
+
+
 def bad_rows(rows):
     """A table with one more row."""
     return [*({"image": f"{name}.png", "caption": TEXTS[name % 4]} for name in range(4)), *rows]

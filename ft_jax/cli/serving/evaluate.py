@@ -20,11 +20,19 @@ def command(words: Sequence[str]) -> int:
     from ft_jax import data
     from ft_jax.training.serving import load_run, measured
 
-    examples = data.load(options.data, options.split)
-    scores = measured(load_run(options.run, options.base), examples)
+    kept = load_run(options.run, options.base)
+    if hasattr(kept.model.config, "image_token"):
+        raise ValueError(f"the model of {options.run} writes to images, which no label measures; its report shows what")
+    if hasattr(kept.model.config, "encoders") or hasattr(kept.model.config, "text"):
+        from ft_jax.training.serving.several import measured_table
+
+        count, scores = measured_table(kept, options.data)
+    else:
+        examples = data.load(options.data, options.split)
+        count, scores = len(examples), measured(kept, examples)
     if options.json:
-        print(json.dumps({"run": options.run, "data": options.data, "examples": len(examples), **scores}))
+        print(json.dumps({"run": options.run, "data": options.data, "examples": count, **scores}))
     else:
         rows = [(name, f"{value:.6g}") for name, value in scores.items()]
-        print(columns([f"{options.run} on {options.data}, {len(examples):,} examples", *rows]))
+        print(columns([f"{options.run} on {options.data}, {count:,} examples", *rows]))
     return 0

@@ -13,7 +13,8 @@ from ft_jax.multimodal.network.alike import SCALE
 from ft_jax.outside import printable
 from ft_jax.training.own_data.together import Together, encoders_of
 from ft_jax.training.serving.kept import Kept
-from ft_jax.training.serving.use import BATCH, Prediction, prediction
+from ft_jax.training.serving.use import BATCH, Prediction, class_names, prediction, scores_of
+from ft_jax.training.specs import check_targets, classes_of
 
 
 def predict_parts(kept: Kept, parts: Mapping[str, str | Path]) -> Prediction:
@@ -46,8 +47,7 @@ def predict_table(kept: Kept, address: str) -> Iterator[tuple[int, Prediction]]:
     """
     if compares(kept):
         raise ValueError(f"the model of {kept.run} gives no classes; compare inputs by --image, --text and --audio")
-    spec = Together(address, length=kept.reads.get("length") or Together.length)
-    parts = encoders_of(kept.model)
+    spec, parts = _spec(kept, address), encoders_of(kept.model)
     found, _ = spec.examples(address, parts, kept.model, labelled=False)
     found, answer = found.select(*parts), kept.compiled()
     shape = spec.shape(parts, kept.model, [found])
@@ -57,6 +57,30 @@ def predict_table(kept: Kept, address: str) -> Iterator[tuple[int, Prediction]]:
         for row in logits[: len(found) - number]:
             yield number, prediction(kept.model, row)
             number += 1
+
+
+def measured_table(kept: Kept, address: str) -> tuple[int, dict[str, float]]:
+    """How many labelled examples of several modalities there are, and the model's loss and metrics on them.
+
+    Args:
+      kept, address: as for `predict_table`.
+
+    Raises:
+      ValueError: the model gives no classes, or a label that it doesn't have.
+    """
+    if compares(kept):
+        raise ValueError(f"the model of {kept.run} gives no classes to measure; its report has its recall")
+    spec, parts = _spec(kept, address), encoders_of(kept.model)
+    found, _ = spec.examples(address, parts, kept.model)
+    names = {"the data": found.select(*parts, "labels")}
+    found = data.one_mapping(names, class_names(kept.model, 0), classes_of(kept.model))["the data"]
+    found = check_targets(found, kept.model)
+    shape = spec.shape(parts, kept.model, [found])
+    return len(found), scores_of(kept, list(data.evaluation_batches(found, min(BATCH, len(found)), **shape)))
+
+
+def _spec(kept: Kept, address: str) -> Together:
+    return Together(address, length=kept.reads.get("length") or Together.length)
 
 
 def compares(kept: Kept) -> bool:

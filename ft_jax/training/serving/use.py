@@ -162,7 +162,12 @@ def measured(kept: Kept, examples: data.Dataset) -> dict[str, float]:
             examples = examples.select("text", "labels", *_fields(kept, examples))
             examples = data.tokenize(examples, model.tokenizer, length=length, too_long="truncate")
             shape = {"length": length, "padding": model.pad_token}
-    sets = list(data.evaluation_batches(examples, min(BATCH, len(examples)), **shape))
+    return scores_of(kept, list(data.evaluation_batches(examples, min(BATCH, len(examples)), **shape)))
+
+
+def scores_of(kept: Kept, sets: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Loss and metrics of the model on labelled batches, through the run's methods."""
+    model = kept.model
     target = target_of(model, sets[0])
     around, loss = kept.wrapping, LOSSES[target or "classes"](model.apply)
     program = make_step(loss, optax.identity(), around.method if around else compose())
