@@ -21,7 +21,7 @@ experiment = Experiment(
             rank=8,
             alpha=16.0,
             targets=("*/encoders/text/*attention/*/kernel", "*/encoders/text/*mlp/*/kernel"),
-            also=("*/encoders/image/*", "*/projections/*", "*/fusion/*"),
+            also=("*/encoders/[ia]*/*", "*/projections/*", "*/fusion/*"),
         ),
     ),
     loss=compared,

@@ -21,7 +21,7 @@ experiment = Experiment(
             rank=8,
             alpha=16.0,
             targets=("*/encoders/text/*attention/*/kernel", "*/encoders/text/*mlp/*/kernel"),
-            also=("*/encoders/image/*", "*/projections/*", "*/fusion/*", "*/head/*"),
+            also=("*/encoders/[ia]*/*", "*/projections/*", "*/fusion/*", "*/head/*"),
         ),
     ),
     optimizer=OptimizerSpec(learning_rate=1e-3, schedule="linear", warmup=0.1, weight_decay=0.01, max_norm=1.0),

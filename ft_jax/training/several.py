@@ -80,7 +80,9 @@ class Encoders:
             zip((*MODALITIES, "network"), (None,) * 4 if key is None else jax.random.split(key, 4), strict=True)
         )
         made = {name: getattr(self, f"_{name}")(keys[name]) for name in self.modalities}
-        return multimodal.model(made, self.fusion, self.classes, width=self.width, key=keys["network"])
+        whole = multimodal.model(made, self.fusion, self.classes, width=self.width, key=keys["network"])
+        drawn = tuple(f"encoders/{name}/*" for name in made if name != "text")
+        return dataclasses.replace(whole, drawn=(*whole.drawn, *drawn))
 
     def _image(self, key):
         shape = {"width": self.hidden, "layers": self.layers, "mlp_width": 4 * self.hidden}

@@ -246,6 +246,19 @@ def first_of(spec, model):
     return next(iter(batches))
 
 
+def test_an_encoder_of_sound_that_is_drawn_learns(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    (place / "a.wav").write_bytes(sound(16000))
+    rows = [{"image": "1.png", "audio": "a.wav", "text": "a film", "label": label} for label in "ab"]
+    write(place / "three.jsonl", [*rows, {"image": "", "audio": "a.wav", "text": "", "label": "a"}, *rows])
+    words = ["--data.address", "three.jsonl", "--data.held_out", "0", "--model.modalities", "image", "text", "audio"]
+    assert main(["run", "own/several", *words, *TINY, "--model.samples", "6400", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "model/encoders/audio/layers/*/mlp/up/kernel " in told and "audio/audio" in told
+    model = Encoders(("image", "text"), "encoder", (8, 8, 1), 4, hidden=16, layers=1, width=16).build(None)
+    assert "encoders/image/*" in model.drawn and "encoders/text/*" not in model.drawn
+
+
 def test_tars_are_read_as_a_table_is(place, monkeypatch):
     monkeypatch.chdir(place)
     (place / "shards").mkdir()
