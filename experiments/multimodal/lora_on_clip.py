@@ -1,4 +1,4 @@
-"""LoRA on a CLIP: one trained on white digits on black learns scenes in dim light from 400 with captions.
+"""LoRA on a CLIP: one trained on white digits on black learns scenes in dim light from 2,000 with captions.
 
 Rank 4 on both towers against training all of it; what is left of retrieval among the scenes that it came from.
 """
@@ -22,13 +22,13 @@ BEFORE = "before"
 experiment = Experiment(
     name="multimodal/lora_on_clip",
     model=Trained(captioned[ALL]),
-    data=Scenes(count=400, dim=True),
+    data=Scenes(count=2000, dim=True),
     method=(temperature(), lora(rank=4)),
     loss=lambda model: pairs(model.apply),
     predict=both_features,
     metrics=RECALLS,
     optimizer=OptimizerSpec("adam", learning_rate=5e-3, schedule="linear", warmup=0.1),
-    budget=Budget(steps=150, batch_size=100),
+    budget=Budget(steps=400, batch_size=100),
     evaluation=EvaluationSpec(metric="image_to_text", mode="max", on="dim scenes"),
     log_every=50,
 )
