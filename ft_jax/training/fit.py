@@ -174,6 +174,8 @@ class _Loop:
             if longer.distributed is not self.distributed:
                 longer = self.grow(longer)
             self.plan = longer
+            if self.log is not None:
+                self.log.reach(longer.total_steps)
         return True
 
     def grow(self, longer: Plan) -> Plan:

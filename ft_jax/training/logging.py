@@ -35,7 +35,7 @@ class Log:
 
     Args:
       folder: the run's, or None in processes that leave writing to the first.
-      total: steps of the whole run, for the time left.
+      total: steps of the whole run, for the time left; of a stream that is drawn as it goes those of its tasks so far.
       start: the step a resumed run goes on from; lines past it, which the killed run wrote, are dropped.
       quiet: no progress line.
     """
@@ -69,6 +69,12 @@ class Log:
         self._thread.start()
         if folder is not None and damaged:
             self.event(start, "repair", f"metrics.jsonl had {damaged} damaged lines, which are dropped")
+
+    def reach(self, total: int) -> None:
+        """More steps, as another task of a stream has come."""
+        self._total = total
+        if self._progress is not None:
+            self._progress.update(self._task, total=total)
 
     def train(
         self,

@@ -162,6 +162,13 @@ def test_a_run_that_dies_goes_on_in_the_same_bits(whole, tmp_path, kind, step):
     assert [line["step"] for line in events(tmp_path / "run")] == [12, 24]
 
 
+def test_the_console_counts_the_steps_of_the_tasks_that_have_come(tmp_path, capsys):
+    made = experiment(method=(), budget=Budget(steps=2, batch_size=16, tasks=2), evaluation=EvaluationSpec())
+    fit(made, run=tmp_path)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ") and " of " in line]
+    assert told[0].startswith("step 1 of 2 ") and told[-1].startswith("step 4 of 4 ")
+
+
 def test_a_finished_run_is_there_again(whole):
     again = fit(experiment(), run=whole.run, quiet=True)
     assert again.status == "finished" and again.compilations == 0
