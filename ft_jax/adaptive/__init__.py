@@ -4,6 +4,7 @@
 - `pcgrad`, `cagrad`, `mgda`, `upgrad`, `imtl`, `aligned`: the terms' gradients combined so that they conflict less.
 - `gradnorm`, `dwa`, `famo`: terms weighed by how fast each learns.
 - `focal`, `self_paced`, `hard_examples`: examples weighed by how hard they are.
+- `augment`: examples altered with a probability that a controller may move.
 - `data_mixing`: sources of data drawn by what is still to be learned from them.
 - `plateau`: a number lowered when a metric stops improving.
 - `recovery`: back to the best parameters, with another number, when a metric has been worse for a while.
@@ -13,6 +14,7 @@
 - `spike_guard`: steps whose gradient norm is out of line skipped or clipped.
 """
 
+from ft_jax.adaptive.augment import augment
 from ft_jax.adaptive.balance import aligned, cagrad, dwa, famo, gradnorm, imtl, mgda, pcgrad, upgrad
 from ft_jax.adaptive.data_mixing import data_mixing
 from ft_jax.adaptive.difficulty import focal, hard_examples, self_paced
@@ -26,6 +28,7 @@ from ft_jax.adaptive.uncertainty import uncertainty
 
 __all__ = [
     "aligned",
+    "augment",
     "cagrad",
     "data_mixing",
     "dwa",

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, UInt32
+from jaxtyping import Array, Float, UInt32
 
 from ft_jax.core.batches import SHARES
 from ft_jax.core.outputs import real_tokens
@@ -78,5 +78,34 @@ def in_turn(*augmentations: Augmentation) -> Augmentation:
         for index, augmentation in enumerate(augmentations):
             example = augmentation(jax.random.fold_in(key, index), example)
         return example
+
+    return change
+
+
+def sometimes(augmentation: Augmentation, probability: Float[Array, ""] | float) -> Augmentation:
+    """An augmentation of some examples; the probability may be traced.
+
+    Raises:
+      ValueError: while tracing, an augmentation that gives other fields than it got (an attention mask may come).
+
+    Example:
+      >>> add = lambda key, example: {"x": example["x"] + 1}
+      >>> [sometimes(add, chance)(jax.random.key(0), {"x": 1})["x"].item() for chance in (0.0, 1.0)]
+      [1, 2]
+    """
+
+    def change(key, example):
+        coin, own = jax.random.split(key)
+        altered, plain = augmentation(own, example), dict(example)
+        if "input_ids" in plain and "attention_mask" in altered:
+            plain.setdefault("attention_mask", jnp.ones_like(altered["attention_mask"]))
+        if altered.keys() != plain.keys():
+            other = sorted(altered.keys() ^ plain.keys())[0]
+            raise ValueError(
+                f"an augmentation of some examples keeps their fields, and this one has {other!r} where others have it "
+                "not; give it a field to fill, or alter all examples"
+            )
+        chosen = jax.random.bernoulli(coin, jnp.clip(probability, 0.0, 1.0))
+        return jax.tree.map(lambda new, old: jnp.where(chosen, new, old), dict(altered), plain)
 
     return change

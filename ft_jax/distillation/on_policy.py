@@ -46,7 +46,7 @@ def on_policy(
       apply: the student's forward function, a decoder's.
       share: λ, of the steps; data in ``hyper``.
       max_new_tokens: tokens of an answer at most.
-      temperature: of the sampling.
+      temperature: of the sampling; data in ``hyper``.
       stop_tokens: ids that end an answer.
       pad_token: what fills up a row after its answer.
       name: the method's name.
@@ -58,7 +58,7 @@ def on_policy(
       >>> from ft_jax import models
       >>> model = models.tiny_decoder(jax.random.key(0))
       >>> on_policy(model.apply, share=0.25, max_new_tokens=8).hyper
-      {'share': 0.25}
+      {'share': 0.25, 'temperature': 1.0}
     """
     if max_new_tokens < 1:
         raise ValueError(f"{name} has max_new_tokens={max_new_tokens}; give at least 1")
@@ -66,10 +66,7 @@ def on_policy(
         raise ValueError(f"{name} samples at temperature {temperature}; give one above 0")
     if not 0 <= share <= 1:
         raise ValueError(f"{name} has share={share}; give a share of the steps, 0 to 1")
-    how = {
-        "max_new_tokens": max_new_tokens, "temperature": temperature, "stop_tokens": tuple(stop_tokens),
-        "pad_token": pad_token,
-    }  # fmt: skip
+    how = {"max_new_tokens": max_new_tokens, "stop_tokens": tuple(stop_tokens), "pad_token": pad_token}
 
     def prepare(state, batch, context):
         if not context.train:
@@ -82,12 +79,19 @@ def on_policy(
 
         def sampled(context: Context, state, given, prompt):
             keys, more = context.keys_for(name, given), {k: x for k, x in given.items() if k not in CHANGED}
-            return generate_by(context, apply, state.params, *prompt, more, key=keys, **how)
+            own = context.hyper[name]["temperature"]
+            return generate_by(context, apply, state.params, *prompt, more, key=keys, temperature=own, **how)
 
         chosen = jax.random.uniform(context.key_for(f"{name}/share")) < context.hyper[name]["share"]
         return state, jax.lax.cond(chosen, written, lambda given: given, given)
 
-    return Method(name=name, hyper={"share": share}, prepare=prepare, reads="examples", refuses=_refuses(name))
+    return Method(
+        name=name,
+        hyper={"share": share, "temperature": temperature},
+        prepare=prepare,
+        reads="examples",
+        refuses=_refuses(name),
+    )
 
 
 CHANGED = ("input_ids", "attention_mask", "labels", "weights")

@@ -12,12 +12,13 @@ from ft_jax.training import own_data, specs
 from ft_jax.training.composition import MethodLike, Use
 
 SPECS = {
+    "Altered": own_data.Altered,
     "CommonTokens": own_data.CommonTokens,
     "Pretrained": specs.Pretrained,
     "Verified": own_data.Verified,
 }
-"""Specs that an option may be: a teacher, ``distillation.logits(params=Pretrained("hf://org/model"))``, a reward, or
-the tokens that a teacher has in common with the student."""
+"""Specs that an option may be: a teacher, ``distillation.logits(params=Pretrained("hf://org/model"))``, a reward,
+the tokens that a teacher has in common with the student, or an augmentation."""
 
 MORE = "+"
 """Before the first method: add to the experiment's methods, outermost, in place of replacing them."""

@@ -124,7 +124,8 @@ def grpo(
       variant: one of the above.
       samples: answers a prompt, a group.
       max_new_tokens: of an answer.
-      temperature: of the sampling; probabilities in the loss are at this temperature too.
+      temperature: of the sampling; probabilities in the loss are at this temperature too, that of their rollout. Data
+        in ``hyper``, unless the model caps its logits and it is 1.
       stop_tokens, pad_token: see `ft_jax.models.generate`.
       kl: of the divergence from a snapshot of what learns at the start; 0 has no reference at all.
       kl_in_reward: the divergence is taken off the reward instead.

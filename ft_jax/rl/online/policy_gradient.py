@@ -12,7 +12,7 @@ from ft_jax.core.batches import weighted_mean
 from ft_jax.core.losses import scale_term
 from ft_jax.core.method import Method
 from ft_jax.rl import policy_losses
-from ft_jax.rl.online.rollouts import Rollouts, Rows, entropies, policy_tokens, room_for, told_of
+from ft_jax.rl.online.rollouts import Rollouts, Rows, entropies, policy_tokens, room_for, temperature_of, told_of
 from ft_jax.rl.online.serving import served
 from ft_jax.rl.sources import only_source
 
@@ -75,7 +75,7 @@ def policy_gradient(
     if not hasattr(rollouts.apply, "config"):
         raise ValueError(f"{name} samples with ft_jax.models.generate, which takes a decoder's apply; give it one")
     period = epochs * minibatches
-    temperature, samples = rollouts.temperature, rollouts.samples
+    samples = rollouts.samples
     again = correction is not None or entropy_share < 1 or period > 1
     watched = ["reward", "reward_std", "unscored", "length", "entropy"] + (
         ["groups_without_signal"] if samples > 1 else []
@@ -89,9 +89,12 @@ def policy_gradient(
         numbers = context.hyper[name]
         rows = context.rows(batch)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(context.key_for(name), each(rows, samples))
-        answers, sampled = rollouts.answers(context, state.params, batch, keys)
+        temperature = temperature_of({}, numbers)
+        answers, sampled = rollouts.answers(context, state.params, batch, keys, temperature)
         weights = None if "weights" not in batch else jnp.repeat(batch["weights"], samples, axis=0)
         found = rollouts.rows(answers, sampled, weights)
+        if period > 1:
+            found["temperature"] = jnp.broadcast_to(jnp.float32(temperature), answers.lengths.shape)
         plain = context.replace(train=False)
         rewards, parts = rollouts.scored(answers, numbers)
         if weights is not None:
@@ -151,7 +154,7 @@ def policy_gradient(
             demonstrations = batch.pop(DEMONSTRATIONS, None)
             numbers, mask = context.hyper[name], batch["weights"]
             terms, outputs = inner(params, batch, context)
-            own = policy_tokens(outputs, batch, temperature)
+            own = policy_tokens(outputs, batch, temperature_of(batch, numbers))
             old = batch.get("old", jax.lax.stop_gradient(own))
             ratio = policy_losses.log_ratios(own, old, mask, recipe.level)
             per_token = _surrogate(recipe, ratio, batch["advantage"][:, None], own, numbers)
@@ -177,6 +180,7 @@ def policy_gradient(
         return {f"{name}/{what}": value for what, value in state.memory[name]["told"].items()}
 
     hyper = {"low": recipe.low, "high": recipe.high}
+    hyper |= rollouts.numbers
     hyper |= {f"reward_{part}": (reward_weights or {}).get(part, 1.0) for part in rollouts.rewards}
     hyper |= {"kl": kl} if kl else {}
     hyper |= {"correction": correction} if correction is not None else {}
@@ -266,4 +270,4 @@ def _empty(example, rollouts, keep, kl, correction, entropy_share) -> Rows:
     whole = {field: jnp.zeros(shape) for field in fields}
     whole |= {field: jnp.zeros(shape, jnp.int32) for field in ("input_ids", "attention_mask", "labels")}
     whole |= room_for(example, count)
-    return whole | {field: jnp.zeros(count) for field in ("reward", "advantage", "signal")}
+    return whole | {field: jnp.zeros(count) for field in ("reward", "advantage", "signal", "temperature")}

@@ -15,7 +15,7 @@ from ft_jax.rl.advantages import generalised, whitened
 from ft_jax.rl.online.grpo import OUTLINE, even_tokens, prompts_of
 from ft_jax.rl.online.policy_gradient import answered, each
 from ft_jax.rl.online.rewards import Reward
-from ft_jax.rl.online.rollouts import Rollouts, policy_tokens, room_for, told_of
+from ft_jax.rl.online.rollouts import Rollouts, policy_tokens, room_for, temperature_of, told_of
 from ft_jax.rl.online.serving import served
 from ft_jax.rl.sources import only_source
 
@@ -64,7 +64,8 @@ def ppo(
       example: a batch of prompts, for its shape.
       reward: of an answer; several by name are summed.
       samples: answers a prompt.
-      max_new_tokens, temperature, stop_tokens, pad_token: of the sampling.
+      max_new_tokens, stop_tokens, pad_token: of the sampling.
+      temperature: of the sampling and of the loss's probabilities; data in ``hyper`` unless the model caps its logits.
       kl: of the divergence from a snapshot of what learns at the start, in the reward; 0 has no reference.
       epochs, minibatches: as in `ft_jax.rl.grpo`.
       discount, trace: γ and λ over tokens.
@@ -108,9 +109,12 @@ def ppo(
     def act(state, batch, context, had):
         numbers = context.hyper[name]
         keys = jax.vmap(jax.random.fold_in, (None, 0))(context.key_for(name), each(context.rows(batch), samples))
-        answers, sampled = rollouts.answers(context, state.params, batch, keys)
+        temperature = temperature_of({}, numbers)
+        answers, sampled = rollouts.answers(context, state.params, batch, keys, temperature)
         weights = None if "weights" not in batch else jnp.repeat(batch["weights"], samples, axis=0)
         rows = rollouts.rows(answers, sampled, weights)
+        if epochs * minibatches > 1:
+            rows["temperature"] = jnp.broadcast_to(jnp.float32(temperature), answers.lengths.shape)
         found, parts = rollouts.scored(answers, numbers)
         found = found if weights is None else jnp.where(weights > 0, found, jnp.nan)
         told = told_of(found, parts, rows, answers.lengths, samples, context.axis)
@@ -147,7 +151,7 @@ def ppo(
         shape = (prompts * samples, time + max_new_tokens - 1)
         rows = {field: jnp.zeros(shape) for field in ("weights", "old", "value", "return", "advantage")}
         rows |= {field: jnp.zeros(shape, jnp.int32) for field in ("input_ids", "attention_mask", "labels")}
-        rows |= room_for(example, shape[0])
+        rows |= {"temperature": jnp.zeros(shape[0]), **room_for(example, shape[0])}
         kept = {"told": dict.fromkeys(watched, jnp.float32(0))} | ({"rows": rows} if epochs * minibatches > 1 else {})
         return kept | ({"reference": jax.tree.map(jnp.copy, params)} if kl else {})
 
@@ -163,7 +167,7 @@ def ppo(
             if "advantage" not in batch:
                 return terms, outputs
             numbers = context.hyper[name]
-            moved = policy_tokens(outputs, batch, temperature) - batch["old"]
+            moved = policy_tokens(outputs, batch, temperature_of(batch, numbers)) - batch["old"]
             policy = policy_losses.clipped(moved, batch["advantage"], numbers["clip"], numbers["clip"])
             missed = policy_losses.clipped_values(
                 values_of(context, params, outputs), batch["value"], batch["return"], numbers["value_clip"]
@@ -183,7 +187,7 @@ def ppo(
         return {f"{name}/{what}": value for what, value in state.memory[name]["told"].items()}
 
     hyper = {"discount": discount, "trace": trace, "clip": clip, "value_clip": value_clip}
-    hyper |= {"value_weight": value_weight} | ({"kl": kl} if kl else {})
+    hyper |= rollouts.numbers | {"value_weight": value_weight} | ({"kl": kl} if kl else {})
     hyper |= {f"reward_{part}": (reward_weights or {}).get(part, 1.0) for part in rewards}
     return Method(
         name=name, hyper=hyper, surgery=surgery, memory=memory, prepare=prepare, loss=loss, drops=(term,),

@@ -44,7 +44,8 @@ def raft(
       apply: a decoder's forward function.
       reward: of an answer; several by name are summed.
       samples: answers a prompt, of which the best is kept.
-      max_new_tokens, temperature, stop_tokens, pad_token: of the sampling.
+      max_new_tokens, stop_tokens, pad_token: of the sampling.
+      temperature: of the sampling; data in ``hyper``.
       least: answers with a lower reward are not learned, even where they are the best; None learns all.
       reward_weights: of the rewards by name; 1 by default.
       name: the method's name.
@@ -56,7 +57,7 @@ def raft(
     Example:
       >>> from ft_jax import models
       >>> raft(models.tiny_decoder(jax.random.key(0)).apply, even_tokens).hyper
-      {'reward_reward': 1.0}
+      {'temperature': 1.0, 'reward_reward': 1.0}
     """
     rewards = dict(reward) if isinstance(reward, Mapping) else {"reward": reward}
     rollouts = Rollouts(apply, rewards, samples, max_new_tokens, temperature, tuple(stop_tokens), pad_token)
@@ -69,7 +70,8 @@ def raft(
             return state, answered(rollouts, context, state, batch, name) if "labels" not in batch else batch
         rollouts.check_prompts(batch, name)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(context.key_for(name), each(context.rows(batch), samples))
-        answers, sampled = rollouts.answers(context, state.params, batch, keys)
+        temperature = context.hyper[name].get("temperature")
+        answers, sampled = rollouts.answers(context, state.params, batch, keys, temperature)
         weights = None if "weights" not in batch else jnp.repeat(batch["weights"], samples, axis=0)
         rows = rollouts.rows(answers, sampled, weights)
         found, parts = rollouts.scored(answers, context.hyper[name])
@@ -87,7 +89,7 @@ def raft(
 
     return Method(
         name=name,
-        hyper={f"reward_{part}": (reward_weights or {}).get(part, 1.0) for part in rewards},
+        hyper=rollouts.numbers | {f"reward_{part}": (reward_weights or {}).get(part, 1.0) for part in rewards},
         memory=lambda params, key: {"told": dict.fromkeys(watched, jnp.float32(0))},
         prepare=prepare,
         report=report,

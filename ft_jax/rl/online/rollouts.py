@@ -29,7 +29,7 @@ class Rollouts:
       rewards: by name, each ``Answers -> [answers]``; their weighted sum is the reward.
       samples: answers a prompt; a group, which shares the prompt's prefill.
       max_new_tokens: tokens of an answer at most.
-      temperature: of the sampling; an evaluation takes the likeliest tokens.
+      temperature: of the sampling at first, see `numbers`; an evaluation takes the likeliest tokens.
       stop_tokens: ids that end an answer.
       pad_token: what fills up.
       overlong: DAPO's soft punishment over the last so many tokens, see `ft_jax.rl.advantages.overlong_penalty`; None
@@ -54,6 +54,21 @@ class Rollouts:
                 raise ValueError(f"{name} has {what}={value}; give at least 1")
         if not self.temperature > 0:
             raise ValueError(f"{name} samples at temperature {self.temperature}; give one above 0")
+        if self.temperature != 1.0 and self._capped:
+            raise ValueError(
+                f"{name} samples at temperature {self.temperature} from a model that caps its logits, whose "
+                "probabilities the loss has at temperature 1 alone; sample at 1"
+            )
+
+    @property
+    def _capped(self) -> bool:
+        config = getattr(self.apply, "config", None)
+        return any(getattr(one, "logit_softcap", None) for one in (config, getattr(config, "language", None)))
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What of it is data in ``hyper``: the temperature, but for a model that caps its logits."""
+        return {} if self._capped else {"temperature": self.temperature}
 
     def check_prompts(self, batch: Mapping[str, Array], name: str) -> None:
         """Raises KeyError or ValueError on a batch that has no prompts, or too long ones."""
@@ -66,14 +81,25 @@ class Rollouts:
                 f"{positions} that the model takes; shorten one of them"
             )
 
-    def answers(self, context: Context, params: Any, batch: Mapping[str, Array], keys: jax.Array | None) -> tuple:
-        """``(answers, log-probabilities of their tokens [answers, new])``; without keys the likeliest, one a prompt."""
+    def answers(
+        self,
+        context: Context,
+        params: Any,
+        batch: Mapping[str, Array],
+        keys: jax.Array | None,
+        temperature: Array | float | None = None,
+    ) -> tuple:
+        """``(answers, log-probabilities of their tokens [answers, new])``; without keys the likeliest, one a prompt.
+
+        The temperature is that of `numbers` as the state has it, or the first where it is left out.
+        """
         ids = batch["input_ids"]
         ids, real = left_padded(ids, batch.get("attention_mask", jnp.ones_like(ids)))
         greedy = keys is None
         times = 1 if greedy else self.samples
+        temperature = self.temperature if temperature is None else temperature
         how = {
-            "max_new_tokens": self.max_new_tokens, "key": keys, "temperature": 0.0 if greedy else self.temperature,
+            "max_new_tokens": self.max_new_tokens, "key": keys, "temperature": 0.0 if greedy else temperature,
             "samples": times, "stop_tokens": self.stop_tokens, "pad_token": self.pad_token,
         }  # fmt: skip
         known = ("input_ids", "attention_mask", "weights")
@@ -131,7 +157,7 @@ class Rollouts:
 
 MADE = (
     "input_ids", "attention_mask", "labels", "weights", "sampler", "old", "value", "return", "advantage", "reference",
-    "trust", "kept", "reward", "signal",
+    "trust", "kept", "reward", "signal", "temperature",
 )  # fmt: skip
 """Fields of the rows that a rollout gives; prompts have others."""
 
@@ -147,23 +173,34 @@ def room_for(prompts: Mapping[str, Any], count: int) -> Rows:
     return {name: jnp.zeros((count, *x.shape[1:]), x.dtype) for name, x in kept.items()}
 
 
-def policy_tokens(outputs: Outputs, batch: Mapping[str, Array], temperature: float) -> Float[Array, "batch time"]:
+def temperature_of(batch: Mapping[str, Array], numbers: Mapping[str, Array]) -> Array | float:
+    """What rows were sampled at: as they say themselves, which a rollout for several updates does, or as it is now."""
+    return batch["temperature"][0] if "temperature" in batch else numbers.get("temperature", 1.0)
+
+
+def policy_tokens(
+    outputs: Outputs, batch: Mapping[str, Array], temperature: Array | float
+) -> Float[Array, "batch time"]:
     """Log-probabilities of a batch's labels at the temperature that they were sampled with, 0 where none counts."""
-    if temperature != 1.0:
+    if isinstance(temperature, jax.Array) or temperature != 1.0:
         if outputs.softcap is not None:
             raise ValueError(
                 f"temperature {temperature} and a model that caps its logits don't go together; sample at 1"
             )
         outputs = dataclasses.replace(
             outputs,
-            hidden=outputs.hidden / temperature,
-            bias=None if outputs.bias is None else outputs.bias / temperature,
+            hidden=_over(outputs.hidden, temperature),
+            bias=None if outputs.bias is None else _over(outputs.bias, temperature),
         )
     own = token_log_probabilities(outputs, jnp.maximum(batch["labels"], 0))
     return jnp.where(batch["labels"] >= 0, own, 0.0)
 
 
-def entropies(outputs: Outputs, temperature: float = 1.0) -> Float[Array, "batch time"]:
+def _over(x: Array, temperature: Array | float) -> Array:
+    return (x.astype(jnp.float32) / temperature).astype(x.dtype)
+
+
+def entropies(outputs: Outputs, temperature: Array | float = 1.0) -> Float[Array, "batch time"]:
     """The entropy of what is said next at every position, nats, a position of the time at once."""
 
     def one(hidden):

@@ -6,12 +6,14 @@
 - `Preferences`: two answers of which one is preferred; `Questions`: prompts with an answer that `Verified` checks;
 - `Captions`: images with what is to be written to them;
 - `Together`: images, sounds and texts of one example, any of them missing;
+- `Altered`: an augmentation of the examples by name, an option of methods;
 - `Pairs`: two texts whose embeddings should be close;
 - `Mixture`: several of these as one, in fixed shares or as a method of the run draws them.
 """
 
 from collections.abc import Mapping
 
+from ft_jax.training.own_data.altered import Altered
 from ft_jax.training.own_data.captions import Captions
 from ft_jax.training.own_data.held_out import train_and_evaluation
 from ft_jax.training.own_data.images import ImageFolder, pixels
@@ -43,7 +45,7 @@ SHAPES: Mapping[str, type] = {
 """Every spec for one's own files, by name."""
 
 __all__ = [
-    "SHAPES", "Captions", "Chats", "CommonTokens", "Completions", "Documents", "ImageFolder", "Labelled", "Mixture",
-    "Pairs", "Preferences", "Questions", "Together", "Verified", "Written", "in_pieces", "pixels",
+    "SHAPES", "Altered", "Captions", "Chats", "CommonTokens", "Completions", "Documents", "ImageFolder", "Labelled",
+    "Mixture", "Pairs", "Preferences", "Questions", "Together", "Verified", "Written", "in_pieces", "pixels",
     "train_and_evaluation",
 ]  # fmt: skip
