@@ -115,6 +115,22 @@ def test_gradnorm_takes_norms_of_the_layers_it_is_told():
         )
 
 
+def test_gradnorm_counts_a_term_from_when_it_begins():
+    def loss(params, batch, context):
+        w = context.join(params)["model"]["w"]
+        late = jnp.where(context.step < 3, 0.0, jnp.sum((w - 2) ** 2))
+        return {"task": jnp.sum((w + 1) ** 2), "late": late}, Outputs(hidden=batch["x"])
+
+    program = make_step(loss, optax.sgd(0.01), adaptive.gradnorm(("task", "late"), alpha=1.0))
+    state, step = program.init({"w": jnp.zeros(2)}, jax.random.key(0)), jax.jit(program.step)
+    for at in range(6):
+        state, metrics = step(state, {"x": jnp.ones((2, 1))})
+        assert np.isfinite(metrics["loss"]) and np.isfinite(state.params["model"]["w"]).all()
+        assert (metrics["late"] > 0) == (at >= 3)
+    (first,) = (leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == (2,) and leaf[0] == 2.0)
+    assert first[1] > 0
+
+
 def two_paces(params, batch, context):
     w = context.join(params)["model"]["w"]
     return {"fast": 50.0 * jnp.sum((w[0] - 1) ** 2), "slow": 0.1 * jnp.sum((w[1] + 1) ** 2)}, Outputs(hidden=batch["x"])

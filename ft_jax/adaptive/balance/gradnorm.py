@@ -27,11 +27,14 @@ def gradnorm(
     """Learns weights of the terms by which their gradients' norms follow how far each is behind.
 
     The step descends ``Σ w_i L_i``, the w positive and ``Σ w = n``, from 1. With ``G_i = w_i |∇L_i|``, the loss ratio
-    ``L_i / L_i(0)`` and ``r_i`` this over its mean, the w descend ``Σ |G_i - mean(G) r_i^alpha|`` (the target constant)
-    and are scaled back to sum to n. They descend it in ``log w``, by ``rate`` and the gradient over the mean norm:
-    ``w_i ← w_i exp(-rate sign(G_i - mean(G) r_i^alpha) G_i / mean(G))``. So they stay positive, and one rate serves
-    terms of any units; steps in w itself, the paper's, jump where a weight should be as small as the rate. Terms that
-    are not named keep weight 1.
+    ``L_i / L_i(0)`` (0 being the first step in which the term is above zero) and ``r_i`` this over its mean, the w
+    descend ``Σ |G_i - mean(G) r_i^alpha|`` (the target constant) and are scaled back to sum to n. They descend it in
+    ``log w``, by ``rate`` and the gradient over the mean norm:
+
+        ``w_i ← w_i exp(-rate sign(G_i - mean(G) r_i^alpha) G_i / mean(G))``
+
+    So they stay positive, and one rate serves terms of any units; steps in w itself, the paper's, jump where a weight
+    should be as small as the rate. Terms that are not named keep weight 1.
 
     Args:
       terms: the names of those to weigh, positive losses.
@@ -71,9 +74,10 @@ def gradnorm(
             if missing:
                 raise KeyError(f"{name} weighs term {missing[0]!r}, but the loss has {', '.join(trees)}")
             values = jnp.stack([event.terms[term] for term in terms])
-            first = jnp.where(event.step == 0, values, own["first"])
+            first = jnp.where(own["first"] > 0, own["first"], values)
+            ratios = jnp.where(first > 0, values / jnp.where(first > 0, first, 1.0), 1.0)
             norms = jnp.sqrt(jnp.stack([gram_of([_those(trees[term], of)])[0, 0] for term in terms]))
-            weights = gradnorm_weights(own["weights"], norms, values / first, numbers["alpha"], numbers["rate"])
+            weights = gradnorm_weights(own["weights"], norms, ratios, numbers["alpha"], numbers["rate"])
             factors = [own["weights"][terms.index(term)] if term in terms else 1.0 for term in trees]
             gradients = combined(factors, list(trees.values()))
             updates, state = inner.update(gradients, state, params, event=event)
