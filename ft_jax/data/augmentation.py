@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, UInt32
 
 from ft_jax.core.batches import SHARES
 from ft_jax.core.outputs import real_tokens
+from ft_jax.outside import printable
 
 Augmentation = Callable[[jax.Array, Mapping[str, Any]], Mapping[str, Any]]
 """``(key, example) -> example``: pure jax on one example, its fields without an axis of examples."""
@@ -102,8 +103,8 @@ def sometimes(augmentation: Augmentation, probability: Float[Array, ""] | float)
         if altered.keys() != plain.keys():
             other = sorted(altered.keys() ^ plain.keys())[0]
             raise ValueError(
-                f"an augmentation of some examples keeps their fields, and this one has {other!r} where others have it "
-                "not; give it a field to fill, or alter all examples"
+                f"an augmentation of some examples keeps their fields, and this one has {printable(other)} where others "
+                "have it not; give it a field to fill, or alter all examples"
             )
         chosen = jax.random.bernoulli(coin, jnp.clip(probability, 0.0, 1.0))
         return jax.tree.map(lambda new, old: jnp.where(chosen, new, old), dict(altered), plain)
