@@ -103,8 +103,8 @@ def sometimes(augmentation: Augmentation, probability: Float[Array, ""] | float)
         if altered.keys() != plain.keys():
             other = sorted(altered.keys() ^ plain.keys())[0]
             raise ValueError(
-                f"an augmentation of some examples keeps their fields, and this one has {printable(other)} where others "
-                "have it not; give it a field to fill, or alter all examples"
+                f"an augmentation of some examples keeps their fields, and this one has {printable(other)} where "
+                "others don't; give it a field to fill, or alter all examples"
             )
         chosen = jax.random.bernoulli(coin, jnp.clip(probability, 0.0, 1.0))
         return jax.tree.map(lambda new, old: jnp.where(chosen, new, old), dict(altered), plain)
