@@ -52,15 +52,14 @@ def merged_domains() -> str:
     if not ways:
         return ""
     domains = list(ways[0]["accuracy"])
-    rows = [
-        [
-            line["way"],
-            several(by_seed(line["accuracy"]), ".3f"),
-            *(several(line["accuracy"][name], ".3f") for name in domains),
-        ]
-        for line in ways
-    ]
+    rows = [[line["way"], *_by_domain(line, domains)] for line in ways]
     return f"{table(['', 'all four', *domains], rows)}\n\n{claims(found)}"
+
+
+def _by_domain(line, domains) -> list[str]:
+    """The accuracy over all domains, and on each."""
+    each = line["accuracy"]
+    return [several(by_seed(each), ".3f"), *(several(each[name], ".3f") for name in domains)]
 
 
 def own_tasks() -> str:
@@ -71,13 +70,7 @@ def own_tasks() -> str:
         return ""
     domains = list(stages[0]["accuracy"])
     rows = [
-        [
-            line["stage"],
-            several(by_seed(line["accuracy"]), ".3f"),
-            *(several(line["accuracy"][name], ".3f") for name in domains),
-            several(by_seed(line["log_likelihood"]), ".3f"),
-        ]
-        for line in stages
+        [line["stage"], *_by_domain(line, domains), several(by_seed(line["log_likelihood"]), ".3f")] for line in stages
     ]
     return f"{table(['', 'all four', *domains, 'log-likelihood'], rows)}\n\n{claims(found)}"
 

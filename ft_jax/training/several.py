@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ft_jax import models, multimodal
@@ -13,6 +12,7 @@ from ft_jax.core import Loss, Outputs
 from ft_jax.models.networks.dual import DualConfig
 from ft_jax.multimodal import alike, pairs
 from ft_jax.multimodal.evaluation import recalls
+from ft_jax.multimodal.towers import unit
 from ft_jax.outside import listed, printable
 from ft_jax.training.metrics import HostMetric
 
@@ -170,10 +170,7 @@ def compared(model: Any) -> Loss:
 def features(outputs: Outputs, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
     """What `compared` leaves of a batch: by modality the representations ``[batch, width]``, of length 1."""
     found = {name: x for name, x in outputs.states.items() if name.endswith(FEATURES)}
-    return {
-        name.removesuffix(FEATURES): x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
-        for name, x in found.items()
-    }
+    return {name.removesuffix(FEATURES): unit(x) for name, x in found.items()}
 
 
 def right_pairs(parts: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:

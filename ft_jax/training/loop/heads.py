@@ -15,6 +15,9 @@ from ft_jax.outside import listed
 from ft_jax.training.prepare import Plan
 from ft_jax.training.stream import outputs_of
 
+HEAD = "head"
+"""Where a model's parameters have it."""
+
 
 def grown(before: Plan, longer: Plan, state: TrainState) -> tuple[Plan, TrainState]:
     """The plan that goes on, counting what was compiled before, and the state in its shapes, see `transition`.
@@ -57,9 +60,6 @@ def _check_stays(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> None
                 f"the head can't grow, for a method keeps {path} in a form of which a smaller one is no part, such as "
                 "its singular directions; leave the head out of the method's targets"
             )
-
-
-HEAD = "head"
 
 
 def _on_devices(old, new, fresh):

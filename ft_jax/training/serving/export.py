@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from ft_jax import models
+from ft_jax.core import Outputs
 from ft_jax.core.weights import merge
 from ft_jax.models import heads
 from ft_jax.models.architectures import architecture_for, flat
@@ -161,21 +162,33 @@ def address_for_peft(address: str) -> str:
 def check_same(model: Model, again: Model) -> None:
     """Raises ValueError where a model read back answers otherwise than the one written, on a batch of random tokens."""
     batch = probe(model)
-    one, other = (np.asarray(_answers(each, batch), np.float32) for each in (model, again))
-    scale = max(float(np.abs(one).max()), 1e-6)
-    if one.shape != other.shape or not np.abs(one - other).max() <= TOLERANCE * scale:
-        alike = one.shape == other.shape
-        gap = f"by {np.abs(one - other).max() / scale:.1e}" if alike else f"{other.shape} and not {one.shape}"
+    one, other = (_answers(each, batch) for each in (model, again))
+    if not agree(one, other):
+        apart = np.abs(one - other).max() / _scale(one) if one.shape == other.shape else None
+        gap = f"{other.shape} and not {one.shape}" if apart is None else f"by {apart:.1e}"
         raise NotExpressible(
             f"the export read again answers differently ({gap}), so nothing was written; please report the run's "
             "composition"
         )
 
 
-def _answers(model: Model, batch) -> Any:
+def agree(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether answers differ by no more than `TOLERANCE` of the largest of the first."""
+    return one.shape == other.shape and bool(np.abs(one - other).max() <= TOLERANCE * _scale(one))
+
+
+def _scale(answers: np.ndarray) -> float:
+    return max(float(np.abs(answers).max()), 1e-6)
+
+
+def told(outputs: Outputs) -> np.ndarray:
+    """What a model answers: logits, or vectors where it has no head; float32."""
+    return np.asarray(outputs.hidden if outputs.unembedding is None else outputs.logits, np.float32)
+
+
+def _answers(model: Model, batch) -> np.ndarray:
     model = model.configure(dtype="float32") if hasattr(model.config, "dtype") else model
-    outputs = jax.jit(model.apply)(model.params, batch)
-    return outputs.hidden if outputs.unembedding is None else outputs.logits
+    return told(jax.jit(model.apply)(model.params, batch))
 
 
 def probe(model: Model, rows: int = 2, time: int = 6) -> dict[str, np.ndarray]:

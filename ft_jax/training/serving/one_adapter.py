@@ -11,9 +11,8 @@ import numpy as np
 from ft_jax.core import Outputs
 from ft_jax.core.step import outputs_of
 from ft_jax.core.weights import LowRank
-from ft_jax.models.model import Model
 from ft_jax.outside import listed, printable
-from ft_jax.training.serving.export import TOLERANCE, NotExpressible, probe
+from ft_jax.training.serving.export import NotExpressible, agree, probe, told
 from ft_jax.training.serving.kept import Kept
 from ft_jax.transfer.bank import Bank
 
@@ -55,7 +54,7 @@ def met(kept: Kept, fields: Mapping[str, Any]) -> Kept:
     if not all(bool(jnp.isfinite(factor).all()) for op in several for factor in (op.a, op.b)):
         raise ValueError(f"the adapter of {_told(fields)} is not finite; is it past the end of the run's table?")
     model = dataclasses.replace(kept.model, params=jax.tree.map(_one, found[-1], is_leaf=_chosen))
-    if not several or not _same(model, batch, answered):
+    if not several or not agree(told(answered), told(model.apply(model.params, batch))):
         names = ", ".join(wrapping.method.names)
         raise NotExpressible(
             f"an example with {_told(fields)} is answered through {names} otherwise than by the model with one "
@@ -84,10 +83,3 @@ def _one(weight: Any) -> Any:
         first = jax.vmap(first)
     a, b, scale = (first(of, weight.choice) for of in (weight.a, weight.b, weight.scale))
     return LowRank(base=weight.base, a=a, b=b, scale=jnp.asarray(scale, jnp.float32), owner=weight.owner)
-
-
-def _same(model: Model, batch: Any, answered: Outputs) -> bool:
-    own = model.apply(model.params, batch)
-    one, other = (np.asarray(x.hidden if x.unembedding is None else x.logits, np.float32) for x in (own, answered))
-    largest = max(float(np.abs(other).max()), 1e-6)
-    return one.shape == other.shape and bool(np.abs(one - other).max() <= TOLERANCE * largest)
